@@ -1,0 +1,127 @@
+"""Which crops an epoch consists of, and cutting them: pure functions of the seed.
+
+Any step of a run can be computed without those before it, so nothing about the data
+is ever saved, and 1, 2 or 8 processes see one sequence.
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from eddsrn_jax.data.pack import Pack
+from eddsrn_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class CropPlan:
+    """An epoch's crops, row by row in the order of training.
+
+    Attributes:
+        image: int64 [rows], index of the photograph.
+        y, x: int64 [rows], the crop's top left corner.
+        key: uint32 [rows, 2], data of a threefry key for the crop's degradation.
+    """
+
+    image: np.ndarray
+    y: np.ndarray
+    x: np.ndarray
+    key: np.ndarray
+
+
+def crop_plan(
+    seed: int,
+    epoch: int,
+    *,
+    sizes: np.ndarray,
+    batch_size: int,
+    crops_per_image: int,
+    patch_size: int,
+) -> CropPlan:
+    """Draws the crops of an epoch: every photograph `crops_per_image` times.
+
+    The rows of a batch come from different photographs, wherever there are at least
+    as many as rows.
+
+    Args:
+        seed: of the run.
+        epoch: 0, 1, ...
+        sizes: int [photographs, 2], heights and widths, all at least `patch_size`.
+        batch_size: of all processes together.
+        crops_per_image: passes over the photographs; the rows left over from whole
+            batches are dropped.
+        patch_size: side of the crop.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    count = len(sizes)
+    passes = []
+    for number in range(crops_per_image):
+        order = rng.permutation(count)
+        begun = number * count % batch_size
+        if begun and batch_size <= count:
+            # The batch that the last pass began goes on with photographs it lacks.
+            taken = np.isin(order, passes[-1][-begun:])
+            order = np.concatenate([order[~taken], order[taken]])
+        passes.append(order)
+    image = np.concatenate(passes)
+    image = image[: len(image) // batch_size * batch_size]
+    corners = rng.integers(0, sizes[image] - patch_size + 1)
+    key = rng.integers(0, 2**32, (len(image), 2), dtype=np.uint32)
+    return CropPlan(image, corners[:, 0], corners[:, 1], key)
+
+
+class CropSampler:
+    """Batches of crops, each a pure function of its step."""
+
+    def __init__(
+        self,
+        pack: Pack,
+        *,
+        seed: int,
+        batch_size: int,
+        crops_per_image: int,
+        patch_size: int,
+    ):
+        """Takes the photographs of a pack that are large enough for a crop.
+
+        Raises:
+            InputError: an epoch would not fill a single batch.
+        """
+        self._images = pack.at_least(patch_size).images
+        self._batch_size = batch_size
+        self._patch_size = patch_size
+        rows = len(self._images) * crops_per_image
+        self.steps_per_epoch = rows // batch_size
+        if not self.steps_per_epoch:
+            raise InputError(
+                f"an epoch has {rows} crops ({len(self._images)} photographs x"
+                f" data.crops_per_image={crops_per_image}), fewer than"
+                f" batch_size={batch_size}"
+            )
+        plan = functools.partial(
+            crop_plan,
+            seed,
+            sizes=np.array([image.shape[:2] for image in self._images]),
+            batch_size=batch_size,
+            crops_per_image=crops_per_image,
+            patch_size=patch_size,
+        )
+        # Prefetching reads ahead into the next epoch while this one still runs.
+        self._plan = functools.lru_cache(maxsize=2)(plan)
+
+    def batch(self, step: int, rows: slice = slice(None)) -> dict[str, np.ndarray]:
+        """The batch of a step, or a process's slice of its rows.
+
+        Returns:
+            "hr": uint8 [rows, patch, patch, 3]; "key": uint32 [rows, 2].
+        """
+        epoch, position = divmod(step, self.steps_per_epoch)
+        plan = self._plan(epoch)
+        first = position * self._batch_size
+        rows = range(first, first + self._batch_size)[rows]
+        side = self._patch_size
+        hr = np.empty((len(rows), side, side, 3), np.uint8)
+        for i, row in enumerate(rows):
+            y, x = plan.y[row], plan.x[row]
+            hr[i] = self._images[plan.image[row]][y : y + side, x : x + side]
+        return {"hr": hr, "key": plan.key[rows.start : rows.stop]}

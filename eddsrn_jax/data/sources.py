@@ -1,0 +1,212 @@
+"""Where photographs come from: div2k of tensorflow-datasets, a folder, a package.
+
+A source knows its files without decoding them; `pack.py` decodes.
+"""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from eddsrn_jax.errors import InputError
+from eddsrn_jax.images import list_images
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+    """An image file.
+
+    Attributes:
+        name: one of its own within its source.
+        content: its path or its bytes.
+    """
+
+    name: str
+    content: Path | bytes
+
+    @property
+    def place(self) -> str:
+        """Where to find it, for messages."""
+        return str(self.content) if isinstance(self.content, Path) else self.name
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A set of photographs.
+
+    Attributes:
+        name: for messages and tables.
+        origin: the files on disk that hold it; they identify the set.
+        files: opens it: yields every photograph once, in a fixed order.
+    """
+
+    name: str
+    origin: tuple[Path, ...]
+    files: Callable[[], Iterator[File]]
+
+    def fingerprint(self) -> str:
+        """Changes when any file's name, size or time does."""
+        stats = [(str(path.resolve()), path.stat()) for path in self.origin]
+        listing = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+        return hashlib.sha256(repr((self.name, listing)).encode()).hexdigest()[:16]
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Photographs to train on, and others to validate on."""
+
+    train: Source
+    validation: Source
+
+
+def open_split(
+    source: str, *, validation_source: str = "", tfds_data_dir: str | None = None
+) -> Split:
+    """Finds the photographs of a config's `data.source`.
+
+    Args:
+        source: "tfds:div2k" (its own validation set), "folder:DIR" (5 % of the files,
+            chosen by their names, are set apart for validation), or "bundled" (photos
+            inside scikit-image's wheel).
+        validation_source: another source to validate on; `source` is then trained on
+            whole.
+        tfds_data_dir: where tensorflow-datasets keeps its data; None for its default.
+
+    Raises:
+        InputError: unknown source, or its photographs are not there.
+    """
+    if validation_source:
+        return Split(
+            train=_whole(source, tfds_data_dir, "train"),
+            validation=_whole(validation_source, tfds_data_dir, "validation"),
+        )
+    kind, _, where = source.partition(":")
+    if kind == "tfds":
+        return Split(
+            train=_tfds_source(where, "train", tfds_data_dir),
+            validation=_tfds_source(where, "validation", tfds_data_dir),
+        )
+    if kind == "folder":
+        return _split_folder(Path(where).expanduser())
+    if source == "bundled":
+        return _bundled_split()
+    raise InputError(
+        f"data.source={source!r}: expected 'tfds:div2k', 'folder:DIR' or 'bundled'"
+    )
+
+
+def _whole(source: str, tfds_data_dir: str | None, split: str) -> Source:
+    kind, _, where = source.partition(":")
+    if kind == "folder":
+        return folder_source(Path(where).expanduser())
+    found = open_split(source, tfds_data_dir=tfds_data_dir)
+    return found.train if split == "train" else found.validation
+
+
+def folder_source(folder: Path, name: str = "") -> Source:
+    """All images below a folder.
+
+    Raises:
+        InputError: no such folder, or no image in it.
+    """
+    return _paths_source(name or folder.name, folder, list_images(folder))
+
+
+def _paths_source(name: str, folder: Path, paths: list[Path]) -> Source:
+    def files() -> Iterator[File]:
+        for path in paths:
+            yield File(path.relative_to(folder).as_posix(), path)
+
+    return Source(name, tuple(paths), files)
+
+
+def _split_folder(folder: Path) -> Split:
+    paths = list_images(folder)
+    if len(paths) < 2:
+        raise InputError(
+            f"{folder}: {len(paths)} image; training and validation need one each"
+        )
+
+    # By name: adding files later moves few others from one side to the other.
+    def draw(path: Path) -> str:
+        return hashlib.sha256(path.relative_to(folder).as_posix().encode()).hexdigest()
+
+    held_out = set(sorted(paths, key=draw)[: -(-len(paths) // 20)])
+    return Split(
+        train=_paths_source(folder.name, folder, [p for p in paths if p not in held_out]),
+        validation=_paths_source(f"{folder.name}-val", folder, sorted(held_out)),
+    )
+
+
+# The colour photographs in scikit-image's wheel. Those held out are in the public
+# domain or CC0, so that they can be shown. The stereo pair stays on one side.
+BUNDLED_TRAIN = (
+    "coffee.png",
+    "hubble_deep_field.jpg",
+    "ihc.png",
+    "motorcycle_left.png",
+    "motorcycle_right.png",
+    "retina.jpg",
+    "rocket.jpg",
+)
+BUNDLED_VALIDATION = ("astronaut.png", "chelsea.png")
+
+
+def _bundled_split() -> Split:
+    # Their folder alone: importing skimage.data would import all of scikit-image.
+    import importlib.util
+
+    spec = importlib.util.find_spec("skimage")
+    if spec is None or spec.origin is None:
+        raise InputError("data.source=bundled needs scikit-image (pip install it)")
+    folder = Path(spec.origin).parent / "data"
+    train, validation = (
+        [folder / name for name in names] for names in (BUNDLED_TRAIN, BUNDLED_VALIDATION)
+    )
+    return Split(
+        train=_paths_source("bundled", folder, train),
+        validation=_paths_source("bundled-val", folder, validation),
+    )
+
+
+def import_tensorflow():
+    """TensorFlow, silent, and kept away from the accelerators that JAX uses."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    import tensorflow as tf
+
+    for kind in ("GPU", "TPU"):
+        tf.config.set_visible_devices([], kind)
+    return tf
+
+
+def _tfds_source(name: str, split: str, data_dir: str | None) -> Source:
+    import_tensorflow()
+    import tensorflow_datasets as tfds
+
+    dataset, _, config = name.partition("/")
+    # The hr photographs are the same in all of div2k's configs; x4 fits this project.
+    full_name = f"{dataset}/{config or 'bicubic_x4'}"
+    builder = tfds.builder(full_name, data_dir=data_dir or None)
+    if not builder.data_path.exists():
+        raise InputError(
+            f"{full_name} is not prepared in {builder.data_path}. With a network:"
+            f" tfds build {full_name}"
+            + (f" --data_dir={data_dir}" if data_dir else "")
+            + " (4.3 GB to download); or train on a folder of photographs with"
+            " --config.data.source=folder:DIR"
+        )
+
+    def files() -> Iterator[File]:
+        decoders = {"hr": tfds.decode.SkipDecoding(), "lr": tfds.decode.SkipDecoding()}
+        examples = builder.as_dataset(split=split, decoders=decoders)
+        for i, example in enumerate(examples.as_numpy_iterator()):
+            yield File(f"{full_name}-{split}-{i:04d}", example["hr"])
+
+    title = "DIV2K" if dataset == "div2k" else dataset
+    return Source(
+        title if split == "train" else f"{title}-val",
+        tuple(sorted(Path(p) for p in builder.info.splits[split].filepaths)),
+        files,
+    )

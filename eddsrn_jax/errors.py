@@ -1,0 +1,8 @@
+"""The one exception for what a user can mend."""
+
+
+class InputError(ValueError):
+    """A file, folder, flag or config value that cannot be used.
+
+    The message is one line and names it, with the numbers that matter.
+    """

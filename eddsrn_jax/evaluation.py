@@ -1,0 +1,333 @@
+"""Scoring any method on any set of photographs, by the paper's protocol.
+
+A photograph is cut to a multiple of the scale, shrunk and blurred by `degradation.py`,
+handed to every method as 8 bits, and what comes back is scored as 8 bits: "sr" against
+the photograph, "deblurred" against the rounded small sharp image.
+"""
+
+import concurrent.futures
+import functools
+import importlib.metadata
+import itertools
+import logging
+import os
+import sys
+import time
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from tqdm import tqdm
+
+from eddsrn_jax.checkpoint import Checkpoints
+from eddsrn_jax.data.sources import Source, folder_source, open_split
+from eddsrn_jax.degradation import degrade, round_to_8_bits
+from eddsrn_jax.errors import InputError
+from eddsrn_jax.images import read_image, write_image
+from eddsrn_jax.metrics import MIN_SIDE, psnr_y, score
+from eddsrn_jax.models import EDDSRN, SCALE, abstract_params
+from eddsrn_jax.resize import bicubic_upscale
+from eddsrn_jax.restoration import Restorer, canvas_size, extend
+from eddsrn_jax.results import Row, before_after, format_table, write_results
+
+_log = logging.getLogger(__name__)
+
+# lr_blur, uint8 [h, w, 3], to uint8 images by output name.
+Method = Callable[[np.ndarray], Mapping[str, np.ndarray]]
+# A name and uint8 [H, W, 3].
+Photo = tuple[str, np.ndarray]
+
+HEADLINE_SIGMAS = (1.0, 1.25, 1.5, 1.75, 2.0)
+RANDOM_SIGMA_RANGE = (1.0, 2.0)
+
+
+def bicubic(lr_blur: np.ndarray) -> dict[str, np.ndarray]:
+    """The method that super-resolves by interpolation alone."""
+    sr = bicubic_upscale(lr_blur[None].astype(np.float32), SCALE)[0]
+    return {"sr": np.floor(np.clip(sr, 0, 255) + 0.5).astype(np.uint8)}
+
+
+def untouched(lr_blur: np.ndarray) -> dict[str, np.ndarray]:
+    """The method that deblurs by returning its input."""
+    return {"deblurred": lr_blur}
+
+
+BASELINES: dict[str, Method] = {"bicubic": bicubic, "blurred input": untouched}
+
+
+@functools.partial(jax.jit, static_argnames="max_sigma")
+def _degrade_canvas(
+    hr: jax.Array, sigma: jax.Array, size: jax.Array, *, max_sigma: float
+) -> tuple[jax.Array, jax.Array]:
+    sharp, blurred = degrade(
+        hr, sigma, scale=SCALE, max_sigma=max_sigma, size=(size[0], size[1])
+    )
+    to_uint8 = lambda x: jnp.rint(round_to_8_bits(x) * 255.0).astype(jnp.uint8)  # noqa: E731
+    return to_uint8(sharp), to_uint8(blurred)
+
+
+def degrade_photo(
+    hr: np.ndarray, sigma: float, *, max_sigma: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """`degrade` for photographs of any size, compiled for a few canvases only.
+
+    Args:
+        hr: uint8 [H, W, 3], H and W multiples of 4.
+        sigma: of the blur, in pixels of the small image.
+        max_sigma: upper bound of `sigma`; another one compiles again.
+
+    Returns:
+        lr_sharp and lr_blur, uint8 [H / 4, W / 4, 3].
+    """
+    height, width = hr.shape[0] // SCALE, hr.shape[1] // SCALE
+    rows, columns = canvas_size(height, width)
+    # What fills the canvas is never read.
+    canvas = extend(hr, (SCALE * rows, SCALE * columns))
+    images = _degrade_canvas(
+        canvas, np.float32(sigma), np.array(hr.shape[:2]), max_sigma=max_sigma
+    )
+    lr_sharp, lr_blur = (x[:height, :width] for x in jax.device_get(images))
+    return lr_sharp, lr_blur
+
+
+def cut_to_scale(hr: np.ndarray) -> np.ndarray:
+    """Drops the last rows and columns that make no whole pixel of the small image."""
+    height, width, _ = hr.shape
+    return hr[: height - height % SCALE, : width - width % SCALE]
+
+
+def random_sigma(seed: int, name: str) -> float:
+    """A sigma in [1, 2] drawn from the seed and the photograph's name alone."""
+    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    return float(rng.uniform(*RANDOM_SIGMA_RANGE))
+
+
+def evaluate(
+    methods: Mapping[str, Method],
+    photos: Iterable[Photo],
+    *,
+    dataset: str,
+    sigmas: Sequence[float] | None = HEADLINE_SIGMAS,
+    seed: int = 0,
+    save_dir: Path | None = None,
+    example_path: Path | None = None,
+) -> list[Row]:
+    """Scores methods on photographs.
+
+    Photographs too small for the metrics are left out with a warning.
+
+    Args:
+        methods: by name. One that has a method `prepare(height, width)`, as Restorer
+            has, is told the size first, so that its times contain no compilation.
+        photos: names and uint8 [H, W, 3].
+        dataset: name of the set.
+        sigmas: blurs to score every photograph at; None draws one for each.
+        seed: of those drawn.
+        save_dir: where to write all images; None writes none.
+        example_path: where to write a picture of the first photograph's images at the
+            middle sigma; None writes none.
+    """
+    rows: list[Row] = []
+    max_sigma = max(sigmas or RANDOM_SIGMA_RANGE)
+    bar = tqdm(
+        photos, dataset, unit="photo", disable=not sys.stderr.isatty(), leave=False
+    )
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        for name, photo in bar:
+            hr = cut_to_scale(photo)
+            if min(hr.shape[:2]) < SCALE * MIN_SIDE:
+                _log.warning(
+                    "%s: left out, %d x %d is smaller than the %d pixels a side that"
+                    " the metrics need",
+                    *(name, photo.shape[1], photo.shape[0], SCALE * MIN_SIDE),
+                )
+                continue
+            if (hr[:, :, :1] == hr).all():
+                _log.info("%s: gray, scored as three equal channels", name)
+            results = []
+            for sigma in sigmas or (random_sigma(seed, name),):
+                lr_sharp, lr_blur = degrade_photo(hr, sigma, max_sigma=max_sigma)
+                found = list(_apply(methods, lr_blur))
+                results.append((sigma, lr_sharp, found))
+                if save_dir:
+                    images = _captioned(lr_blur, found)
+                    _save(save_dir / f"sigma_{sigma:.4g}", name, images)
+                if example_path and not rows and sigma == _middle(sigmas or (sigma,)):
+                    images = _captioned(lr_blur, found)
+                    write_image(example_path, before_after({**images, "truth": hr}))
+            # Scored only now: methods are timed on a quiet machine.
+            jobs = []
+            for sigma, lr_sharp, found in results:
+                truth = {"sr": hr, "deblurred": lr_sharp}
+                for method, seconds, outputs in found:
+                    for output, image in outputs.items():
+                        key = (dataset, name, sigma, output, method, seconds)
+                        jobs.append((key, pool.submit(score, image, truth[output])))
+            rows.extend(Row(*key, job.result()) for key, job in jobs)
+    return rows
+
+
+def _middle(values: Sequence[float]) -> float:
+    return sorted(values)[len(values) // 2]
+
+
+# A method's name, the seconds it took, and what it returned.
+_Result = tuple[str, float, Mapping[str, np.ndarray]]
+
+
+def _apply(methods: Mapping[str, Method], lr_blur: np.ndarray) -> Iterator[_Result]:
+    for name, method in methods.items():
+        if prepare := getattr(method, "prepare", None):
+            prepare(*lr_blur.shape[:2])
+        start = time.perf_counter()
+        outputs = method(lr_blur)
+        yield name, time.perf_counter() - start, outputs
+
+
+def _captioned(lr_blur: np.ndarray, results: Sequence[_Result]) -> dict[str, np.ndarray]:
+    """The input and every image made from it, by caption."""
+    images = {"input": lr_blur}
+    for method, _, outputs in results:
+        for output, image in outputs.items():
+            if image is not lr_blur:
+                images[f"{method} {output}"] = image
+    return images
+
+
+def _save(folder: Path, name: str, images: Mapping[str, np.ndarray]) -> None:
+    for caption, image in images.items():
+        path = folder / f"{Path(name).with_suffix('')}_{caption.replace(' ', '_')}.png"
+        write_image(path, image)
+
+
+def validate(
+    method: Method, photos: Sequence[Photo], *, sigmas: Sequence[float]
+) -> dict[str, float]:
+    """Mean luminance PSNR at border 4; a short form of `evaluate` for training.
+
+    Args:
+        method: to score.
+        photos: names and uint8 [H, W, 3].
+        sigmas: the i-th photograph is blurred with `sigmas[i % len(sigmas)]`.
+
+    Returns:
+        "psnr_y_crop4" of "sr" and, where there is that output, "deblurred_psnr_y_crop4".
+    """
+    values: dict[str, list[float]] = defaultdict(list)
+    for i, (_, photo) in enumerate(photos):
+        hr = cut_to_scale(photo)
+        sigma = sigmas[i % len(sigmas)]
+        lr_sharp, lr_blur = degrade_photo(hr, sigma, max_sigma=max(sigmas))
+        outputs = method(lr_blur)
+        values["psnr_y_crop4"].append(psnr_y(outputs["sr"], hr, border=4))
+        if "deblurred" in outputs:
+            values["deblurred_psnr_y_crop4"].append(
+                psnr_y(outputs["deblurred"], lr_sharp, border=4)
+            )
+    return {name: float(np.mean(value)) for name, value in values.items()}
+
+
+def evaluate_run(
+    workdir: Path,
+    *,
+    step: int | None = None,
+    datasets: Mapping[str, Path] | None = None,
+    validation: bool = True,
+    sigmas: Sequence[float] | None = HEADLINE_SIGMAS,
+    seed: int = 0,
+    max_photos: int | None = None,
+    save_images: bool = False,
+    output_dir: Path | None = None,
+) -> list[Row]:
+    """Scores a checkpoint of a run beside the baselines; prints and writes the results.
+
+    Args:
+        workdir: of the run.
+        step: of the checkpoint; None for the best, by its validation.
+        datasets: folders of photographs to score, by name.
+        validation: whether to score the run's own validation set.
+        sigmas: see `evaluate`.
+        seed: of random sigmas.
+        max_photos: that many of each set at most.
+        save_images: whether to write every image.
+        output_dir: for results and images; `workdir/evaluation/STEP` where None.
+
+    Returns:
+        The rows of all sets.
+
+    Raises:
+        InputError: no such checkpoint, folder or validation set, or no photograph.
+    """
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        step = checkpoints.pick(step)
+        config = checkpoints.config(step)
+        model = EDDSRN(**config.model)
+        params = checkpoints.restore_params(step, abstract_params(model))
+    methods = {**BASELINES, config.name: Restorer(model, params)}
+    sources = [folder_source(folder, name) for name, folder in (datasets or {}).items()]
+    if validation:
+        sources[:0] = _validation_source(config, required=not sources)
+    output_dir = output_dir or workdir / "evaluation" / str(step)
+
+    rows = []
+    for source in sources:
+        found = evaluate(
+            methods,
+            itertools.islice(read_photos(source), max_photos),
+            dataset=source.name,
+            sigmas=sigmas,
+            seed=seed,
+            save_dir=output_dir / "images" / source.name if save_images else None,
+            example_path=output_dir / f"before_after_{source.name}.png",
+        )
+        if not found:
+            raise InputError(f"{source.name}: no photograph in it could be scored")
+        rows.extend(found)
+    protocol = {
+        "workdir": str(workdir),
+        "step": step,
+        "sigmas": list(sigmas) if sigmas else "random",
+        "seed": seed,
+        "config": config.to_dict(),
+        "device": jax.devices()[0].device_kind,
+        "versions": {
+            name: importlib.metadata.version(name)
+            for name in ("jax", "jaxlib", "flax", "numpy", "scikit-image")
+        },
+    }
+    write_results(output_dir, rows, protocol=protocol)
+    print(format_table(rows))
+    print(f"\ncheckpoint {step} of {workdir}; results and pictures in {output_dir}")
+    return rows
+
+
+def read_photos(source: Source) -> Iterator[Photo]:
+    """Decodes the photographs of a source; names and leaves out those that cannot be."""
+    for file in source.files():
+        try:
+            yield file.name, read_image(file.content, file.place)
+        except InputError as error:
+            _log.warning("%s; left out", error)
+
+
+def _validation_source(
+    config: ml_collections.ConfigDict, *, required: bool
+) -> list[Source]:
+    try:
+        return [
+            open_split(
+                config.data.source,
+                validation_source=config.data.validation_source,
+                tfds_data_dir=config.data.tfds_data_dir,
+            ).validation
+        ]
+    except InputError as error:
+        if required:
+            raise
+        _log.warning("the run's validation set is left out: %s", error)
+        return []

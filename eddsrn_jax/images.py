@@ -1,0 +1,120 @@
+"""Image files in and out: the one place where photographs are decoded.
+
+In memory a photograph is uint8 RGB [H, W, 3].
+"""
+
+import io
+import logging
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from eddsrn_jax.errors import InputError
+
+_log = logging.getLogger(__name__)
+
+EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+_EXIF_ORIENTATION = 0x0112
+# EXIF orientations 5 to 8 turn the image by 90 degrees.
+_TURNED = (5, 6, 7, 8)
+
+
+def list_images(folder: str | Path) -> list[Path]:
+    """The image files below a folder, sorted.
+
+    Raises:
+        InputError: the folder does not exist or holds no image.
+    """
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    found = [
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
+    ]
+    if not found:
+        raise InputError(f"{folder}: no images in it (looked for {_extensions()})")
+    return sorted(found)
+
+
+def _extensions() -> str:
+    return " ".join(f"*{e}" for e in EXTENSIONS)
+
+
+def _open(file: Path | bytes) -> Image.Image:
+    return Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
+
+
+def image_size(file: Path | bytes, name: str) -> tuple[int, int]:
+    """Height and width from the header, as `read_image` will return them.
+
+    Raises:
+        InputError: not an image.
+    """
+    try:
+        with _open(file) as image:
+            width, height = image.size
+            turned = image.getexif().get(_EXIF_ORIENTATION) in _TURNED
+    # Pillow's decoders raise whatever their bytes lead them to.
+    except Exception as error:
+        raise InputError(f"{name}: not a readable image ({_reason(error)})") from error
+    return (width, height) if turned else (height, width)
+
+
+def read_image(file: Path | bytes, name: str = "") -> np.ndarray:
+    """Decodes an image file to RGB.
+
+    The EXIF orientation is applied. Gray becomes three equal channels; CMYK and
+    palettes are converted; alpha is dropped, and 16 bits are reduced to 8, with a
+    warning each.
+
+    Args:
+        file: a path, or the file's content.
+        name: what to call it in messages; the path where empty.
+
+    Returns:
+        uint8 [H, W, 3].
+
+    Raises:
+        InputError: it cannot be decoded to the end.
+    """
+    name = name or str(file)
+    try:
+        with _open(file) as image:
+            return _to_rgb(ImageOps.exif_transpose(image), name, _raw_mode(image))
+    except Exception as error:
+        raise InputError(f"{name}: cannot be decoded ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    # Pillow's "cannot identify image file" ends in a path or an object's address.
+    return str(error).split(" <")[0].split(" '/")[0] or type(error).__name__
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How the file stores pixels, such as "RGB;16B", before Pillow reduces them."""
+    arguments = image.tile[0][3] if image.tile else ""
+    return str(arguments[0] if isinstance(arguments, tuple) else arguments)
+
+
+def _to_rgb(image: Image.Image, name: str, raw_mode: str) -> np.ndarray:
+    if ";16" in raw_mode or image.mode.startswith("I") or image.mode == "F":
+        _log.warning("%s: reduced to 8 bits per channel", name)
+    if image.mode.startswith("I"):
+        # Pillow clips 16-bit gray at 255 where one would expect scaling.
+        gray = np.clip(np.asarray(image, np.float64) / 257.0, 0, 255)
+        return np.repeat(np.rint(gray).astype(np.uint8)[:, :, None], 3, axis=2)
+    if image.mode == "F":
+        raise InputError("floating-point pixels have no known range")
+    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
+        _log.warning("%s: alpha channel ignored", name)
+        image = image.convert("RGBA")
+    return np.array(image.convert("RGB"))
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Writes uint8 [H, W, 3] in the format of the path's extension."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path)

@@ -1,0 +1,80 @@
+"""PSNR and SSIM of 8-bit images, in float64 on the host.
+
+Images are uint8 RGB [H, W, 3]. "border" is the number of pixels of the scored image
+that are left out on each side. Channels are "rgb", or "y": luminance of BT.601 in
+16..235, unrounded.
+"""
+
+import numpy as np
+from skimage.metrics import structural_similarity
+
+CHANNELS = ("rgb", "y")
+BORDERS = (0, 4)
+_SSIM_RADIUS = 5
+# Smaller images leave no SSIM window inside the widest border.
+MIN_SIDE = 2 * (max(BORDERS) + _SSIM_RADIUS) + 1
+
+
+def luminance(image: np.ndarray) -> np.ndarray:
+    """BT.601 luminance in 16..235 of uint8 [H, W, 3], as float64 [H, W, 1]."""
+    weights = np.array([65.481, 128.553, 24.966]) / 255.0
+    return 16.0 + image.astype(np.float64) @ weights[:, None]
+
+
+def crop_border(image: np.ndarray, border: int) -> np.ndarray:
+    """Drops `border` pixels on each side of [H, W, ...]."""
+    height, width = image.shape[:2]
+    return image[border : height - border, border : width - border]
+
+
+def psnr(pred: np.ndarray, target: np.ndarray) -> float:
+    """Peak signal-to-noise ratio in dB for a peak of 255; infinite when equal."""
+    error = np.mean(np.square(pred.astype(np.float64) - target))
+    return float(10 * np.log10(255.0**2 / error)) if error else float("inf")
+
+
+def ssim_map(pred: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Structural similarity around each pixel, [H, W, C] -> [H - 10, W - 10, C].
+
+    Gaussian window of sigma 1.5 (11 x 11), population covariance; windows that would
+    reach over the edge are left out.
+
+    Source: Wang et al., "Image Quality Assessment", 2004, through scikit-image.
+    """
+    _, similarity = structural_similarity(
+        pred.astype(np.float64),
+        target.astype(np.float64),
+        data_range=255.0,
+        channel_axis=-1,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        full=True,
+    )
+    return crop_border(similarity, _SSIM_RADIUS)
+
+
+def score(pred: np.ndarray, target: np.ndarray) -> dict[str, float]:
+    """All scores of an image, keyed like "psnr_y_crop4".
+
+    Args:
+        pred, target: uint8 [H, W, 3], both sides at least MIN_SIDE.
+    """
+    scores = {}
+    for channel in CHANNELS:
+        a, b = (luminance(x) if channel == "y" else x for x in (pred, target))
+        # Windows do not look past their image, so one map serves every border.
+        similarity = ssim_map(a, b)
+        for border in BORDERS:
+            cropped = (crop_border(x, border) for x in (a, b))
+            scores[f"psnr_{channel}_crop{border}"] = psnr(*cropped)
+            scores[f"ssim_{channel}_crop{border}"] = float(
+                crop_border(similarity, border).mean()
+            )
+    return scores
+
+
+def psnr_y(pred: np.ndarray, target: np.ndarray, *, border: int) -> float:
+    """PSNR of the luminance alone."""
+    a, b = (crop_border(luminance(x), border) for x in (pred, target))
+    return psnr(a, b)

@@ -1,0 +1,103 @@
+"""Layers that the networks share. Feature maps are [N, H, W, C], any float dtype."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+from eddsrn_jax.resize import mirrored
+
+# He et al., ICCV 2015: keeps the variance of activations through a chain of ReLUs.
+HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+# A convolution whose output is added to something starts at a tenth of that scale (as
+# EDSR's residual scaling does), so that deep chains of additions neither grow nor
+# drown what they are added to.
+RESIDUAL_NORMAL = nn.initializers.variance_scaling(0.02, "fan_in", "normal")
+
+
+def conv(
+    features: int,
+    name: str,
+    *,
+    kernel_size: int = 3,
+    kernel_init: nn.initializers.Initializer = HE_NORMAL,
+    dtype: DTypeLike = "float32",
+) -> nn.Conv:
+    """A stride-1 convolution that keeps the size of its input ("flat")."""
+    return nn.Conv(
+        features,
+        (kernel_size, kernel_size),
+        padding="SAME",
+        kernel_init=kernel_init,
+        dtype=dtype,
+        name=name,
+    )
+
+
+def depth_to_space(x: jax.Array, scale: int) -> jax.Array:
+    """Rearranges [N, h, w, scale * scale * C] into [N, scale * h, scale * w, C].
+
+    Differs: channels are ordered (row, column, C); PyTorch's PixelShuffle orders
+    them (C, row, column).
+    """
+    n, h, w, c = x.shape
+    x = x.reshape(n, h, w, scale, scale, c // scale**2)
+    x = x.transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(n, h * scale, w * scale, c // scale**2)
+
+
+def max_pool_2x2(x: jax.Array) -> jax.Array:
+    """Maximum of each 2 x 2 block; height and width must be even.
+
+    A reshape and a max: its gradient is many times faster on a CPU than that of the
+    library's window operation.
+    """
+    n, h, w, c = x.shape
+    return x.reshape(n, h // 2, 2, w // 2, 2, c).max(axis=(2, 4))
+
+
+def pad_to_multiple(x: jax.Array, multiple: int) -> jax.Array:
+    """Extends [N, H, W, C] at its end to a multiple in height and width, mirrored."""
+    for axis in (1, 2):
+        size = x.shape[axis]
+        padded_size = -(-size // multiple) * multiple
+        if padded_size != size:
+            x = jnp.take(x, mirrored(np.arange(padded_size), size), axis=axis)
+    return x
+
+
+class ResidualBlock(nn.Module):
+    """Pairs of 3x3 convolutions, each pair with an identity shortcut; no batch norm."""
+
+    features: int
+    num_pairs: int = 2
+    dtype: DTypeLike = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for i in range(self.num_pairs):
+            y = nn.relu(conv(self.features, f"conv{i}a", dtype=self.dtype)(x))
+            x = x + conv(
+                self.features,
+                f"conv{i}b",
+                kernel_init=RESIDUAL_NORMAL,
+                dtype=self.dtype,
+            )(y)
+        return x
+
+
+class UpConv(nn.Module):
+    """A 3x3 convolution and a pixel shuffle: twice the height and width.
+
+    Chosen over a transposed convolution, which is tens of times slower to train on a
+    CPU and prone to checkerboards.
+    """
+
+    features: int
+    dtype: DTypeLike = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = conv(4 * self.features, "conv", dtype=self.dtype)(x)
+        return depth_to_space(x, 2)

@@ -1,0 +1,77 @@
+"""Data parallelism: one axis of devices, a replicated state, batches split over it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from eddsrn_jax.errors import InputError
+
+DATA_AXIS = "data"
+
+
+def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
+    """A mesh with the one axis "data", over all devices of all processes."""
+    devices = devices or jax.devices()
+    # Auto: under explicit axes the reshape of a pixel shuffle is refused.
+    return jax.make_mesh(
+        (len(devices),), (DATA_AXIS,), axis_types=(AxisType.Auto,), devices=devices
+    )
+
+
+def map_step(step: Callable[[Any, Any], Any], mesh: Mesh) -> Callable[[Any, Any], Any]:
+    """Compiles a per-device step over the mesh; its state is donated.
+
+    What `jax.pmap` has been since JAX 0.8, without its restrictions: the state is
+    replicated, the batch split along its first axis, and the step itself averages
+    over `DATA_AXIS`.
+    """
+    mapped = jax.shard_map(
+        step,
+        mesh=mesh,
+        in_specs=(PartitionSpec(), PartitionSpec(DATA_AXIS)),
+        out_specs=PartitionSpec(),
+        # Checked, shard_map sums the gradients of replicated parameters by itself,
+        # and averaging them once more gives them times the number of devices.
+        check_vma=False,
+    )
+    return jax.jit(mapped, donate_argnums=0)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of a training state."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """Copies a tree of host values onto every device."""
+    sharding = replicated(mesh)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree
+    )
+
+
+def split_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Splits this process's rows of a batch over its devices."""
+    sharding = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+    return {
+        name: jax.make_array_from_process_local_data(sharding, value)
+        for name, value in batch.items()
+    }
+
+
+def process_rows(batch_size: int, mesh: Mesh) -> slice:
+    """The rows of a global batch that this process feeds to its devices.
+
+    Raises:
+        InputError: the batch cannot be split evenly over the devices.
+    """
+    if batch_size % mesh.size:
+        raise InputError(
+            f"config.batch_size={batch_size} cannot be split evenly over"
+            f" {mesh.size} devices"
+        )
+    rows = batch_size // jax.process_count()
+    return slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)

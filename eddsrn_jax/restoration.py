@@ -1,0 +1,103 @@
+"""From a blurry small photograph to both restored ones, for photographs of any size.
+
+Photographs are uint8 RGB [h, w, 3].
+"""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eddsrn_jax.degradation import round_to_8_bits
+from eddsrn_jax.models import SCALE
+from eddsrn_jax.resize import mirrored
+
+# Programs are compiled for these sizes (multiples of the trunk's stride) alone, and
+# photographs extended to the first that holds them. A function of the photograph's
+# size alone, so that a result never depends on what else is restored.
+_CANVASES = (
+    (64, 64),
+    (128, 128),
+    (192, 192),
+    (256, 256),
+    (256, 384),
+    (384, 256),
+    (384, 384),
+    (384, 512),
+    (512, 384),
+    (512, 512),
+)
+_LARGE_STEP = 256
+
+
+def canvas_size(height: int, width: int) -> tuple[int, int]:
+    """The size that a photograph is extended to before the network sees it."""
+    for rows, columns in _CANVASES:
+        if height <= rows and width <= columns:
+            return rows, columns
+    return -(-height // _LARGE_STEP) * _LARGE_STEP, -(-width // _LARGE_STEP) * _LARGE_STEP
+
+
+def extend(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Extends [h, w, 3] at the bottom and the right to a size, by reflection."""
+    rows, columns = (
+        mirrored(np.arange(new), old) for new, old in zip(size, image.shape, strict=False)
+    )
+    return image[rows[:, None], columns]
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _restore_canvas(
+    params: Any, canvas: jax.Array, *, model: nn.Module
+) -> dict[str, jax.Array]:
+    outputs = model.apply({"params": params}, canvas[None].astype(jnp.float32) / 255.0)
+    return {
+        name: jnp.rint(round_to_8_bits(image[0]) * 255.0).astype(jnp.uint8)
+        for name, image in outputs.items()
+    }
+
+
+class Restorer:
+    """A network with its weights; photographs in, photographs out."""
+
+    def __init__(self, model: nn.Module, params: Any):
+        """Keeps the weights on the first device.
+
+        Args:
+            model: maps float [N, h, w, 3] in [0, 1] to images by name, see EDDSRN.
+            params: of the model.
+        """
+        self._model = model
+        self._params = jax.device_put(params, jax.local_devices()[0])
+        self._prepared: set[tuple[int, int]] = set()
+
+    def prepare(self, height: int, width: int) -> None:
+        """Compiles what photographs of this size need, so that calls are fast."""
+        size = canvas_size(height, width)
+        if size not in self._prepared:
+            self._prepared.add(size)
+            jax.block_until_ready(self._run(np.zeros((*size, 3), np.uint8)))
+
+    def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        """Restores a photograph.
+
+        Args:
+            image: uint8 [h, w, 3].
+
+        Returns:
+            "sr": uint8 [4h, 4w, 3]; where the network has that output also
+            "deblurred": uint8 [h, w, 3].
+        """
+        height, width, _ = image.shape
+        outputs = jax.device_get(self._run(extend(image, canvas_size(height, width))))
+        sizes = {"sr": (SCALE * height, SCALE * width), "deblurred": (height, width)}
+        return {
+            name: value[: sizes[name][0], : sizes[name][1]]
+            for name, value in outputs.items()
+        }
+
+    def _run(self, canvas: np.ndarray) -> dict[str, jax.Array]:
+        return _restore_canvas(self._params, canvas, model=self._model)

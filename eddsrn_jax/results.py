@@ -1,0 +1,149 @@
+"""What scores become: means, tables, results files, a before/after picture."""
+
+import csv
+import dataclasses
+import json
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """The scores of one output of one method on one photograph at one sigma."""
+
+    dataset: str
+    image: str
+    sigma: float
+    output: str
+    method: str
+    seconds: float
+    scores: dict[str, float]
+
+
+def means(rows: Sequence[Row], *, by_sigma: bool) -> list[dict[str, Any]]:
+    """Averages rows over photographs, and over sigmas unless kept apart.
+
+    Returns:
+        One dict for each set, output and method, in the order of the rows: those
+        names, "sigma" (None for a mean over them), "images", "seconds" (median) and the
+        mean of every score.
+    """
+    groups: dict[tuple, list[Row]] = defaultdict(list)
+    for row in rows:
+        sigma = row.sigma if by_sigma else None
+        groups[row.dataset, row.output, row.method, sigma].append(row)
+    return [
+        {
+            **{"dataset": dataset, "output": output, "method": method, "sigma": sigma},
+            "images": len({row.image for row in group}),
+            "seconds": float(np.median([row.seconds for row in group])),
+            **{
+                name: float(np.mean([row.scores[name] for row in group]))
+                for name in group[0].scores
+            },
+        }
+        for (dataset, output, method, sigma), group in groups.items()
+    ]
+
+
+_OUTPUT_TITLES = {"sr": "x4 SR", "deblurred": "deblurred"}
+
+
+def format_table(rows: Sequence[Row]) -> str:
+    """The means as a Markdown table whose columns line up; "PSNR / SSIM" in its cells."""
+    found = means(rows, by_sigma=False)
+    datasets = list(dict.fromkeys(mean["dataset"] for mean in found))
+    outputs = list(_OUTPUT_TITLES)
+    found.sort(key=lambda m: (datasets.index(m["dataset"]), outputs.index(m["output"])))
+    protocols = [(channel, border) for channel in ("y", "rgb") for border in (4, 0)]
+    header = ["set", "output", "method"]
+    header += [f"{channel.upper()}, border {border}" for channel, border in protocols]
+    table = [[*header, "ms/image"]]
+    for mean in found:
+        cells = [f"{mean['dataset']} ({mean['images']})"]
+        cells += [_OUTPUT_TITLES[mean["output"]], mean["method"]]
+        for channel, border in protocols:
+            psnr, ssim = (mean[f"{m}_{channel}_crop{border}"] for m in ("psnr", "ssim"))
+            cells.append(f"{psnr:.2f} / {ssim:.4f}")
+        table.append([*cells, f"{1e3 * mean['seconds']:.1f}"])
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    table.insert(1, ["-" * width for width in widths])
+    return "\n".join(
+        "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |"
+        for row in table
+    )
+
+
+def write_results(
+    path: Path, rows: Sequence[Row], *, protocol: Mapping[str, Any]
+) -> None:
+    """Writes results.json and results.csv into a folder.
+
+    Args:
+        path: the folder.
+        rows: to write, with their means.
+        protocol: what makes the numbers what they are: config, seed, versions.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    flat = [{**dataclasses.asdict(row), **row.scores} for row in rows]
+    for row in flat:
+        del row["scores"]
+    results = {
+        "protocol": protocol,
+        "means": means(rows, by_sigma=False),
+        "means_by_sigma": means(rows, by_sigma=True),
+        "images": flat,
+    }
+    text = json.dumps(_without_infinities(results), indent=1, allow_nan=False)
+    (path / "results.json").write_text(text)
+    with (path / "results.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(flat[0]) if flat else [])
+        writer.writeheader()
+        writer.writerows(flat)
+
+
+def _without_infinities(tree: Any) -> Any:
+    """JSON has no infinity: the PSNR of equal images becomes null."""
+    if isinstance(tree, Mapping):
+        return {key: _without_infinities(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_without_infinities(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
+
+
+def before_after(images: Mapping[str, np.ndarray], *, side: int = 320) -> np.ndarray:
+    """The same detail of several images, captioned, side by side.
+
+    Args:
+        images: uint8 [h, w, 3] by caption, of one scene; the smaller ones are enlarged
+            by repeating pixels.
+        side: of the detail, in pixels of the largest image.
+
+    Returns:
+        uint8 [H, W, 3].
+    """
+    height, width, _ = max((image.shape for image in images.values()), key=lambda s: s[0])
+    detail_height, detail_width = min(side, height), min(side, width)
+    top, left = (height - detail_height) // 2, (width - detail_width) // 2
+    caption_height, gap = 16, 4
+    count = len(images)
+    sheet = Image.new(
+        "RGB",
+        (count * (detail_width + gap) - gap, detail_height + caption_height),
+        "white",
+    )
+    draw = ImageDraw.Draw(sheet)
+    for i, (caption, image) in enumerate(images.items()):
+        x = i * (detail_width + gap)
+        scale = height // image.shape[0]
+        full = image.repeat(scale, axis=0).repeat(scale, axis=1)
+        detail = full[top : top + detail_height, left : left + detail_width]
+        sheet.paste(Image.fromarray(detail), (x, caption_height))
+        draw.text((x + 2, 2), caption.replace("_", " "), fill="black")
+    return np.asarray(sheet)

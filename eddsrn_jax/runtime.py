@@ -1,0 +1,120 @@
+"""What a command needs around it: cache, messages, one-line errors, signals."""
+
+import hashlib
+import logging
+import os
+import platform
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jaxlib
+from absl import app
+from absl import logging as absl_logging
+from tqdm import tqdm
+
+from eddsrn_jax.errors import InputError
+
+_log = logging.getLogger(__name__)
+
+
+def cache_root() -> Path:
+    """The user's cache folder of this project."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "eddsrn_jax"
+
+
+def enable_compilation_cache(folder: Path | None = None) -> None:
+    """Keeps compiled programs between runs; without it where that is not possible.
+
+    The folder's name has jaxlib's version and the processor's features in it: a cache
+    shared between either is reported to crash. JAX_COMPILATION_CACHE_DIR goes first.
+    """
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return
+    name = f"jaxlib-{jaxlib.__version__}-{_processor()}"
+    folder = (folder or cache_root() / "xla") / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        _log.warning("no compilation cache: %s", error)
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _processor() -> str:
+    """A short name for the processor's instruction sets."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        features = next(line for line in lines if line.startswith(("flags", "Features")))
+    except (OSError, StopIteration):
+        features = platform.processor()
+    return hashlib.sha256(features.encode()).hexdigest()[:8]
+
+
+class _AroundProgressBars(logging.Handler):
+    """Writes to stderr without breaking a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+def _show_messages() -> None:
+    """Shows this package's messages, and of other packages only errors."""
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    handler = _AroundProgressBars()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logger = logging.getLogger("eddsrn_jax")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+def run_command(main: Callable[[], int | None]) -> None:
+    """Runs a command's main function: logging, cache, one-line errors, exit code.
+
+    What the user can mend ends in one line on stderr and exit code 1; anything else is
+    a defect and shows its traceback.
+    """
+
+    def guarded(argv: list[str]) -> int | None:
+        if len(argv) > 1:
+            raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+        _show_messages()
+        enable_compilation_cache()
+        try:
+            return main()
+        except (InputError, OSError, FloatingPointError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+
+    app.run(guarded)
+
+
+class StopSignal:
+    """Remembers SIGTERM or SIGINT, so that a run ends after its step, not within it.
+
+    A second signal acts at once, as it would have without this.
+    """
+
+    def __enter__(self) -> "StopSignal":
+        self.received: signal.Signals | None = None
+        self._previous = {
+            number: signal.signal(number, self._receive)
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        return self
+
+    def _receive(self, number: int, _: object) -> None:
+        self.received = signal.Signals(number)
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()

@@ -1,0 +1,290 @@
+"""A training run, from a config and a workdir to checkpoints and a table."""
+
+import collections
+import dataclasses
+import functools
+import json
+import logging
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import ml_collections
+import optax
+
+from eddsrn_jax import parallel
+from eddsrn_jax.checkpoint import Checkpoints
+from eddsrn_jax.data.crops import CropSampler
+from eddsrn_jax.data.pack import open_pack
+from eddsrn_jax.data.pipeline import prefetch_to_device, stream_batches
+from eddsrn_jax.data.sources import open_split
+from eddsrn_jax.errors import InputError
+from eddsrn_jax.evaluation import (
+    Photo,
+    cut_to_scale,
+    degrade_photo,
+    evaluate_run,
+    validate,
+)
+from eddsrn_jax.models import EDDSRN, SCALE, abstract_params, init_params
+from eddsrn_jax.optimizer import make_optimizer
+from eddsrn_jax.reporting import Clock, Reporter
+from eddsrn_jax.restoration import Restorer
+from eddsrn_jax.results import before_after
+from eddsrn_jax.runtime import StopSignal, cache_root
+from eddsrn_jax.steps import TrainState, create_train_state, mean_metrics, train_step
+from eddsrn_jax.weights import load_weights
+
+_log = logging.getLogger(__name__)
+
+# Steps given to the device before the oldest of them must be done: enough to keep it
+# busy, few enough that a signal is answered soon.
+_STEPS_IN_FLIGHT = 2
+# TensorBoard gets that many photographs of each validation.
+_PICTURES = 4
+# Smaller photographs leave nothing inside the border of the deblurred image.
+_MIN_VALIDATION_SIDE = SCALE * 16
+
+
+def train_and_evaluate(
+    config: ml_collections.ConfigDict, workdir: Path
+) -> signal.Signals | None:
+    """Trains, or goes on with the run that the workdir holds, then evaluates its best.
+
+    Args:
+        config: see configs/eddsrn.py.
+        workdir: for checkpoints, logs and results; made where absent.
+
+    Returns:
+        The signal that ended the run early, with everything saved; None at its end.
+
+    Raises:
+        InputError: something in the config, the data or the workdir cannot be used.
+        FloatingPointError: a loss or gradient was not finite.
+        OSError: the workdir or the cache cannot be written.
+    """
+    _write_config(workdir, config)
+    mesh = parallel.make_mesh()
+    rows = parallel.process_rows(config.batch_size, mesh)
+    sampler, photos = open_data(config)
+    total_steps = config.total_steps or config.num_epochs * sampler.steps_per_epoch
+    model = EDDSRN(**config.model)
+    optimizer, learning_rate = make_optimizer(
+        **config.optimizer,
+        steps_per_epoch=sampler.steps_per_epoch,
+        total_steps=total_steps,
+    )
+    step_fn = functools.partial(
+        train_step,
+        model=model,
+        optimizer=optimizer,
+        scale=SCALE,
+        **config.degradation,
+        **config.loss,
+        log_every_steps=config.log_every_steps,
+    )
+    step_fn = parallel.map_step(step_fn, mesh)
+
+    with Checkpoints(workdir) as checkpoints, StopSignal() as stop:
+        state = _restore_or_create(checkpoints, config, model, optimizer, mesh)
+        first_step = int(state.step)
+        batches = stream_batches(
+            sampler, range(first_step, total_steps), rows=rows, **config.pipeline
+        )
+        batches = prefetch_to_device(batches, lambda b: parallel.split_batch(b, mesh))
+        with Reporter(
+            workdir,
+            first_step=first_step,
+            total_steps=total_steps,
+            active=jax.process_index() == 0,
+        ) as reporter:
+            _log.info(
+                "%s, steps %d to %d (%d an epoch) of %d crops, on %d x %s; validation on"
+                " %d photographs",
+                *(config.name, first_step, total_steps, sampler.steps_per_epoch),
+                *(config.batch_size, mesh.size, jax.devices()[0].device_kind),
+                len(photos),
+            )
+            run = _Run(config, model, photos, learning_rate, checkpoints, reporter)
+            in_flight: collections.deque[jax.Array] = collections.deque()
+            for step, batch in enumerate(run.clock.time(batches), start=first_step + 1):
+                state, metrics = step_fn(state, batch)
+                in_flight.append(metrics["loss"])
+                if len(in_flight) > _STEPS_IN_FLIGHT:
+                    in_flight.popleft().block_until_ready()
+                run.after_step(step, state, stopping=stop.received is not None)
+                if stop.received:
+                    _log.info("%s: saved step %d, stopping", stop.received.name, step)
+                    return stop.received
+    if jax.process_index() == 0:
+        evaluate_run(workdir, max_photos=config.validation.max_photos)
+    return None
+
+
+@dataclasses.dataclass
+class _Run:
+    """What happens between steps: logging, validation, checkpoints."""
+
+    config: ml_collections.ConfigDict
+    model: nn.Module
+    photos: Sequence[Photo]
+    learning_rate: optax.Schedule
+    checkpoints: Checkpoints
+    reporter: Reporter
+
+    def __post_init__(self) -> None:
+        self.clock = Clock(self.config.batch_size)
+
+    def after_step(self, step: int, state: TrainState, *, stopping: bool) -> None:
+        """Does what is due after a step; saves if the run is stopping."""
+        config = self.config
+        last = step == self.reporter.total_steps
+        self.reporter.advance(step)
+        if last or step % config.log_every_steps == 0:
+            self._log(step, state)
+        start = time.perf_counter()
+        scores = None
+        if last or step % config.validation.every_steps == 0:
+            scores = self._validate(step, state)
+        if last or stopping or scores or step % config.checkpoint.every_steps == 0:
+            _check_finite(state)
+            self.checkpoints.save(state, config, metrics=scores)
+        self.clock.pause(time.perf_counter() - start)
+
+    def _log(self, step: int, state: TrainState) -> None:
+        _check_finite(state)
+        values = {f"train/{k}": v for k, v in mean_metrics(state).items()}
+        values["train/learning_rate"] = float(self.learning_rate(step - 1))
+        speed = self.clock.read()
+        self.reporter.scalars(step, values | speed)
+        rate = speed["time/images_per_second"]
+        self.reporter.progress(
+            step,
+            {
+                "loss": values["train/loss"],
+                "images/s": rate,
+                "waiting for data %": 100 * speed["time/share_waiting_for_data"],
+            },
+            seconds_per_step=self.config.batch_size / max(rate, 1e-9),
+        )
+
+    def _validate(self, step: int, state: TrainState) -> dict[str, float]:
+        _check_finite(state)
+        sigmas = self.config.validation.sigmas
+        restorer = Restorer(self.model, jax.device_get(state.params))
+        values = validate(restorer, self.photos, sigmas=sigmas)
+        scores = {f"val/{name}": value for name, value in values.items()}
+        self.reporter.scalars(step, scores)
+        text = ", ".join(f"{name} {value:.2f} dB" for name, value in scores.items())
+        _log.info("step %d: %s", step, text)
+        for i, (name, photo) in enumerate(self.photos[:_PICTURES]):
+            hr = cut_to_scale(photo)
+            sigma = sigmas[i % len(sigmas)]
+            _, lr_blur = degrade_photo(hr, sigma, max_sigma=max(sigmas))
+            panels = {"input": lr_blur, **restorer(lr_blur), "truth": hr}
+            self.reporter.picture(step, f"val/{Path(name).stem}", before_after(panels))
+        return scores
+
+
+def open_data(config: ml_collections.ConfigDict) -> tuple[CropSampler, list[Photo]]:
+    """The crops to train on, and the photographs to validate on.
+
+    Raises:
+        InputError: the config's data cannot be used.
+        OSError: no room for the pack.
+    """
+    data = config.data
+    split = open_split(
+        data.source,
+        validation_source=data.validation_source,
+        tfds_data_dir=data.tfds_data_dir,
+    )
+    if data.hr_patch_size % SCALE or data.hr_patch_size <= 0:
+        raise InputError(
+            f"config.data.hr_patch_size={data.hr_patch_size} is no multiple of {SCALE}"
+        )
+    folder = (
+        Path(data.cache_dir).expanduser() if data.cache_dir else cache_root() / "packs"
+    )
+    sampler = CropSampler(
+        open_pack(split.train, folder),
+        seed=config.seed,
+        batch_size=config.batch_size,
+        crops_per_image=data.crops_per_image,
+        patch_size=data.hr_patch_size,
+    )
+    held_out = open_pack(split.validation, folder).at_least(_MIN_VALIDATION_SIDE)
+    photos = list(zip(held_out.names, held_out.images, strict=True))
+    return sampler, photos[: config.validation.max_photos]
+
+
+def _write_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
+    """Makes the workdir and leaves the config in it, to be read by people."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    if jax.process_index() == 0:
+        text = json.dumps(config.to_dict(), indent=2, default=str)
+        (workdir / "config.json").write_text(text + "\n")
+
+
+def _restore_or_create(
+    checkpoints: Checkpoints,
+    config: ml_collections.ConfigDict,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    mesh: jax.sharding.Mesh,
+) -> TrainState:
+    """The newest checkpoint's state, or a new one, from `init_from` if that is set."""
+    params = init_params(model, jax.random.key(config.seed))
+    losses = ["loss", "loss_sr"] + ["loss_db"] * bool(config.model.deblur_features)
+    state = create_train_state(params, optimizer, losses=losses)
+    state = parallel.replicate(state, mesh)
+    restored = checkpoints.restore_latest(state)
+    if restored is not None:
+        before = checkpoints.config(int(restored.step))
+        for name, (old, new) in _differences(before, config).items():
+            _log.warning("config.%s is now %s, it was %s", name, new, old)
+        return restored
+    if config.init_from:
+        params = load_params(Path(config.init_from).expanduser(), model)
+        state = state.replace(params=parallel.replicate(params, mesh))
+    return state
+
+
+def load_params(path: Path, model: nn.Module) -> Any:
+    """Weights to start from: a .safetensors file, or the best of a run's workdir.
+
+    Raises:
+        InputError: not there, damaged, or of another architecture.
+    """
+    like = abstract_params(model)
+    if path.suffix == ".safetensors":
+        return load_weights(path, like)
+    with Checkpoints(path, read_only=True) as checkpoints:
+        return checkpoints.restore_params(checkpoints.pick(None), like)
+
+
+def _differences(
+    old: ml_collections.ConfigDict, new: ml_collections.ConfigDict
+) -> dict[str, tuple[Any, Any]]:
+    """The values that differ between two configs, by their dotted names."""
+    flat = [
+        dict(ml_collections.FrozenConfigDict(c).items(flatten=True)) for c in (old, new)
+    ]
+    return {
+        name: (flat[0].get(name), flat[1].get(name))
+        for name in flat[0] | flat[1]
+        if flat[0].get(name) != flat[1].get(name)
+    }
+
+
+def _check_finite(state: TrainState) -> None:
+    if (step := int(state.bad_step)) >= 0:
+        raise FloatingPointError(
+            f"the loss or its gradient was not finite at step {step}; the checkpoints"
+            " before it are whole (try a lower config.optimizer.learning_rate, or"
+            " config.optimizer.clip_norm)"
+        )

@@ -1,0 +1,57 @@
+"""Weights as safetensors: flat names such as "trunk/stem/kernel", never pickles."""
+
+from pathlib import Path
+from typing import Any
+
+import flax.traverse_util
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from eddsrn_jax.errors import InputError
+
+
+def save_weights(path: Path, params: Any, *, metadata: dict[str, str]) -> None:
+    """Writes parameters, with what is to be said of them."""
+    flat = flax.traverse_util.flatten_dict(params, sep="/")
+    arrays = {name: np.ascontiguousarray(value) for name, value in flat.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    safetensors.numpy.save_file(arrays, path, metadata=metadata)
+
+
+def load_weights(path: Path, like: Any) -> Any:
+    """Reads parameters.
+
+    Args:
+        path: a .safetensors file.
+        like: a tree with the shapes and dtypes that the network expects.
+
+    Raises:
+        InputError: no such file, not safetensors, or a name or shape that differs.
+    """
+    try:
+        arrays = safetensors.numpy.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise InputError(f"{path}: cannot be read as safetensors ({error})") from error
+    check_matches(flax.traverse_util.unflatten_dict(arrays, sep="/"), like, str(path))
+    flat = flax.traverse_util.flatten_dict(like, sep="/")
+    cast = {name: arrays[name].astype(expected.dtype) for name, expected in flat.items()}
+    return flax.traverse_util.unflatten_dict(cast, sep="/")
+
+
+def check_matches(params: Any, like: Any, origin: str) -> None:
+    """Compares names and shapes.
+
+    Raises:
+        InputError: names the first difference.
+    """
+    found = flax.traverse_util.flatten_dict(params, sep="/")
+    expected = flax.traverse_util.flatten_dict(like, sep="/")
+    for name in [*expected, *found]:
+        here = tuple(found[name].shape) if name in found else "nothing"
+        wanted = tuple(expected[name].shape) if name in expected else "nothing"
+        if here != wanted:
+            raise InputError(
+                f"{origin} is of another architecture: {name} has {here}, the config's"
+                f" model {wanted}"
+            )

@@ -1,0 +1,35 @@
+"""Trains a network: python train.py --config=configs/eddsrn.py --workdir=runs/eddsrn."""
+
+import signal
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from eddsrn_jax.runtime import run_command
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Recipe, such as configs/eddsrn.py.", lock_config=True
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir",
+    None,
+    "Folder for checkpoints, logs and results; a run that it holds is resumed. Default:"
+    " runs/NAME with the name of the config's file.",
+)
+
+
+def main() -> int:
+    """Trains by the flags; 130 after Ctrl-C, else 0."""
+    # Here, so that --help and wrong flags answer at once.
+    from eddsrn_jax.training import train_and_evaluate
+
+    config_file = Path(config_flags.get_config_filename(flags.FLAGS["config"]))
+    workdir = Path(_WORKDIR.value or Path("runs", config_file.stem))
+    stopped = train_and_evaluate(_CONFIG.value, workdir.expanduser())
+    return 128 + stopped if stopped == signal.SIGINT else 0
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("config")
+    run_command(main)
