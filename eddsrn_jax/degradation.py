@@ -15,7 +15,12 @@ import math
 import jax
 import jax.numpy as jnp
 
-from eddsrn_jax.resize import apply_separably, band_matrix, downscale_matrix
+from eddsrn_jax.resize import (
+    band_matrix,
+    downscale_matrix,
+    resample_columns,
+    resample_rows,
+)
 
 
 def augment(key: jax.Array, image: jax.Array) -> jax.Array:
@@ -49,7 +54,7 @@ def blur_matrix(
     taps = jnp.arange(-max_radius, max_radius + 1)
     weights = jnp.exp(-0.5 * jnp.square(taps / sigma))
     weights = jnp.where(jnp.abs(taps) <= jnp.ceil(2 * sigma), weights, 0.0)
-    indices = jnp.clip(jnp.arange(padded_size)[:, None] + taps, 0, size - 1)
+    indices = jnp.clip(jnp.arange(padded_size)[:, None] + taps[None, :], 0, size - 1)
     return band_matrix(indices, weights / weights.sum(), padded_size)
 
 
@@ -77,16 +82,22 @@ def degrade(
     """
     height, width, _ = hr.shape
     rows, columns = size or (height, width)
-    small = apply_separably(
-        downscale_matrix(rows, height, scale),
-        downscale_matrix(columns, width, scale),
-        hr.astype(jnp.float32) / 255.0,
+    # MATLAB's imresize of an 8-bit image cannot overshoot between its two passes.
+    tall = resample_rows(
+        downscale_matrix(rows, height, scale), hr.astype(jnp.float32) / 255.0
     )
-    lr_sharp = jnp.clip(small, 0.0, 1.0)
-    lr_blur = apply_separably(
-        blur_matrix(sigma, rows // scale, height // scale, max_sigma=max_sigma),
-        blur_matrix(sigma, columns // scale, width // scale, max_sigma=max_sigma),
-        lr_sharp,
+    lr_sharp = resample_columns(
+        downscale_matrix(columns, width, scale), jnp.clip(tall, 0.0, 1.0)
+    )
+    lr_sharp = jnp.clip(lr_sharp, 0.0, 1.0)
+
+    def blur(size: jax.Array | int, padded_size: int) -> jax.Array:
+        return blur_matrix(
+            sigma, size // scale, padded_size // scale, max_sigma=max_sigma
+        )
+
+    lr_blur = resample_columns(
+        blur(columns, width), resample_rows(blur(rows, height), lr_sharp)
     )
     return lr_sharp, round_to_8_bits(lr_blur)
 

@@ -15,9 +15,6 @@ from eddsrn_jax.errors import InputError
 _log = logging.getLogger(__name__)
 
 EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-_EXIF_ORIENTATION = 0x0112
-# EXIF orientations 5 to 8 turn the image by 90 degrees.
-_TURNED = (5, 6, 7, 8)
 
 
 def list_images(folder: str | Path) -> list[Path]:
@@ -47,20 +44,18 @@ def _open(file: Path | bytes) -> Image.Image:
     return Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
 
 
-def image_size(file: Path | bytes, name: str) -> tuple[int, int]:
-    """Height and width from the header, as `read_image` will return them.
+def count_pixels(file: Path | bytes, name: str) -> int:
+    """Height times width, from the header alone.
 
     Raises:
         InputError: not an image.
     """
     try:
         with _open(file) as image:
-            width, height = image.size
-            turned = image.getexif().get(_EXIF_ORIENTATION) in _TURNED
+            return image.width * image.height
     # Pillow's decoders raise whatever their bytes lead them to.
     except Exception as error:
         raise InputError(f"{name}: not a readable image ({_reason(error)})") from error
-    return (width, height) if turned else (height, width)
 
 
 def read_image(file: Path | bytes, name: str = "") -> np.ndarray:
@@ -83,7 +78,8 @@ def read_image(file: Path | bytes, name: str = "") -> np.ndarray:
     name = name or str(file)
     try:
         with _open(file) as image:
-            return _to_rgb(ImageOps.exif_transpose(image), name, _raw_mode(image))
+            raw_mode = _raw_mode(image)
+            return _to_rgb(ImageOps.exif_transpose(image), name, raw_mode)
     except Exception as error:
         raise InputError(f"{name}: cannot be decoded ({_reason(error)})") from error
 
@@ -94,7 +90,7 @@ def _reason(error: Exception) -> str:
 
 
 def _raw_mode(image: Image.Image) -> str:
-    """How the file stores pixels, such as "RGB;16B", before Pillow reduces them."""
+    """How the file stores pixels, such as "RGB;16B"; known only before decoding."""
     arguments = image.tile[0][3] if image.tile else ""
     return str(arguments[0] if isinstance(arguments, tuple) else arguments)
 

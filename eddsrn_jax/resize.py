@@ -44,7 +44,7 @@ def band_matrix(indices: jax.Array, weights: jax.Array, columns: int) -> jax.Arr
         columns: of the result.
     """
     weights = jnp.broadcast_to(weights, indices.shape)
-    hits = indices[:, :, None] == jnp.arange(columns)
+    hits = indices[:, :, None] == jnp.arange(columns)[None, None, :]
     return jnp.sum(jnp.where(hits, weights[:, :, None], 0.0), axis=1)
 
 
@@ -65,15 +65,19 @@ def downscale_matrix(size: jax.Array | int, padded_size: int, scale: int) -> jax
     taps = np.arange(4 * scale) - (3 * scale) // 2
     weights = cubic_kernel((taps - (scale - 1) / 2) / scale)
     first = scale * jnp.arange(padded_size // scale)
-    indices = mirrored(first[:, None] + taps, size)
+    indices = mirrored(first[:, None] + taps[None, :], size)
     weights = jnp.asarray(weights / weights.sum(), jnp.float32)
     return band_matrix(indices, weights, padded_size)
 
 
-def apply_separably(rows: jax.Array, columns: jax.Array, image: jax.Array) -> jax.Array:
-    """`rows @ image @ columns.T` for each channel: [H, W, C] -> [H', W', C]."""
-    image = jnp.einsum("ij,jkc->ikc", rows, image, precision=PRECISION)
-    return jnp.einsum("lk,ikc->ilc", columns, image, precision=PRECISION)
+def resample_rows(matrix: jax.Array, image: jax.Array) -> jax.Array:
+    """`matrix @ column` for every column of each channel: [H, W, C] -> [H', W, C]."""
+    return jnp.einsum("ij,jkc->ikc", matrix, image, precision=PRECISION)
+
+
+def resample_columns(matrix: jax.Array, image: jax.Array) -> jax.Array:
+    """`matrix @ row` for every row of each channel: [H, W, C] -> [H, W', C]."""
+    return jnp.einsum("lk,ikc->ilc", matrix, image, precision=PRECISION)
 
 
 def bicubic_upscale(x: jax.Array | np.ndarray, scale: int) -> jax.Array | np.ndarray:

@@ -90,7 +90,7 @@ def train_step(
 
     grads, metrics = jax.grad(loss_fn, has_aux=True)(state.params)
     grads, metrics = jax.lax.pmean((grads, metrics), DATA_AXIS)
-    metrics["grad_norm"] = optax.global_norm(grads)
+    metrics["grad_norm"] = optax.tree.norm(grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
 
     finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])

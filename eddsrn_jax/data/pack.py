@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from eddsrn_jax.data.sources import File, Source
 from eddsrn_jax.errors import InputError
-from eddsrn_jax.images import image_size, read_image
+from eddsrn_jax.images import count_pixels, read_image
 
 _log = logging.getLogger(__name__)
 
@@ -84,8 +84,8 @@ def open_pack(source: Source, cache_dir: Path) -> Pack:
 
 
 def _make_pack(source: Source, index_path: Path) -> None:
-    sizes = list(_sizes(source))
-    total = sum(height * width * 3 for height, width in sizes)
+    pixels = list(_pixels(source))
+    total = 3 * sum(pixels)
     index_path.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(index_path.parent).free
     if total > free:
@@ -97,9 +97,9 @@ def _make_pack(source: Source, index_path: Path) -> None:
     data_path = index_path.with_suffix(".u8")
     partial = index_path.with_suffix(f".{os.getpid()}.tmp")
     try:
-        index = _decode_into(partial, source, sizes, total)
+        index = _decode_into(partial, source, pixels)
         if not index:
-            raise InputError(f"{source.name}: none of {len(sizes)} files is an image")
+            raise InputError(f"{source.name}: none of {len(pixels)} files is an image")
         os.replace(partial, data_path)
         partial.write_text(json.dumps(index))
         os.replace(partial, index_path)
@@ -107,47 +107,44 @@ def _make_pack(source: Source, index_path: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _sizes(source: Source) -> Iterator[tuple[int, int]]:
-    """(height, width) of every file; (0, 0) and a warning where it has no header."""
+def _pixels(source: Source) -> Iterator[int]:
+    """The pixel count of every file; 0 and a warning where it has no header."""
     for file in source.files():
         try:
-            yield image_size(file.content, file.place)
+            yield count_pixels(file.content, file.place)
         except InputError as error:
             _log.warning("%s; left out", error)
-            yield 0, 0
+            yield 0
 
 
-def _decode_into(
-    path: Path, source: Source, sizes: list[tuple[int, int]], total: int
-) -> list[dict]:
+def _decode_into(path: Path, source: Source, pixels: list[int]) -> list[dict]:
     """Decodes all files, in threads, and returns the index of those that could be."""
-    data = np.memmap(path, np.uint8, mode="w+", shape=(max(total, 1),))
+    data = np.memmap(path, np.uint8, mode="w+", shape=(max(3 * sum(pixels), 1),))
 
-    def decode(file: File, size: tuple[int, int], offset: int) -> dict | None:
-        height, width = size
+    def decode(file: File, count: int, offset: int) -> dict | None:
         try:
             image = read_image(file.content, file.place)
+            if image.size != 3 * count:
+                raise InputError(
+                    f"{file.place}: {image.size // 3} pixels, its header says {count}"
+                )
         except InputError as error:
             _log.warning("%s; left out", error)
             return None
-        if image.shape != (height, width, 3):
-            raise InputError(
-                f"{file.place}: {image.shape[1]} x {image.shape[0]} pixels, but its header"
-                f" says {width} x {height}"
-            )
         data[offset : offset + image.size] = image.reshape(-1)
+        height, width, _ = image.shape
         return {"name": file.place, "height": height, "width": width, "offset": offset}
 
-    def jobs() -> Iterator[tuple[File, tuple[int, int], int]]:
+    def jobs() -> Iterator[tuple[File, int, int]]:
         offset = 0
-        for file, (height, width) in zip(source.files(), sizes, strict=True):
-            if height:
-                yield file, (height, width), offset
-            offset += height * width * 3
+        for file, count in zip(source.files(), pixels, strict=True):
+            if count:
+                yield file, count, offset
+            offset += 3 * count
 
     index = []
     bar = tqdm(
-        total=sum(height > 0 for height, _ in sizes),
+        total=sum(count > 0 for count in pixels),
         desc=f"packing {source.name}",
         unit="photo",
         disable=not sys.stderr.isatty(),

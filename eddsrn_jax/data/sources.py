@@ -188,7 +188,13 @@ def _tfds_source(name: str, split: str, data_dir: str | None) -> Source:
     dataset, _, config = name.partition("/")
     # The hr photographs are the same in all of div2k's configs; x4 fits this project.
     full_name = f"{dataset}/{config or 'bicubic_x4'}"
-    builder = tfds.builder(full_name, data_dir=data_dir or None)
+    try:
+        builder = tfds.builder(full_name, data_dir=data_dir or None)
+    # Its message is a page long.
+    except (ValueError, tfds.core.DatasetNotFoundError) as error:
+        raise InputError(
+            f"data.source=tfds:{name}: tensorflow-datasets knows no {full_name}"
+        ) from error
     if not builder.data_path.exists():
         raise InputError(
             f"{full_name} is not prepared in {builder.data_path}. With a network:"

@@ -1,0 +1,54 @@
+"""Settings of all tests, and photographs to test with."""
+
+import os
+
+# Eight virtual devices, before JAX looks for any.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+os.environ["JAX_PLATFORMS"] = os.environ.get("EDDSRN_TEST_PLATFORM", "cpu")
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from eddsrn_jax.data.sources import open_split
+from eddsrn_jax.images import read_image
+from eddsrn_jax.runtime import enable_compilation_cache
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+enable_compilation_cache()
+
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def photo() -> np.ndarray:
+    """A real photograph, uint8 [300, 448, 3]: sides of different, uneven factors."""
+    chelsea = next(
+        f for f in open_split("bundled").validation.files() if "chelsea" in f.name
+    )
+    return read_image(chelsea.content)[:, :448]
+
+
+@pytest.fixture
+def photo_folder(tmp_path: Path, photo: np.ndarray) -> Path:
+    """A folder of eight small photographs of different sizes."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(8):
+        height, width = 96 + 4 * i, 128 - 8 * i
+        part = photo[10 * i : 10 * i + height, 20 * i : 20 * i + width]
+        Image.fromarray(part).save(folder / f"photo{i}.png")
+    return folder
+
+
+def shared_data(name: str) -> Path:
+    """A folder beside the repository with reference data; skips where it is absent."""
+    path = SHARED_DATA / name
+    if not path.exists():
+        pytest.skip(f"needs the reference data {name}, which is not part of the project")
+    return path

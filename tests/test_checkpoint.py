@@ -1,0 +1,177 @@
+import logging
+import shutil
+
+import jax
+import numpy as np
+import optax
+import pytest
+from test_models import SMALL
+
+from configs import eddsrn
+from eddsrn_jax import parallel
+from eddsrn_jax.checkpoint import BEST_METRIC, Checkpoints, checksum
+from eddsrn_jax.errors import InputError
+from eddsrn_jax.models import EDDSRN, abstract_params, init_params
+from eddsrn_jax.steps import create_train_state
+
+MODEL = EDDSRN(**SMALL)
+LOSSES = ("loss", "loss_sr", "loss_db")
+
+
+def make_state(step=0, devices=1, model=MODEL):
+    params = init_params(model, jax.random.key(step))
+    state = create_train_state(params, optax.adam(1e-3), losses=LOSSES)
+    state = state.replace(step=np.int32(step))
+    return parallel.replicate(state, parallel.make_mesh(jax.devices()[:devices]))
+
+
+def save(workdir, scores):
+    """Checkpoints of the steps given, with their validation's score or None."""
+    with Checkpoints(workdir) as checkpoints:
+        for step, score in scores.items():
+            metrics = {BEST_METRIC: score} if score else None
+            checkpoints.save(make_state(step), eddsrn.get_config(), metrics=metrics)
+        checkpoints.wait()
+
+
+def steps_on_disk(workdir):
+    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
+
+
+def assert_same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(a), jax.device_get(b))
+
+
+def test_a_state_comes_back_bit_for_bit(tmp_path):
+    save(tmp_path, {7: 24.0})
+    with Checkpoints(tmp_path) as checkpoints:
+        restored = checkpoints.restore_latest(make_state())
+        assert_same(restored, make_state(7))
+        config = checkpoints.config(7)
+    assert config.to_dict() == eddsrn.get_config().to_dict()
+    assert config.model.features == (64, 128, 256, 512)
+    assert config.is_locked
+
+
+@pytest.mark.parametrize("before, after", [(1, 8), (8, 2)])
+def test_another_number_of_devices(tmp_path, before, after):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(make_state(3, before), eddsrn.get_config(), metrics=None)
+    like = make_state(0, after)
+    with Checkpoints(tmp_path) as checkpoints:
+        restored = checkpoints.restore_latest(like)
+    assert_same(restored, make_state(3))
+    shardings = {leaf.sharding for leaf in jax.tree.leaves(restored)}
+    assert shardings == {jax.tree.leaves(like)[0].sharding}
+    assert len(shardings.pop().device_set) == after
+
+
+def test_the_latest_and_the_best_are_kept_across_restarts(tmp_path):
+    save(tmp_path, {1: 24.0, 2: 26.0, 3: 25.0})
+    assert steps_on_disk(tmp_path) == [2, 3]
+    save(tmp_path, {4: None, 5: 25.5})
+    assert steps_on_disk(tmp_path) == [2, 5]
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.pick(None) == 2
+        assert checkpoints.pick(5) == 5
+        with pytest.raises(InputError, match=r"no step 4, only \[2, 5\]"):
+            checkpoints.pick(4)
+        params = checkpoints.restore_params(2, abstract_params(MODEL))
+    assert_same(params, make_state(2).params)
+
+
+def test_without_a_validation_the_latest_is_picked(tmp_path):
+    save(tmp_path, {1: None, 2: None})
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.pick(None) == 2
+
+
+def largest_file(folder):
+    return max(
+        (p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size
+    )
+
+
+def flip_a_byte(folder):
+    path = largest_file(folder)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x40
+    path.write_bytes(content)
+
+
+def truncate(folder):
+    path = largest_file(folder)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def empty(folder):
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+@pytest.mark.parametrize("damage", [flip_a_byte, truncate, empty])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_restored(
+    tmp_path, damage, caplog
+):
+    save(tmp_path, {1: 26.0, 2: 25.0})
+    damage(tmp_path / "checkpoints" / "2")
+    with caplog.at_level(logging.WARNING), Checkpoints(tmp_path) as checkpoints:
+        restored = checkpoints.restore_latest(make_state())
+        assert_same(restored, make_state(1))
+        assert "checkpoint 2 is damaged" in caplog.text
+        # Its step is free again, and its files are still there.
+        checkpoints.save(make_state(2), eddsrn.get_config(), metrics=None)
+    assert (tmp_path / "damaged-checkpoint-2").is_dir()
+    assert 2 in steps_on_disk(tmp_path)
+
+
+def test_a_damaged_checkpoint_is_not_evaluated(tmp_path):
+    save(tmp_path, {1: 26.0})
+    flip_a_byte(tmp_path / "checkpoints" / "1" / "params")
+    with (
+        Checkpoints(tmp_path, read_only=True) as checkpoints,
+        pytest.raises(InputError, match="checkpoints/1 is damaged"),
+    ):
+        checkpoints.restore_params(1, abstract_params(MODEL))
+
+
+def test_when_none_is_whole_the_run_does_not_start_over(tmp_path):
+    save(tmp_path, {1: None})
+    truncate(tmp_path / "checkpoints" / "1")
+    with (
+        Checkpoints(tmp_path) as checkpoints,
+        pytest.raises(InputError, match="all 1 checkpoints are damaged"),
+    ):
+        checkpoints.restore_latest(make_state())
+
+
+def test_another_architecture_is_named(tmp_path):
+    save(tmp_path, {1: None})
+    wider = EDDSRN(**SMALL | {"features": (8, 8, 16, 24)})
+    with (
+        Checkpoints(tmp_path) as checkpoints,
+        pytest.raises(InputError, match=r"another architecture: trunk/.*16.*24"),
+    ):
+        checkpoints.restore_latest(make_state(model=wider))
+    assert steps_on_disk(tmp_path) == [1]
+
+
+def test_a_folder_that_is_no_workdir(tmp_path):
+    with pytest.raises(InputError, match="no checkpoints in it"):
+        Checkpoints(tmp_path, read_only=True)
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(InputError, match="no finished checkpoint"):
+        Checkpoints(tmp_path, read_only=True)
+
+
+def test_checksum_sees_values_names_and_shapes():
+    tree = {"a": np.arange(6.0), "b": np.ones(2)}
+    reference = checksum(tree)
+    assert checksum({"a": np.arange(6.0), "b": np.ones(2)}) == reference
+    for other in (
+        {"a": np.arange(6.0) + 1e-9, "b": np.ones(2)},
+        {"a": np.arange(6.0), "c": np.ones(2)},
+        {"a": np.arange(6.0).reshape(2, 3), "b": np.ones(2)},
+        {"a": np.arange(6.0), "b": np.ones(2, np.float32)},
+    ):
+        assert checksum(other) != reference

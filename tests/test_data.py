@@ -1,0 +1,276 @@
+import collections
+import os
+import shutil
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from eddsrn_jax.data.crops import CropSampler, crop_plan
+from eddsrn_jax.data.pack import Pack, open_pack
+from eddsrn_jax.data.pipeline import prefetch_to_device, stream_batches
+from eddsrn_jax.data.sources import (
+    BUNDLED_TRAIN,
+    BUNDLED_VALIDATION,
+    folder_source,
+    open_split,
+)
+from eddsrn_jax.errors import InputError
+from eddsrn_jax.images import read_image
+
+# sources ------------------------------------------------------------------------------
+
+
+def names(source):
+    return [file.name for file in source.files()]
+
+
+def test_bundled_photographs_are_there_and_apart():
+    split = open_split("bundled")
+    assert tuple(names(split.train)) == BUNDLED_TRAIN
+    assert tuple(names(split.validation)) == BUNDLED_VALIDATION
+    for source in (split.train, split.validation):
+        for file in source.files():
+            assert min(read_image(file.content).shape[:2]) >= 256
+
+
+def test_a_twentieth_of_a_folder_is_held_out_and_stays_so(tmp_path):
+    for i in range(60):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{i:02d}.png")
+    split = open_split(f"folder:{tmp_path}")
+    held_out = names(split.validation)
+    assert len(held_out) == 3
+    assert sorted(held_out + names(split.train)) == sorted(
+        p.name for p in tmp_path.iterdir()
+    )
+    moved = tmp_path.parent / "moved"
+    shutil.copytree(tmp_path, moved)
+    assert names(open_split(f"folder:{moved}").validation) == held_out
+
+
+def test_another_source_to_validate_on_leaves_the_folder_whole(photo_folder):
+    split = open_split(f"folder:{photo_folder}", validation_source="bundled")
+    assert len(names(split.train)) == 8
+    assert tuple(names(split.validation)) == BUNDLED_VALIDATION
+
+
+@pytest.mark.parametrize(
+    "source, message",
+    [
+        ("folder:/absent", "/absent: no such folder"),
+        ("div2k", "source='div2k': expected 'tfds:div2k'"),
+        ("", "source='': expected"),
+    ],
+)
+def test_unknown_sources(source, message):
+    with pytest.raises(InputError, match=message):
+        open_split(source)
+
+
+def test_one_photograph_cannot_be_split(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "only.png")
+    with pytest.raises(
+        InputError, match="1 image; training and validation need one each"
+    ):
+        open_split(f"folder:{tmp_path}")
+
+
+# the pack -----------------------------------------------------------------------------
+
+
+def test_a_pack_holds_every_pixel(photo_folder, tmp_path):
+    source = folder_source(photo_folder)
+    pack = open_pack(source, tmp_path / "cache")
+    assert len(pack.images) == 8
+    for file, image in zip(source.files(), pack.images, strict=True):
+        np.testing.assert_array_equal(image, read_image(file.content))
+
+
+def test_a_pack_is_made_once_and_again_when_a_file_changes(photo_folder, tmp_path):
+    cache = tmp_path / "cache"
+    open_pack(folder_source(photo_folder), cache)
+    before = {path.name: path.stat().st_mtime_ns for path in cache.iterdir()}
+    assert len(before) == 2
+    open_pack(folder_source(photo_folder), cache)
+    assert {path.name: path.stat().st_mtime_ns for path in cache.iterdir()} == before
+    os.utime(photo_folder / "photo0.png", (1, 1))
+    open_pack(folder_source(photo_folder), cache)
+    assert len(list(cache.iterdir())) == 4
+
+
+def test_broken_files_are_left_out_and_named(photo_folder, tmp_path, caplog):
+    (photo_folder / "empty.png").touch()
+    whole = (photo_folder / "photo3.png").read_bytes()
+    (photo_folder / "photo3.png").write_bytes(whole[: len(whole) // 2])
+    pack = open_pack(folder_source(photo_folder), tmp_path / "cache")
+    assert len(pack.images) == 7
+    assert f"{photo_folder}/empty.png: not a readable image" in caplog.text
+    assert f"{photo_folder}/photo3.png: cannot be decoded" in caplog.text
+    last = read_image(photo_folder / "photo7.png")
+    np.testing.assert_array_equal(pack.images[-1], last)
+
+
+def test_a_folder_of_broken_files_leaves_nothing_behind(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "empty.png").touch()
+    with pytest.raises(InputError, match="photos: none of 1 files is an image"):
+        open_pack(folder_source(folder), tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_a_full_disk_is_noticed_before_anything_is_written(
+    photo_folder, tmp_path, monkeypatch
+):
+    usage = collections.namedtuple("usage", "total used free")(10, 9, 1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(OSError, match=r"needs 0\.00 GB, free are 0\.00 GB"):
+        open_pack(folder_source(photo_folder), tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_photographs_smaller_than_the_crop_are_left_out(photo_folder, tmp_path, caplog):
+    pack = open_pack(folder_source(photo_folder), tmp_path / "cache")
+    kept = pack.at_least(100)
+    assert [min(image.shape[:2]) >= 100 for image in kept.images] == [True] * 3
+    assert "photo0.png: left out, 128 x 96 is smaller than the crop of 100" in caplog.text
+    with pytest.raises(InputError, match="all 8 photographs are smaller than the crop"):
+        pack.at_least(500)
+
+
+# crops --------------------------------------------------------------------------------
+
+SIZES = np.array([[64, 80], [100, 64], [64, 64], [90, 90], [70, 200]])
+
+
+def plan(epoch=0, batch_size=4, crops_per_image=6, seed=0):
+    return crop_plan(
+        seed,
+        epoch,
+        sizes=SIZES,
+        batch_size=batch_size,
+        crops_per_image=crops_per_image,
+        patch_size=64,
+    )
+
+
+def test_an_epoch_takes_every_photograph_equally_often_in_whole_batches():
+    found = plan()
+    assert len(found.image) == 28  # 30 rows less the 2 that fill no batch
+    counts = np.bincount(found.image)
+    assert counts.max() == 6 and counts.min() >= 4
+
+
+@pytest.mark.parametrize("batch_size", [2, 3, 4, 5])
+def test_the_rows_of_a_batch_are_of_different_photographs(batch_size):
+    for epoch in range(20):
+        image = plan(epoch, batch_size).image.reshape(-1, batch_size)
+        assert all(len(set(batch)) == batch_size for batch in image)
+
+
+def test_crops_lie_inside_and_reach_every_edge():
+    found = plan(crops_per_image=400)
+    last = SIZES[found.image] - 64
+    for position, limit in ((found.y, last[:, 0]), (found.x, last[:, 1])):
+        assert (position >= 0).all() and (position <= limit).all()
+        assert (position == limit)[limit == 26].any() or not (limit == 26).any()
+
+
+def test_a_plan_depends_on_seed_and_epoch_alone():
+    np.testing.assert_array_equal(plan(3).key, plan(3).key)
+    assert not np.array_equal(plan(3).y, plan(4).y)
+    assert not np.array_equal(plan(3, seed=1).image, plan(3).image)
+    assert len(np.unique(plan(crops_per_image=400).key, axis=0)) == 2000
+
+
+@pytest.fixture
+def sampler(photo_folder, tmp_path):
+    pack = open_pack(folder_source(photo_folder), tmp_path / "cache")
+    return CropSampler(pack, seed=0, batch_size=4, crops_per_image=3, patch_size=64)
+
+
+def test_a_batch_is_cut_where_the_plan_says(sampler, photo_folder):
+    sizes = [read_image(p).shape[:2] for p in sorted(photo_folder.iterdir())]
+    assert sampler.steps_per_epoch == 6
+    expected = crop_plan(
+        0,
+        1,
+        sizes=np.array(sizes),
+        batch_size=4,
+        crops_per_image=3,
+        patch_size=64,
+    )
+    batch = sampler.batch(7)  # the second batch of epoch 1
+    for row in range(4):
+        image = read_image(photo_folder / f"photo{expected.image[4 + row]}.png")
+        y, x = expected.y[4 + row], expected.x[4 + row]
+        np.testing.assert_array_equal(batch["hr"][row], image[y : y + 64, x : x + 64])
+    np.testing.assert_array_equal(batch["key"], expected.key[4:8])
+
+
+def test_processes_share_a_batch_without_overlap(sampler):
+    whole = sampler.batch(5)
+    halves = [sampler.batch(5, slice(start, start + 2)) for start in (0, 2)]
+    for name, value in whole.items():
+        joined = np.concatenate([half[name] for half in halves])
+        np.testing.assert_array_equal(joined, value)
+
+
+def test_too_few_crops_for_a_batch():
+    pack = Pack([np.zeros((64, 64, 3), np.uint8)], ["one.png"])
+    with pytest.raises(InputError, match=r"epoch has 3 crops .*batch_size=4"):
+        CropSampler(pack, seed=0, batch_size=4, crops_per_image=3, patch_size=64)
+
+
+# the pipeline -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threads", [1, 2, 7])
+def test_the_stream_is_the_plan_from_any_step_with_any_threads(sampler, threads):
+    steps = range(4, 15)  # across two ends of an epoch
+    found = list(stream_batches(sampler, steps, num_threads=threads, prefetch=3))
+    assert len(found) == len(steps)
+    for step, batch in zip(steps, found, strict=True):
+        expected = sampler.batch(step)
+        assert batch["hr"].dtype == np.uint8 and batch["key"].dtype == np.uint32
+        for name in expected:
+            np.testing.assert_array_equal(batch[name], expected[name])
+
+
+def test_the_stream_of_one_process(sampler):
+    (batch,) = stream_batches(sampler, range(2, 3), rows=slice(2, 4))
+    np.testing.assert_array_equal(batch["hr"], sampler.batch(2)["hr"][2:])
+
+
+def test_prefetching_keeps_order_and_runs_ahead():
+    placed = []
+
+    def place(batch):
+        placed.append(batch)
+        return batch
+
+    batches = prefetch_to_device(iter(range(5)), place, size=3)
+    assert next(batches) == 0
+    assert placed == [0, 1, 2]
+    assert list(batches) == [1, 2, 3, 4]
+
+
+def test_an_error_while_gathering_reaches_the_caller(sampler):
+    sampler.batch = None
+    with pytest.raises(Exception, match="not callable"):
+        list(stream_batches(sampler, range(2)))
+
+
+def test_packing_reads_files_in_threads_but_keeps_their_order(photo_folder, tmp_path):
+    """The first file is made the slowest to decode."""
+    big = Image.fromarray(
+        np.random.default_rng(0).integers(0, 255, (900, 900, 3), np.uint8)
+    )
+    big.save(photo_folder / "a_big.png")
+    start = time.perf_counter()
+    pack = open_pack(folder_source(photo_folder), tmp_path / "cache")
+    assert time.perf_counter() - start < 60
+    assert [name.rsplit("/")[-1] for name in pack.names] == sorted(
+        p.name for p in photo_folder.iterdir()
+    )

@@ -1,0 +1,33 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from eddsrn_jax.losses import charbonnier, joint_loss, mse
+
+# Differences 3, -4 and 0.
+PRED = jnp.array([4.0, 1.0, 2.0]).reshape(1, 1, 1, 3)
+TARGET = jnp.array([1.0, 5.0, 2.0]).reshape(1, 1, 1, 3)
+
+
+def test_mse_is_a_mean_over_all_values():
+    assert mse(PRED, TARGET) == pytest.approx((9 + 16) / 3)
+
+
+def test_charbonnier_by_hand():
+    expected = (np.sqrt(9 + 0.25) + np.sqrt(16 + 0.25) + 0.5) / 3
+    assert charbonnier(PRED, TARGET, eps=0.5) == pytest.approx(expected)
+
+
+def test_joint_loss_weights_the_deblurring_loss():
+    outputs = {"sr": PRED, "deblurred": PRED}
+    targets = {"hr": TARGET, "lr_sharp": TARGET}
+    loss, parts = joint_loss(outputs, targets, alpha=0.2, eps=1e-3)
+    assert parts["loss_sr"] == pytest.approx(25 / 3)
+    assert parts["loss_db"] == pytest.approx((3 + 4 + 1e-3) / 3)
+    assert loss == pytest.approx(25 / 3 + 0.2 * 7.001 / 3)
+
+
+def test_joint_loss_without_a_deblurred_output_is_the_sr_loss():
+    loss, parts = joint_loss({"sr": PRED}, {"hr": TARGET}, alpha=0.2, eps=1e-3)
+    assert loss == pytest.approx(25 / 3)
+    assert "loss_db" not in parts

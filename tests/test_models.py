@@ -1,0 +1,126 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from eddsrn_jax.complexity import count_parameters, macs_per_pixel
+from eddsrn_jax.models import EDDSRN, abstract_params, init_params
+from eddsrn_jax.models.layers import depth_to_space, max_pool_2x2, pad_to_multiple
+from eddsrn_jax.resize import bicubic_upscale
+
+SMALL = {
+    "features": (8, 8, 16, 16),
+    "num_pairs": 1,
+    "sr_features": (8, 8, 4),
+    "deblur_features": 8,
+}
+
+
+@pytest.fixture(scope="module")
+def small():
+    model = EDDSRN(**SMALL)
+    return model, init_params(model, jax.random.key(0))
+
+
+def test_paper_size():
+    """24.4 M parameters and 2.67 M multiply-accumulates, counted by hand from widths."""
+    model = EDDSRN()
+    assert count_parameters(abstract_params(model)) == pytest.approx(24.4e6, rel=0.005)
+    assert macs_per_pixel(model) == pytest.approx(2.67e6, rel=0.005)
+
+
+def test_parameter_names_are_an_api():
+    params = abstract_params(EDDSRN())
+    names = {
+        "trunk": {
+            "stem",
+            *(f"{kind}{i}" for kind in ("skip", "widen", "up") for i in (1, 2, 3)),
+        }
+        | {"encoder_block1", "encoder_block2", "encoder_block3"}
+        | {"decoder_block2", "decoder_block3"},
+        "sr_head": {"flat0", "flat1", "flat2", "up0", "up1", "flat3", "rgb"},
+        "deblur_head": {"flat0", "flat1", "rgb"},
+    }
+    assert {name: set(tree) for name, tree in params.items()} == names
+    assert params["trunk"]["stem"]["kernel"].shape == (7, 7, 3, 64)
+
+
+@pytest.mark.parametrize("height, width", [(1, 1), (1, 9), (8, 16), (13, 22)])
+def test_any_size_goes_in_and_both_outputs_fit(small, height, width):
+    model, params = small
+    x = np.random.default_rng(0).random((2, height, width, 3), np.float32)
+    outputs = jax.jit(model.apply)({"params": params}, x)
+    assert outputs["sr"].shape == (2, 4 * height, 4 * width, 3)
+    assert outputs["deblurred"].shape == x.shape
+    assert all(np.isfinite(image).all() for image in outputs.values())
+
+
+def test_outputs_start_near_their_skips(small):
+    model, params = small
+    x = np.random.default_rng(0).random((1, 16, 16, 3), np.float32)
+    outputs = model.apply({"params": params}, x)
+    assert np.abs(outputs["sr"] - bicubic_upscale(x, 4)).mean() < 0.2
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    outputs = model.apply({"params": zeros}, x)
+    np.testing.assert_allclose(outputs["sr"], bicubic_upscale(x, 4), atol=1e-6)
+    np.testing.assert_array_equal(outputs["deblurred"], x)
+
+
+def test_the_sr_head_does_not_see_the_deblurred_image(small):
+    model, params = small
+    x = np.random.default_rng(0).random((1, 16, 16, 3), np.float32)
+    changed = jax.tree.map(lambda p: p, params)
+    changed["deblur_head"] = jax.tree.map(lambda p: p + 1.0, params["deblur_head"])
+    before, after = (model.apply({"params": p}, x) for p in (params, changed))
+    np.testing.assert_array_equal(before["sr"], after["sr"])
+    assert np.abs(before["deblurred"] - after["deblurred"]).max() > 0.1
+
+
+def test_edsrn_is_eddsrn_without_its_deblurring_head(small):
+    model, params = small
+    alone = EDDSRN(**SMALL | {"deblur_features": 0})
+    own = {name: tree for name, tree in params.items() if name != "deblur_head"}
+    assert jax.tree.structure(abstract_params(alone)) == jax.tree.structure(own)
+    x = np.random.default_rng(0).random((1, 16, 16, 3), np.float32)
+    outputs = alone.apply({"params": own}, x)
+    assert set(outputs) == {"sr"}
+    np.testing.assert_array_equal(outputs["sr"], model.apply({"params": params}, x)["sr"])
+
+
+def test_bfloat16_computes_close_to_float32_and_returns_float32(small):
+    model, params = small
+    x = np.random.default_rng(0).random((1, 16, 16, 3), np.float32)
+    full = model.apply({"params": params}, x)["sr"]
+    half = EDDSRN(**SMALL, dtype="bfloat16").apply({"params": params}, x)["sr"]
+    assert half.dtype == jnp.float32
+    difference = np.abs(full - half).max()
+    assert 0 < difference < 0.02
+
+
+def test_depth_to_space_orders_channels_row_column_channel():
+    x = jnp.arange(2 * 2 * 12.0).reshape(1, 2, 2, 12)
+    y = depth_to_space(x, 2)
+    assert y.shape == (1, 4, 4, 3)
+    # Output pixel (2i + a, 2j + b) has the channels from 3 (2a + b) on of pixel (i, j).
+    np.testing.assert_array_equal(y[0, 3, 0], x[0, 1, 0, 6:9])
+    np.testing.assert_array_equal(y[0, 0, 3], x[0, 0, 1, 3:6])
+
+
+def test_max_pool_agrees_with_the_library_and_its_gradient():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 6, 8, 3)), jnp.float32)
+    weight = jnp.asarray(np.random.default_rng(1).normal(size=(2, 3, 4, 3)), jnp.float32)
+    reference = lambda x: nn.max_pool(x, (2, 2), strides=(2, 2))  # noqa: E731
+    np.testing.assert_array_equal(max_pool_2x2(x), reference(x))
+    found, expected = (
+        jax.grad(lambda x, pool=pool: jnp.sum(pool(x) * weight))(x)
+        for pool in (max_pool_2x2, reference)
+    )
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_pad_to_multiple_mirrors_at_the_end_only():
+    x = jnp.arange(3.0).reshape(1, 3, 1, 1)
+    padded = pad_to_multiple(x, 4)
+    assert padded.shape == (1, 4, 4, 1)
+    np.testing.assert_array_equal(padded[0, :, 0, 0], [0, 1, 2, 2])

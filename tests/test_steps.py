@@ -1,0 +1,136 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from test_models import SMALL
+
+from eddsrn_jax import parallel
+from eddsrn_jax.degradation import training_triple
+from eddsrn_jax.errors import InputError
+from eddsrn_jax.losses import joint_loss
+from eddsrn_jax.models import EDDSRN, init_params
+from eddsrn_jax.steps import create_train_state, mean_metrics, train_step
+
+LOSSES = ("loss", "loss_sr", "loss_db")
+OPTIONS = {
+    "scale": 4,
+    "sigma_range": (1.0, 2.0),
+    "alpha": 0.2,
+    "eps": 1e-3,
+    "log_every_steps": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def batch(photo):
+    crops = [photo[8 * i : 8 * i + 64, 16 * i : 16 * i + 64] for i in range(8)]
+    keys = np.random.default_rng(0).integers(0, 2**32, (8, 2), dtype=np.uint32)
+    return {"hr": np.stack(crops), "key": keys}
+
+
+def run(batch, *, devices=1, steps=1, optimizer=None, model=None, losses=LOSSES):
+    """Some steps on that many devices; the last state and all steps' metrics."""
+    model = model or EDDSRN(**SMALL)
+    optimizer = optimizer or optax.sgd(0.1)
+    mesh = parallel.make_mesh(jax.devices()[:devices])
+    params = init_params(model, jax.random.key(0))
+    state = create_train_state(params, optimizer, losses=losses)
+    state = parallel.replicate(state, mesh)
+    step = functools.partial(train_step, model=model, optimizer=optimizer, **OPTIONS)
+    step = parallel.map_step(step, mesh)
+    history = []
+    for _ in range(steps):
+        state, metrics = step(state, parallel.split_batch(batch, mesh))
+        history.append(jax.device_get(metrics))
+    return state, history
+
+
+def test_one_and_eight_devices_agree(batch):
+    """Under SGD: Adam would hide a gradient that is eight times too large."""
+    (one, one_history), (eight, eight_history) = (
+        run(batch, devices=n, steps=3) for n in (1, 8)
+    )
+    for before, after in zip(one_history, eight_history, strict=True):
+        for name in (*LOSSES, "grad_norm"):
+            np.testing.assert_allclose(before[name], after[name], rtol=2e-5)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, atol=1e-6),
+        jax.device_get(one.params),
+        jax.device_get(eight.params),
+    )
+    moved = jax.tree.map(
+        lambda a, b: np.abs(a - b).max(),
+        jax.device_get(one.params),
+        init_params(EDDSRN(**SMALL), jax.random.key(0)),
+    )
+    assert max(jax.tree.leaves(moved)) > 1e-3
+
+
+def test_a_step_of_sgd_is_the_gradient_of_the_documented_loss(batch):
+    """The loss written out again, its slope taken by finite differences."""
+    model = EDDSRN(**SMALL)
+    params = init_params(model, jax.random.key(0))
+    state, (metrics,) = run(batch, optimizer=optax.sgd(1.0))
+    keys = jax.random.wrap_key_data(batch["key"])
+    make = functools.partial(training_triple, scale=4, sigma_range=(1.0, 2.0))
+    examples = jax.vmap(make)(keys, batch["hr"])
+
+    @jax.jit
+    def loss(params):
+        outputs = model.apply({"params": params}, examples["lr_blur"])
+        sr = jnp.mean((outputs["sr"] - examples["hr"]) ** 2)
+        db = jnp.mean(jnp.sqrt((outputs["deblurred"] - examples["lr_sharp"]) ** 2 + 1e-6))
+        return sr + 0.2 * db
+
+    assert loss(params) == pytest.approx(float(metrics["loss"]), rel=1e-5)
+    new = jax.device_get(state.params)
+    gradient = jax.tree.map(lambda old, new: old - new, params, new)
+    norm = optax.tree.norm(gradient)
+    assert norm == pytest.approx(float(metrics["grad_norm"]), rel=1e-4)
+    move = 1e-2 / norm
+    ends = [
+        loss(jax.tree.map(lambda p, g, s=sign: p + s * move * g, params, gradient))
+        for sign in (1, -1)
+    ]
+    # Along its own direction a gradient's slope is its norm.
+    assert (ends[0] - ends[1]) / (2e-2) == pytest.approx(float(norm), rel=0.02)
+
+
+def test_metrics_add_up_since_they_were_logged(batch):
+    state, history = run(batch, steps=3)
+    # Logged every two steps: the third has begun a new sum.
+    assert int(state.step) == 3
+    assert int(state.count) == 1
+    assert mean_metrics(state)["loss"] == pytest.approx(float(history[2]["loss"]))
+    state, history = run(batch, steps=2)
+    expected = np.mean([metrics["grad_norm"] for metrics in history])
+    assert mean_metrics(state)["grad_norm"] == pytest.approx(float(expected))
+
+
+def test_learning_lowers_the_loss(batch):
+    _, history = run(batch, steps=12, optimizer=optax.adam(2e-3))
+    assert history[-1]["loss"] < 0.9 * history[0]["loss"]
+
+
+def test_the_first_step_that_is_not_finite_is_remembered(batch):
+    state, _ = run(batch, steps=2)
+    assert int(state.bad_step) == -1
+    state, _ = run(batch, steps=4, optimizer=optax.sgd(1e20))
+    assert int(state.bad_step) in (2, 3)
+
+
+def test_a_network_without_deblurring_head(batch):
+    model = EDDSRN(**SMALL | {"deblur_features": 0})
+    _, (metrics,) = run(batch, model=model, losses=("loss", "loss_sr"))
+    assert set(metrics) == {"loss", "loss_sr", "grad_norm"}
+    assert metrics["loss"] == metrics["loss_sr"]
+
+
+def test_a_batch_that_does_not_divide_is_refused():
+    mesh = parallel.make_mesh()
+    assert parallel.process_rows(16, mesh) == slice(0, 16)
+    with pytest.raises(InputError, match="batch_size=12 .* 8 devices"):
+        parallel.process_rows(12, mesh)

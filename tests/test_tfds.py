@@ -1,0 +1,69 @@
+"""The real path through tensorflow-datasets, on a div2k of a few small photographs."""
+
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from eddsrn_jax.data.pack import open_pack
+from eddsrn_jax.data.sources import open_split
+from eddsrn_jax.errors import InputError
+
+pytestmark = pytest.mark.filterwarnings("default")
+
+
+@pytest.fixture(scope="module")
+def div2k(tmp_path_factory, photo):
+    """Prepared by the real builder from archives in the original's layout."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tfds = pytest.importorskip("tensorflow_datasets")
+    raw = tmp_path_factory.mktemp("raw")
+    urls = {}
+    for split, first, count in (("train", 1, 3), ("valid", 801, 2)):
+        for kind, folder in (("lr", f"lr_{split}"), ("hr", f"DIV2K_{split}_HR")):
+            parent = raw / f"{split}_{kind}"
+            (parent / folder).mkdir(parents=True)
+            urls[f"{split}_{kind}_url"] = str(parent)
+            for i in range(count):
+                part = photo[10 * i : 10 * i + 96, : 128 + 4 * i]
+                name = f"{first + i:04d}" + ("x4" if kind == "lr" else "")
+                Image.fromarray(part).save(parent / folder / f"{name}.png")
+    data_dir = tmp_path_factory.mktemp("tfds")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            tfds.download.DownloadManager,
+            "download_and_extract",
+            lambda self, wanted: {name: urls[name] for name in wanted},
+        )
+        tfds.builder("div2k/bicubic_x4", data_dir=data_dir).download_and_prepare()
+    return data_dir
+
+
+def test_both_splits_are_read_whole_and_unchanged(div2k, photo, tmp_path):
+    split = open_split("tfds:div2k", tfds_data_dir=str(div2k))
+    assert (split.train.name, split.validation.name) == ("DIV2K", "DIV2K-val")
+    expected = {96 * (128 + 4 * i) * 3: i for i in range(3)}
+    for source, count in ((split.train, 3), (split.validation, 2)):
+        pack = open_pack(source, tmp_path)
+        assert len(pack.images) == count
+        for image in pack.images:
+            i = expected.pop(image.size) if count == 3 else (image.shape[1] - 128) // 4
+            part = photo[10 * i : 10 * i + 96, : 128 + 4 * i]
+            np.testing.assert_array_equal(image, part)
+    assert not expected
+
+
+def test_a_missing_div2k_says_how_to_prepare_it(tmp_path):
+    with pytest.raises(InputError) as caught:
+        open_split("tfds:div2k", tfds_data_dir=str(tmp_path))
+    message = str(caught.value)
+    assert "\n" not in message
+    assert f"tfds build div2k/bicubic_x4 --data_dir={tmp_path}" in message
+    assert "--config.data.source=folder:DIR" in message
+
+
+def test_an_unknown_dataset_is_named(tmp_path):
+    with pytest.raises(InputError, match="tfds:div3k"):
+        open_split("tfds:div3k", tfds_data_dir=str(tmp_path))
