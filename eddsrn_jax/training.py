@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
+import flax.traverse_util
 import jax
 import ml_collections
 import optax
@@ -67,7 +68,7 @@ def train_and_evaluate(
         FloatingPointError: a loss or gradient was not finite.
         OSError: the workdir or the cache cannot be written.
     """
-    _write_config(workdir, config)
+    workdir.mkdir(parents=True, exist_ok=True)
     mesh = parallel.make_mesh()
     rows = parallel.process_rows(config.batch_size, mesh)
     sampler, photos = open_data(config)
@@ -91,6 +92,7 @@ def train_and_evaluate(
 
     with Checkpoints(workdir) as checkpoints, StopSignal() as stop:
         state = _restore_or_create(checkpoints, config, model, optimizer, mesh)
+        _write_config(workdir, config)
         first_step = int(state.step)
         batches = stream_batches(
             sampler, range(first_step, total_steps), rows=rows, **config.pipeline
@@ -116,10 +118,13 @@ def train_and_evaluate(
                 in_flight.append(metrics["loss"])
                 if len(in_flight) > _STEPS_IN_FLIGHT:
                     in_flight.popleft().block_until_ready()
-                run.after_step(step, state, stopping=stop.received is not None)
-                if stop.received:
-                    _log.info("%s: saved step %d, stopping", stop.received.name, step)
-                    return stop.received
+                # Read once: a signal that comes while saving is for the next step.
+                received = stop.received
+                run.after_step(step, state, stopping=received is not None)
+                if received:
+                    checkpoints.wait()
+                    _log.info("%s: saved step %d, stopping", received.name, step)
+                    return received
     if jax.process_index() == 0:
         evaluate_run(workdir, max_photos=config.validation.max_photos)
     return None
@@ -223,8 +228,7 @@ def open_data(config: ml_collections.ConfigDict) -> tuple[CropSampler, list[Phot
 
 
 def _write_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
-    """Makes the workdir and leaves the config in it, to be read by people."""
-    workdir.mkdir(parents=True, exist_ok=True)
+    """Leaves the config in the workdir, to be read by people."""
     if jax.process_index() == 0:
         text = json.dumps(config.to_dict(), indent=2, default=str)
         (workdir / "config.json").write_text(text + "\n")
@@ -271,14 +275,8 @@ def _differences(
     old: ml_collections.ConfigDict, new: ml_collections.ConfigDict
 ) -> dict[str, tuple[Any, Any]]:
     """The values that differ between two configs, by their dotted names."""
-    flat = [
-        dict(ml_collections.FrozenConfigDict(c).items(flatten=True)) for c in (old, new)
-    ]
-    return {
-        name: (flat[0].get(name), flat[1].get(name))
-        for name in flat[0] | flat[1]
-        if flat[0].get(name) != flat[1].get(name)
-    }
+    a, b = (flax.traverse_util.flatten_dict(c.to_dict(), sep=".") for c in (old, new))
+    return {k: (a.get(k), b.get(k)) for k in a | b if a.get(k) != b.get(k)}
 
 
 def _check_finite(state: TrainState) -> None:

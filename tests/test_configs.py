@@ -1,0 +1,58 @@
+import importlib
+import inspect
+from pathlib import Path
+
+import pytest
+
+from eddsrn_jax.complexity import count_parameters
+from eddsrn_jax.losses import joint_loss
+from eddsrn_jax.models import EDDSRN, abstract_params
+
+NAMES = sorted(path.stem for path in Path("configs").glob("[a-z]*.py"))
+
+
+def load(name):
+    return importlib.import_module(f"configs.{name}").get_config()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_config_is_locked_complete_and_builds_its_network(name):
+    config = load(name)
+    assert config.is_locked
+    assert set(config) == set(load("eddsrn"))
+    for section in ("model", "data", "optimizer", "validation"):
+        assert set(config[section]) == set(load("eddsrn")[section])
+    assert count_parameters(abstract_params(EDDSRN(**config.model))) > 0
+    assert config.data.hr_patch_size % 32 == 0
+    assert importlib.import_module(f"configs.{name}").__doc__
+
+
+def test_the_papers_values():
+    config = load("eddsrn")
+    assert (config.batch_size, config.num_epochs) == (32, 120)
+    assert (config.data.hr_patch_size, config.data.crops_per_image) == (256, 40)
+    assert config.degradation.sigma_range == (1.0, 2.0)
+    assert (config.loss.alpha, config.loss.eps) == (0.2, 1e-3)
+    optimizer = config.optimizer
+    assert (optimizer.learning_rate, optimizer.halve_every_epochs) == (5e-4, 30)
+    assert (optimizer.schedule, optimizer.clip_norm) == ("step_decay", 0)
+
+
+def test_model_defaults_are_those_of_the_papers_config():
+    """They stand in two places, so that a config shows all that can be changed."""
+    fields = {name: getattr(EDDSRN(), name) for name in load("eddsrn").model}
+    assert fields == load("eddsrn").model.to_dict()
+
+
+def test_loss_keys_are_the_losss_arguments():
+    keywords = inspect.signature(joint_loss).parameters
+    assert set(load("eddsrn").loss) <= set(keywords)
+
+
+def test_the_ablation_has_no_deblurring_head():
+    assert "deblur_head" not in abstract_params(EDDSRN(**load("edsrn").model))
+
+
+def test_lite_has_one_to_two_million_parameters():
+    model = EDDSRN(**load("eddsrn_lite").model)
+    assert 1e6 <= count_parameters(abstract_params(model)) <= 2e6

@@ -1,0 +1,207 @@
+import csv
+import json
+import logging
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from eddsrn_jax.data.sources import folder_source
+from eddsrn_jax.evaluation import (
+    BASELINES,
+    bicubic,
+    cut_to_scale,
+    degrade_photo,
+    evaluate,
+    random_sigma,
+    read_photos,
+    untouched,
+    validate,
+)
+from eddsrn_jax.images import read_image
+from eddsrn_jax.metrics import score
+from eddsrn_jax.results import Row, before_after, format_table, means, write_results
+
+
+class Perfect:
+    """Returns what it was told, and remembers how it was called."""
+
+    def __init__(self, answers):
+        self.answers = list(answers)
+        self.prepared = []
+
+    def prepare(self, height, width):
+        self.prepared.append((height, width))
+
+    def __call__(self, lr_blur):
+        return self.answers.pop(0)
+
+
+def test_every_output_is_scored_against_its_own_truth(photo):
+    hr = photo[:101, :131]
+    cut = cut_to_scale(hr)
+    assert cut.shape == (100, 128, 3)
+    truths = [degrade_photo(cut, sigma, max_sigma=2.0)[0] for sigma in (1.0, 2.0)]
+    perfect = Perfect({"sr": cut, "deblurred": truth} for truth in truths)
+    methods = {**BASELINES, "perfect": perfect}
+    rows = evaluate(methods, [("a", hr)], dataset="set", sigmas=(1.0, 2.0))
+    assert len(rows) == 8
+    assert perfect.prepared == [(25, 32)] * 2
+    for row in rows:
+        value = row.scores["psnr_y_crop4"]
+        assert math.isinf(value) == (row.method == "perfect")
+        _, lr_blur = degrade_photo(cut, row.sigma, max_sigma=2.0)
+        if row.method == "bicubic":
+            assert row.scores == score(bicubic(lr_blur)["sr"], cut)
+        if row.method == "blurred input":
+            lr_sharp, _ = degrade_photo(cut, row.sigma, max_sigma=2.0)
+            assert row.scores == score(lr_blur, lr_sharp)
+
+
+def test_more_blur_scores_lower(photo):
+    rows = evaluate(BASELINES, [("a", photo)], dataset="set", sigmas=(1.0, 1.5, 2.0))
+    for output in ("sr", "deblurred"):
+        values = [r.scores["ssim_rgb_crop0"] for r in rows if r.output == output]
+        assert values[0] > values[1] > values[2]
+
+
+def test_random_sigmas_depend_on_seed_and_name_alone(photo):
+    draws = [random_sigma(0, f"image{i}") for i in range(500)]
+    assert 1.0 <= min(draws) < 1.02 and 1.98 < max(draws) <= 2.0
+    assert draws[:2] == [random_sigma(0, "image0"), random_sigma(0, "image1")]
+    assert random_sigma(1, "image0") != draws[0]
+    part = photo[:100, :100]
+    both = evaluate(BASELINES, [("a", part), ("b", part)], dataset="s", sigmas=None)
+    alone = evaluate(BASELINES, [("b", part)], dataset="s", sigmas=None)
+    assert [r.scores for r in both if r.image == "b"] == [r.scores for r in alone]
+    assert {r.sigma for r in alone} == {random_sigma(0, "b")}
+
+
+def test_photographs_too_small_to_score_are_named(photo, caplog):
+    rows = evaluate(
+        BASELINES,
+        [("tiny.png", photo[:70, :200]), ("fits.png", photo[:76, :76])],
+        dataset="set",
+        sigmas=(1.0,),
+    )
+    assert {row.image for row in rows} == {"fits.png"}
+    assert "tiny.png: left out, 200 x 70 is smaller than the 76 pixels" in caplog.text
+
+
+def test_gray_is_said(photo, caplog):
+    gray = photo[:80, :80, :1].repeat(3, axis=2)
+    with caplog.at_level(logging.INFO):
+        evaluate(BASELINES, [("gray.png", gray)], dataset="set", sigmas=(1.0,))
+    assert "gray.png: gray, scored as three equal channels" in caplog.text
+
+
+def test_saved_images_are_the_scored_ones(photo, tmp_path):
+    hr = photo[:80, :96]
+    example = tmp_path / "example.png"
+    evaluate(
+        {"bicubic": bicubic},
+        [("deep/cat.jpg", hr)],
+        dataset="set",
+        sigmas=(1.0, 2.0),
+        save_dir=tmp_path / "images",
+        example_path=example,
+    )
+    folder = tmp_path / "images" / "sigma_2" / "deep"
+    _, lr_blur = degrade_photo(hr, 2.0, max_sigma=2.0)
+    np.testing.assert_array_equal(read_image(folder / "cat_input.png"), lr_blur)
+    expected = bicubic(lr_blur)["sr"]
+    np.testing.assert_array_equal(read_image(folder / "cat_bicubic_sr.png"), expected)
+    assert read_image(example).shape == (80 + 16, 3 * 96 + 2 * 4, 3)
+
+
+def test_bicubic_rounds_and_clips():
+    flat = np.full((8, 8, 3), 77, np.uint8)
+    np.testing.assert_array_equal(bicubic(flat)["sr"], np.full((32, 32, 3), 77))
+    edge = np.zeros((8, 8, 3), np.uint8)
+    edge[:, 4:] = 255  # overshoots on both sides
+    assert set(np.unique(bicubic(edge)["sr"][:, :8])) == {0}
+
+
+def test_validate_is_evaluate_at_one_sigma_for_each_photograph(photo):
+    photos = [("a", photo[:100, :120]), ("b", photo[100:200, :120])]
+
+    def method(lr_blur):
+        return {**bicubic(lr_blur), **untouched(lr_blur)}
+
+    found = validate(method, photos, sigmas=(1.0, 2.0))
+    rows = evaluate({"m": method}, photos, dataset="s", sigmas=(1.0, 2.0))
+    for output, name in (("sr", ""), ("deblurred", "deblurred_")):
+        expected = [
+            row.scores["psnr_y_crop4"]
+            for row in rows
+            if row.output == output and (row.image, row.sigma) in {("a", 1), ("b", 2)}
+        ]
+        assert found[f"{name}psnr_y_crop4"] == pytest.approx(np.mean(expected))
+
+
+def test_broken_files_are_left_out_and_named(photo_folder, caplog):
+    (photo_folder / "broken.jpg").write_bytes(b"no")
+    names = [name for name, _ in read_photos(folder_source(photo_folder))]
+    assert names == [f"photo{i}.png" for i in range(8)]
+    assert f"{photo_folder}/broken.jpg: cannot be decoded" in caplog.text
+
+
+def row(value, *, image="a", sigma=1.0, method="m", output="sr", dataset="set"):
+    scores = {
+        f"{metric}_{channel}_crop{border}": value
+        for metric in ("psnr", "ssim")
+        for channel in ("rgb", "y")
+        for border in (0, 4)
+    }
+    return Row(dataset, image, sigma, output, method, 0.002, scores)
+
+
+def test_means_are_over_photographs_and_sigmas():
+    rows = [row(1.0), row(2.0, sigma=2.0), row(6.0, image="b"), row(9.0, method="n")]
+    found = means(rows, by_sigma=False)
+    assert [(m["method"], m["psnr_y_crop4"], m["images"]) for m in found] == [
+        ("m", 3.0, 2),
+        ("n", 9.0, 1),
+    ]
+    by_sigma = means(rows, by_sigma=True)
+    assert [(m["sigma"], m["ssim_rgb_crop0"]) for m in by_sigma[:2]] == [(1, 3.5), (2, 2)]
+
+
+def test_the_table_groups_sets_and_outputs():
+    rows = [
+        row(1.0, output="deblurred"),
+        row(20.5),
+        row(30.0, dataset="other"),
+    ]
+    lines = format_table(rows).splitlines()
+    assert [line.split("|")[1:3] for line in lines[2:]] == [
+        [" set (1)   ", " x4 SR     "],
+        [" set (1)   ", " deblurred "],
+        [" other (1) ", " x4 SR     "],
+    ]
+    assert "| 20.50 / 20.5000 |" in lines[2]
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_results_files_hold_rows_means_and_protocol(tmp_path):
+    rows = [row(1.0), row(float("inf"), image="b")]
+    write_results(tmp_path, rows, protocol={"seed": 3})
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["protocol"] == {"seed": 3}
+    assert [r["psnr_y_crop4"] for r in results["images"]] == [1.0, None]
+    assert results["means"][0]["images"] == 2
+    with (tmp_path / "results.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert [r["image"] for r in table] == ["a", "b"]
+    assert table[0]["ssim_y_crop0"] == "1.0"
+
+
+def test_before_after_enlarges_small_images_to_the_same_detail():
+    large = np.zeros((40, 60, 3), np.uint8)
+    large[20:, 32:] = 255
+    small = large[::4, ::4]
+    sheet = before_after({"small": small, "large": large}, side=40)
+    assert sheet.shape == (40 + 16, 2 * 40 + 4, 3)
+    np.testing.assert_array_equal(sheet[16:, :40], sheet[16:, 44:])
+    Image.fromarray(sheet)
