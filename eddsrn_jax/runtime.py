@@ -55,6 +55,18 @@ def _processor() -> str:
     return hashlib.sha256(features.encode()).hexdigest()[:8]
 
 
+# One way of lowering convolutions on CPUs less: training steps take 0.8 times as long.
+# GPUs and TPUs do not read it.
+_XLA_FLAGS = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
+
+
+def set_xla_flags() -> None:
+    """Sets the XLA flags that help, unless the user has set some; before JAX's start."""
+    if "XLA_FLAGS" not in os.environ:
+        os.environ["XLA_FLAGS"] = _XLA_FLAGS
+        _log.info("XLA_FLAGS=%s (set XLA_FLAGS to choose others)", _XLA_FLAGS)
+
+
 class _AroundProgressBars(logging.Handler):
     """Writes to stderr without breaking a progress bar."""
 
@@ -84,6 +96,7 @@ def run_command(main: Callable[[], int | None]) -> None:
         if len(argv) > 1:
             raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
         _show_messages()
+        set_xla_flags()
         enable_compilation_cache()
         try:
             return main()
