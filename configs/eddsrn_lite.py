@@ -1,6 +1,6 @@
 """A small ED-DSRN for CPUs and small GPUs: 1.9 M parameters, 30 minutes on two cores.
 
-    python train.py --config=configs/eddsrn_lite.py --config.data.source=folder:DIR
+python train.py --config=configs/eddsrn_lite.py --config.data.source=folder:DIR
 """
 
 import ml_collections

@@ -7,8 +7,6 @@ import flax.linen as nn
 import jax
 import jax.extend.core as jex
 
-from eddsrn_jax.models import abstract_params
-
 
 def count_parameters(params: Any) -> int:
     """Values in a tree of parameters."""
@@ -25,8 +23,8 @@ def macs_per_pixel(model: nn.Module, *, side: int = 64) -> float:
         side: of the image that the count is made for.
     """
     image = jax.ShapeDtypeStruct((1, side, side, 3), "float32")
-    traced = jax.make_jaxpr(lambda p, x: model.apply({"params": p}, x))
-    return _macs(traced(abstract_params(model), image).jaxpr) / side**2
+    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+    return _macs(jax.make_jaxpr(model.apply)(variables, image).jaxpr) / side**2
 
 
 def _macs(jaxpr: jex.Jaxpr) -> int:

@@ -109,9 +109,10 @@ class Clock:
 
     def __init__(self, batch_size: int):
         self._batch_size = batch_size
-        self._restart()
+        self.restart()
 
-    def _restart(self) -> None:
+    def restart(self) -> None:
+        """Forgets what was measured."""
         self._start, self._waited, self._steps = time.perf_counter(), 0.0, 0
 
     def time(self, batches: Iterable[Any]) -> Iterator[Any]:
@@ -138,5 +139,5 @@ class Clock:
             "time/images_per_second": self._steps * self._batch_size / seconds,
             "time/share_waiting_for_data": self._waited / seconds,
         }
-        self._restart()
+        self.restart()
         return values

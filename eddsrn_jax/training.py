@@ -7,7 +7,7 @@ import json
 import logging
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,16 +79,7 @@ def train_and_evaluate(
         steps_per_epoch=sampler.steps_per_epoch,
         total_steps=total_steps,
     )
-    step_fn = functools.partial(
-        train_step,
-        model=model,
-        optimizer=optimizer,
-        scale=SCALE,
-        **config.degradation,
-        **config.loss,
-        log_every_steps=config.log_every_steps,
-    )
-    step_fn = parallel.map_step(step_fn, mesh)
+    step_fn = _compile_step(config, model, optimizer, mesh)
 
     with Checkpoints(workdir) as checkpoints, StopSignal() as stop:
         state = _restore_or_create(checkpoints, config, model, optimizer, mesh)
@@ -115,6 +106,10 @@ def train_and_evaluate(
             in_flight: collections.deque[jax.Array] = collections.deque()
             for step, batch in enumerate(run.clock.time(batches), start=first_step + 1):
                 state, metrics = step_fn(state, batch)
+                if step == first_step + 1:
+                    # Compiled with the first step; no part of the speed.
+                    jax.block_until_ready(metrics)
+                    run.clock.restart()
                 in_flight.append(metrics["loss"])
                 if len(in_flight) > _STEPS_IN_FLIGHT:
                     in_flight.popleft().block_until_ready()
@@ -125,6 +120,9 @@ def train_and_evaluate(
                     checkpoints.wait()
                     _log.info("%s: saved step %d, stopping", received.name, step)
                     return received
+        checkpoints.wait()
+        best = checkpoints.pick(None)
+        _log.info("%d steps done, step %d is the best", total_steps, best)
     if jax.process_index() == 0:
         evaluate_run(workdir, max_photos=config.validation.max_photos)
     return None
@@ -225,6 +223,24 @@ def open_data(config: ml_collections.ConfigDict) -> tuple[CropSampler, list[Phot
     held_out = open_pack(split.validation, folder).at_least(_MIN_VALIDATION_SIDE)
     photos = list(zip(held_out.names, held_out.images, strict=True))
     return sampler, photos[: config.validation.max_photos]
+
+
+def _compile_step(
+    config: ml_collections.ConfigDict,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    mesh: jax.sharding.Mesh,
+) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]:
+    step = functools.partial(
+        train_step,
+        model=model,
+        optimizer=optimizer,
+        scale=SCALE,
+        **config.degradation,
+        **config.loss,
+        log_every_steps=config.log_every_steps,
+    )
+    return parallel.map_step(step, mesh)
 
 
 def _write_config(workdir: Path, config: ml_collections.ConfigDict) -> None:

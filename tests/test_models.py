@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from eddsrn_jax.complexity import count_parameters, macs_per_pixel
-from eddsrn_jax.models import EDDSRN, abstract_params, init_params
+from eddsrn_jax.models import EDDSRN, SRResNet, abstract_params, init_params
 from eddsrn_jax.models.layers import depth_to_space, max_pool_2x2, pad_to_multiple
 from eddsrn_jax.resize import bicubic_upscale
 
@@ -124,3 +124,14 @@ def test_pad_to_multiple_mirrors_at_the_end_only():
     padded = pad_to_multiple(x, 4)
     assert padded.shape == (1, 4, 4, 1)
     np.testing.assert_array_equal(padded[0, :, 0, 0], [0, 1, 2, 2])
+
+
+def test_srresnet_of_the_papers_size():
+    """1.5 M parameters, as published; the paper's network costs 1.2 times as much."""
+    model = SRResNet()
+    assert count_parameters(abstract_params(model)) == pytest.approx(1.55e6, rel=0.03)
+    assert macs_per_pixel(EDDSRN()) / macs_per_pixel(model) == pytest.approx(1.2, abs=0.1)
+    x = np.zeros((1, 4, 6, 3), np.float32)
+    small = SRResNet(features=8, num_blocks=2)
+    outputs = small.apply(small.init(jax.random.key(0), x), x)
+    assert outputs["sr"].shape == (1, 16, 24, 3)

@@ -10,7 +10,6 @@ from test_models import SMALL
 from eddsrn_jax import parallel
 from eddsrn_jax.degradation import training_triple
 from eddsrn_jax.errors import InputError
-from eddsrn_jax.losses import joint_loss
 from eddsrn_jax.models import EDDSRN, init_params
 from eddsrn_jax.steps import create_train_state, mean_metrics, train_step
 

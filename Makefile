@@ -1,0 +1,32 @@
+# The newest Python of those supported that runs here.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null \
+	&& echo $$p && break; done)
+RUN = .venv/bin/python
+
+.PHONY: train test lint clean
+
+train: .venv/installed
+	$(RUN) train.py --config=configs/quickstart.py
+
+test: .venv/installed-dev
+	$(RUN) -m pytest -n 2 --dist loadfile
+
+lint: .venv/installed-dev
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+
+clean:
+	rm -rf .venv
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/installed: requirements.txt | .venv/bin/python
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+.venv/installed-dev: requirements-dev.txt .venv/installed
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@

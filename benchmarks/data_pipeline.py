@@ -1,0 +1,62 @@
+"""Packing time, and crops per second from the pack, without any network.
+
+python -m benchmarks.data_pipeline --photos=DIR
+"""
+
+import itertools
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from absl import flags
+
+from eddsrn_jax.data.crops import CropSampler
+from eddsrn_jax.data.pack import open_pack
+from eddsrn_jax.data.pipeline import stream_batches
+from eddsrn_jax.data.sources import folder_source
+from eddsrn_jax.runtime import run_command
+
+_PHOTOS = flags.DEFINE_string("photos", None, "Folder of photographs.", required=True)
+_PATCH_SIZE = flags.DEFINE_integer("patch_size", 256, "Side of a crop.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Crops in a batch.")
+_BATCHES = flags.DEFINE_integer("batches", 200, "Batches in a measurement.")
+
+
+def main() -> None:
+    """Prints both figures."""
+    source = folder_source(Path(_PHOTOS.value))
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        pack = open_pack(source, Path(folder))
+        seconds = time.perf_counter() - start
+        megapixels = sum(image.size for image in pack.images) / 3e6
+        print(
+            f"packed {len(pack.images)} photographs, {megapixels:.0f} Mpx, in"
+            f" {seconds:.1f} s ({megapixels / seconds:.0f} Mpx/s)"
+        )
+        sampler = CropSampler(
+            pack,
+            seed=0,
+            batch_size=_BATCH_SIZE.value,
+            crops_per_image=40,
+            patch_size=_PATCH_SIZE.value,
+        )
+        rates = []
+        for repeat in range(5):
+            first = repeat * _BATCHES.value
+            batches = stream_batches(sampler, range(first, first + _BATCHES.value + 8))
+            # TensorFlow's start is not the pipeline's speed.
+            next(batches)
+            start = time.perf_counter()
+            count = sum(1 for _ in itertools.islice(batches, _BATCHES.value))
+            rates.append(count * _BATCH_SIZE.value / (time.perf_counter() - start))
+        side = _PATCH_SIZE.value
+        print(
+            f"crops of {side} x {side}: {statistics.median(rates):.0f} per second (median"
+            f" of {len(rates)}; {min(rates):.0f} to {max(rates):.0f})"
+        )
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,60 @@
+"""SRResNet, the network that the paper compares times with.
+
+Images are float RGB in [0, 1], [N, h, w, 3]; outputs are not clipped.
+
+Source: Ledig et al., "Photo-Realistic Single Image Super-Resolution Using a Generative
+Adversarial Network", CVPR 2017, Figure 4.
+"""
+
+import flax.linen as nn
+import jax
+from jax.typing import DTypeLike
+
+from eddsrn_jax.models.layers import UpConv, conv
+
+
+class SRResNet(nn.Module):
+    """Residual blocks with batch norm and PReLU at full size, then two sub-pixel x2.
+
+    Attributes:
+        features: width throughout.
+        num_blocks: residual blocks.
+        dtype: of the computation; parameters and outputs are float32.
+    """
+
+    features: int = 64
+    num_blocks: int = 16
+    dtype: DTypeLike = "float32"
+
+    @nn.compact
+    def __call__(self, lr: jax.Array, *, train: bool = False) -> dict[str, jax.Array]:
+        """Super-resolves a batch.
+
+        Args:
+            lr: float [N, h, w, 3] in [0, 1].
+            train: whether batch norm uses and updates the batch's statistics.
+
+        Returns:
+            "sr": float32 [N, 4h, 4w, 3].
+        """
+
+        def norm(name: str) -> nn.BatchNorm:
+            return nn.BatchNorm(not train, dtype=self.dtype, name=name)
+
+        def block(x: jax.Array, i: int) -> jax.Array:
+            y = conv(self.features, f"block{i}_conv0", dtype=self.dtype)(x)
+            y = nn.PReLU(name=f"block{i}_prelu")(norm(f"block{i}_norm0")(y))
+            y = conv(self.features, f"block{i}_conv1", dtype=self.dtype)(y)
+            return x + norm(f"block{i}_norm1")(y)
+
+        x = conv(self.features, "stem", kernel_size=9, dtype=self.dtype)(lr)
+        x = shortcut = nn.PReLU(name="stem_prelu")(x)
+        for i in range(self.num_blocks):
+            x = block(x, i)
+        x = conv(self.features, "body", dtype=self.dtype)(x)
+        x = shortcut + norm("body_norm")(x)
+        for i in range(2):
+            x = UpConv(self.features, self.dtype, name=f"up{i}")(x)
+            x = nn.PReLU(name=f"up{i}_prelu")(x)
+        x = conv(3, "rgb", kernel_size=9, dtype=self.dtype)(x)
+        return {"sr": x.astype("float32")}
