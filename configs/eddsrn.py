@@ -36,6 +36,8 @@ def get_config() -> ml_collections.ConfigDict:
     # Another source to validate on, where the source's own split is not wanted.
     config.data.validation_source = ""
     config.data.tfds_data_dir = ""
+    # Whether tensorflow-datasets may download what it lacks (DIV2K: 4.3 GB).
+    config.data.tfds_download = False
     # For decoded photographs (DIV2K: 6.6 GB); ~/.cache/eddsrn_jax/packs where empty.
     config.data.cache_dir = ""
     config.data.hr_patch_size = 256

@@ -57,9 +57,6 @@ def untouched(lr_blur: np.ndarray) -> dict[str, np.ndarray]:
     return {"deblurred": lr_blur}
 
 
-BASELINES: dict[str, Method] = {"bicubic": bicubic, "blurred input": untouched}
-
-
 @functools.partial(jax.jit, static_argnames="max_sigma")
 def _degrade_canvas(
     hr: jax.Array, sigma: jax.Array, size: jax.Array, *, max_sigma: float
@@ -268,7 +265,9 @@ def evaluate_run(
         config = checkpoints.config(step)
         model = EDDSRN(**config.model)
         params = checkpoints.restore_params(step, abstract_params(model))
-    methods = {**BASELINES, config.name: Restorer(model, params)}
+    methods = {"bicubic": bicubic, config.name: Restorer(model, params)}
+    if config.model.deblur_features:
+        methods = {"blurred input": untouched, **methods}
     sources = [folder_source(folder, name) for name, folder in (datasets or {}).items()]
     if validation:
         sources[:0] = _validation_source(config, required=not sources)

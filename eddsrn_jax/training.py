@@ -205,6 +205,7 @@ def open_data(config: ml_collections.ConfigDict) -> tuple[CropSampler, list[Phot
         data.source,
         validation_source=data.validation_source,
         tfds_data_dir=data.tfds_data_dir,
+        tfds_download=data.tfds_download,
     )
     if data.hr_patch_size % SCALE or data.hr_patch_size <= 0:
         raise InputError(

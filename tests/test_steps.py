@@ -128,6 +128,15 @@ def test_a_network_without_deblurring_head(batch):
     assert metrics["loss"] == metrics["loss_sr"]
 
 
+def test_bfloat16_keeps_parameters_and_losses_in_float32(batch):
+    state, (metrics,) = run(batch, model=EDDSRN(**SMALL, dtype="bfloat16"))
+    _, (reference,) = run(batch)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(state.params)} == {"float32"}
+    assert metrics["loss"].dtype == np.float32
+    assert metrics["loss"] != reference["loss"]
+    assert metrics["loss"] == pytest.approx(float(reference["loss"]), rel=0.01)
+
+
 def test_a_batch_that_does_not_divide_is_refused():
     mesh = parallel.make_mesh()
     assert parallel.process_rows(16, mesh) == slice(0, 16)

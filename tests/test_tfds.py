@@ -37,7 +37,7 @@ def div2k(tmp_path_factory, photo):
             "download_and_extract",
             lambda self, wanted: {name: urls[name] for name in wanted},
         )
-        tfds.builder("div2k/bicubic_x4", data_dir=data_dir).download_and_prepare()
+        open_split("tfds:div2k", tfds_data_dir=str(data_dir), tfds_download=True)
     return data_dir
 
 
@@ -60,7 +60,8 @@ def test_a_missing_div2k_says_how_to_prepare_it(tmp_path):
         open_split("tfds:div2k", tfds_data_dir=str(tmp_path))
     message = str(caught.value)
     assert "\n" not in message
-    assert f"tfds build div2k/bicubic_x4 --data_dir={tmp_path}" in message
+    assert f"{tmp_path}/div2k/bicubic_x4/2.0.0" in message
+    assert "--config.data.tfds_download=true" in message
     assert "--config.data.source=folder:DIR" in message
 
 

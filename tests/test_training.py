@@ -208,6 +208,19 @@ def test_weights_of_another_architecture_are_refused(finished, tmp_path):
         load_weights(tmp_path / "absent.safetensors", {})
 
 
+def test_edsrn_has_no_deblurred_rows_anywhere(finished, tmp_path):
+    folder, _ = finished
+    config = tiny_config(folder, total_steps=2, **{"model.deblur_features": 0})
+    train_and_evaluate(config, tmp_path / "run")
+    names = {name for row in metrics_rows(tmp_path / "run") for name in row}
+    assert names == {
+        *("step", "train/loss", "train/loss_sr", "train/grad_norm"),
+        *("train/learning_rate", "val/psnr_y_crop4"),
+    }
+    results = (tmp_path / "run" / "evaluation" / "2" / "results.json").read_text()
+    assert {m["output"] for m in json.loads(results)["means"]} == {"sr"}
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(finished, tmp_path):
     folder, _ = finished
     config = tiny_config(

@@ -8,6 +8,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.images import list_images
@@ -61,7 +62,11 @@ class Split:
 
 
 def open_split(
-    source: str, *, validation_source: str = "", tfds_data_dir: str | None = None
+    source: str,
+    *,
+    validation_source: str = "",
+    tfds_data_dir: str = "",
+    tfds_download: bool = False,
 ) -> Split:
     """Finds the photographs of a config's `data.source`.
 
@@ -71,21 +76,23 @@ def open_split(
             inside scikit-image's wheel).
         validation_source: another source to validate on; `source` is then trained on
             whole.
-        tfds_data_dir: where tensorflow-datasets keeps its data; None for its default.
+        tfds_data_dir: where tensorflow-datasets keeps its data; its default where empty.
+        tfds_download: whether tensorflow-datasets may fetch and prepare what is missing.
 
     Raises:
         InputError: unknown source, or its photographs are not there.
     """
+    tfds_options = {"data_dir": tfds_data_dir, "download": tfds_download}
     if validation_source:
         return Split(
-            train=_whole(source, tfds_data_dir, "train"),
-            validation=_whole(validation_source, tfds_data_dir, "validation"),
+            train=_open_whole(source, "train", tfds_options),
+            validation=_open_whole(validation_source, "validation", tfds_options),
         )
     kind, _, where = source.partition(":")
     if kind == "tfds":
         return Split(
-            train=_tfds_source(where, "train", tfds_data_dir),
-            validation=_tfds_source(where, "validation", tfds_data_dir),
+            train=_tfds_source(where, "train", **tfds_options),
+            validation=_tfds_source(where, "validation", **tfds_options),
         )
     if kind == "folder":
         return _split_folder(Path(where).expanduser())
@@ -96,12 +103,14 @@ def open_split(
     )
 
 
-def _whole(source: str, tfds_data_dir: str | None, split: str) -> Source:
+def _open_whole(source: str, part: str, tfds_options: dict[str, Any]) -> Source:
+    """A folder as a whole, or the part of that name of a source that has its own."""
     kind, _, where = source.partition(":")
     if kind == "folder":
         return folder_source(Path(where).expanduser())
-    found = open_split(source, tfds_data_dir=tfds_data_dir)
-    return found.train if split == "train" else found.validation
+    if kind == "tfds":
+        return _tfds_source(where, part, **tfds_options)
+    return getattr(open_split(source), part)
 
 
 def folder_source(folder: Path, name: str = "") -> Source:
@@ -181,7 +190,7 @@ def import_tensorflow():
     return tf
 
 
-def _tfds_source(name: str, split: str, data_dir: str | None) -> Source:
+def _tfds_source(name: str, split: str, *, data_dir: str, download: bool) -> Source:
     import_tensorflow()
     import tensorflow_datasets as tfds
 
@@ -195,12 +204,13 @@ def _tfds_source(name: str, split: str, data_dir: str | None) -> Source:
         raise InputError(
             f"data.source=tfds:{name}: tensorflow-datasets knows no {full_name}"
         ) from error
-    if not builder.data_path.exists():
+    if download:
+        builder.download_and_prepare()
+    if not builder.is_prepared():
         raise InputError(
-            f"{full_name} is not prepared in {builder.data_path}. With a network:"
-            f" tfds build {full_name}"
-            + (f" --data_dir={data_dir}" if data_dir else "")
-            + " (4.3 GB to download); or train on a folder of photographs with"
+            f"{full_name} is not prepared in {builder.data_path}. Let"
+            " tensorflow-datasets download it (4.3 GB) with"
+            " --config.data.tfds_download=true, or train on a folder of photographs with"
             " --config.data.source=folder:DIR"
         )
 
