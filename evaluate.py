@@ -45,7 +45,7 @@ def parse_datasets(values: list[str]) -> dict[str, Path]:
 
 
 def parse_sigmas(value: str) -> tuple[float, ...] | None:
-    """Sigmas in ascending order of mention; None for random ones."""
+    """Numbers between commas; None for 'random'."""
     if value == "random":
         return None
     try:

@@ -6,6 +6,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
+from eddsrn_jax.errors import InputError
 from eddsrn_jax.runtime import run_command
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -25,6 +26,8 @@ def main() -> int:
     from eddsrn_jax.training import train_and_evaluate
 
     config_file = Path(config_flags.get_config_filename(flags.FLAGS["config"]))
+    if not config_file.is_file():
+        raise InputError(f"--config={config_file}: no such file")
     workdir = Path(_WORKDIR.value or Path("runs", config_file.stem))
     stopped = train_and_evaluate(_CONFIG.value, workdir.expanduser())
     return 128 + stopped if stopped == signal.SIGINT else 0

@@ -42,8 +42,8 @@ def main() -> None:
     dtype = _DTYPE.value
     models = {
         "SRResNet": SRResNet(dtype=dtype),
-        "ED-DSRN": EDDSRN(**eddsrn.get_config().model | {"dtype": dtype}),
-        "ED-DSRN lite": EDDSRN(**eddsrn_lite.get_config().model | {"dtype": dtype}),
+        "ED-DSRN": EDDSRN(**{**eddsrn.get_config().model, "dtype": dtype}),
+        "ED-DSRN lite": EDDSRN(**{**eddsrn_lite.get_config().model, "dtype": dtype}),
     }
     calls = {name: prepare(model) for name, model in models.items()}
     seconds = {name: [] for name in models}

@@ -15,6 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from eddsrn_jax import config as config_lib
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.steps import TrainState
 from eddsrn_jax.weights import check_matches
@@ -34,15 +35,8 @@ def checksum(tree: Any) -> int:
     return crc
 
 
-def config_from_json(values: dict[str, Any]) -> ml_collections.ConfigDict:
-    """A locked config from what JSON made of it: its lists were tuples."""
-
-    def restore(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: restore(v) for key, v in value.items()}
-        return tuple(restore(v) for v in value) if isinstance(value, list) else value
-
-    return ml_collections.ConfigDict(restore(values)).lock()
+class _DamagedError(Exception):
+    """A checkpoint that cannot be read; the message is one line and names it."""
 
 
 class Checkpoints:
@@ -56,7 +50,8 @@ class Checkpoints:
             read_only: a run may be writing there.
 
         Raises:
-            InputError: read only, and there is no checkpoint.
+            InputError: read only, and there is no checkpoint; or metrics in the folder
+                cannot be read.
         """
         self._folder = workdir.expanduser().resolve() / "checkpoints"
         if read_only and not self._folder.is_dir():
@@ -72,20 +67,24 @@ class Checkpoints:
             [preservation_policy.LatestN(1), best]
         )
         arrays, values = ocp.StandardCheckpointHandler, ocp.JsonCheckpointHandler
-        self._manager = ocp.CheckpointManager(
-            self._folder,
-            options=ocp.CheckpointManagerOptions(
-                # The policy alone would keep the best one but write no metrics.
-                best_fn=metric,
-                preservation_policy=None if read_only else policy,
-                cleanup_tmp_directories=not read_only,
-                read_only=read_only,
-            ),
-            item_handlers={
-                **{"params": arrays(), "train": arrays()},
-                **{"config": values(), "checksums": values()},
-            },
+        options = ocp.CheckpointManagerOptions(
+            # The policy alone would keep the best one but write no metrics.
+            best_fn=metric,
+            preservation_policy=None if read_only else policy,
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
         )
+        handlers = {
+            **{"params": arrays(), "train": arrays()},
+            **{"config": values(), "checksums": values()},
+        }
+        try:
+            self._manager = ocp.CheckpointManager(
+                self._folder, options=options, item_handlers=handlers
+            )
+        # All it reads now are the metrics of each step.
+        except ValueError as error:
+            raise InputError(f"{self._folder} cannot be opened: {error}") from error
         if read_only and not self._manager.all_steps():
             raise InputError(f"{self._folder}: no finished checkpoint in it")
 
@@ -96,7 +95,7 @@ class Checkpoints:
         *,
         metrics: dict[str, float] | None,
     ) -> None:
-        """Starts saving; returns as soon as the state has been copied.
+        """Starts saving; returns when the state has been copied and its checksum taken.
 
         Args:
             state: to save; may be donated right after.
@@ -121,102 +120,118 @@ class Checkpoints:
         """Blocks until everything is on disk."""
         self._manager.wait_until_finished()
 
-    def latest_step(self) -> int | None:
-        """The newest finished checkpoint's step."""
-        return self._manager.latest_step()
+    def restore_latest(
+        self, like: TrainState
+    ) -> tuple[TrainState, ml_collections.ConfigDict] | None:
+        """The newest whole checkpoint, on the devices of `like`, and its config.
 
-    def config(self, step: int) -> ml_collections.ConfigDict:
-        """The config that a checkpoint was made with."""
-        args = ocp.args.Composite(config=ocp.args.JsonRestore())
-        return config_from_json(self._manager.restore(step, args=args)["config"])
-
-    def restore_latest(self, like: TrainState) -> TrainState | None:
-        """The newest whole checkpoint, on the devices of `like`.
-
-        Damaged ones are named in a warning and moved aside, never deleted.
+        Damaged ones after it are named in a warning and moved aside, never deleted.
 
         Args:
             like: a state with the expected shapes and the wanted shardings.
 
         Returns:
-            The state; None if there is no checkpoint.
+            The state and the config; None if there is no checkpoint.
 
         Raises:
             InputError: there are checkpoints, but none is whole; or the newest is of
                 another architecture.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True)
-        for step in steps:
+        params, train = _items(like)
+        damaged = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                restored = self._restore(step, *_items(like))
-            except InputError:
-                raise
-            # Orbax raises many types for the many ways in which files can be broken.
-            except Exception as error:
-                reason = str(error).splitlines()[0] if str(error) else repr(error)
-                _log.warning("checkpoint %d is damaged: %s", step, reason)
-                self._move_aside(step)
+                restored = self._restore(step, {"params": params, "train": train})
+            except _DamagedError as error:
+                _log.warning("%s", error)
+                damaged.append(step)
                 continue
-            return like.replace(params=restored["params"], **restored["train"])
-        if steps:
+            for damaged_step in damaged:
+                self._move_aside(damaged_step)
+            state = like.replace(params=restored["params"], **restored["train"])
+            return state, restored["config"]
+        if damaged:
             raise InputError(
-                f"{self._folder}: all {len(steps)} checkpoints are damaged; move the"
-                " folder away to start over"
+                f"{self._folder}: none of its {len(damaged)} checkpoints can be restored;"
+                " move the folder away to start over"
             )
         return None
 
-    def restore_params(self, step: int | None, like: Any) -> Any:
-        """The parameters alone, verified.
+    def restore_params(
+        self, step: int | None = None, *, like: Any | None = None
+    ) -> tuple[int, ml_collections.ConfigDict, Any]:
+        """The parameters of a checkpoint alone, verified.
 
         Args:
-            step: of the checkpoint, see `pick`.
-            like: tree of the expected shapes.
+            step: of the checkpoint; the best one where None, by validation, else the
+                latest.
+            like: tree of the expected shapes; None takes whatever there is.
+
+        Returns:
+            Its step, config and parameters.
 
         Raises:
-            InputError: damaged, or of another architecture.
-        """
-        try:
-            return self._restore(step, like)["params"]
-        except InputError:
-            raise
-        except Exception as error:
-            reason = str(error).splitlines()[0] if str(error) else repr(error)
-            raise InputError(f"{self._folder}/{step} is damaged: {reason}") from error
-
-    def pick(self, step: int | None) -> int:
-        """A step that exists: the one asked for, else the best, else the latest.
-
-        Raises:
-            InputError: no such step, with those that there are.
+            InputError: no such step, damaged, or of another architecture.
         """
         steps = sorted(self._manager.all_steps())
         if step is not None and step not in steps:
             raise InputError(f"{self._folder}: no step {step}, only {steps}")
         if step is None:
-            step = self._manager.best_step()
-        return steps[-1] if step is None else step
+            best = self._manager.best_step()
+            step = steps[-1] if best is None else best
+        try:
+            restored = self._restore(step, {"params": like})
+        except _DamagedError as error:
+            raise InputError(str(error)) from error
+        return step, restored["config"], restored["params"]
 
-    def _restore(self, step: int, params: Any, train: Any = None) -> dict[str, Any]:
-        self._check_architecture(step, params)
-        items = {"params": ocp.args.StandardRestore(params)}
-        if train is not None:
-            items["train"] = ocp.args.StandardRestore(train)
-        args = ocp.args.Composite(checksums=ocp.args.JsonRestore(), **items)
-        restored = self._manager.restore(step, args=args)
-        for name in items:
-            if checksum(restored[name]) != restored["checksums"][name]:
-                raise ValueError(f"the checksum of its {name!r} differs")
+    def _restore(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
+        """The items that `like` has shapes of, verified, and the config.
+
+        Raises:
+            InputError: of another architecture.
+            _DamagedError: anything else that keeps it from being read.
+        """
+        try:
+            saved = self._saved_shapes(step)
+            if like["params"] is None:
+                like = {**like, "params": saved}
+            check_matches(saved, like["params"], f"{self._folder}/{step}")
+            arrays = {name: ocp.args.StandardRestore(like[name]) for name in like}
+            values = {name: ocp.args.JsonRestore() for name in ("config", "checksums")}
+            args = ocp.args.Composite(**arrays, **values)
+            restored = dict(self._manager.restore(step, args=args))
+            restored["config"] = config_lib.from_json(restored["config"])
+            for name in like:
+                if checksum(restored[name]) != restored["checksums"][name]:
+                    raise ValueError(f"the checksum of its {name!r} differs")
+        except (InputError, MemoryError):
+            raise
+        # Files can be broken in many ways, for each of which orbax raises another type.
+        except Exception as error:
+            reason = (str(error) or repr(error)).splitlines()[0]
+            raise _DamagedError(
+                f"{self._folder}/{step} cannot be restored: {reason}"
+            ) from error
         return restored
 
-    def _check_architecture(self, step: int, params: Any) -> None:
-        saved = self._manager.item_metadata(step)["params"]
-        saved = getattr(saved, "tree", saved)
-        check_matches(saved, params, f"{self._folder}/{step}")
+    def _saved_shapes(self, step: int) -> Any:
+        """Names, shapes and dtypes of a checkpoint's parameters, on the first device."""
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
+            self._manager.item_metadata(step)["params"].tree,
+        )
 
     def _move_aside(self, step: int) -> None:
+        """Frees the step of a damaged checkpoint, which will be done again."""
         if jax.process_index() == 0:
-            folder = self._folder / str(step)
-            folder.rename(self._folder.parent / f"damaged-checkpoint-{step}")
+            target = self._folder.parent / f"damaged-checkpoint-{step}"
+            number = 1
+            while target.exists():
+                number += 1
+                target = target.with_name(f"damaged-checkpoint-{step}-{number}")
+            (self._folder / str(step)).rename(target)
         self._manager.reload()
 
     def __enter__(self) -> "Checkpoints":

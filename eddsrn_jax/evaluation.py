@@ -30,7 +30,7 @@ from eddsrn_jax.degradation import degrade, round_to_8_bits
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.images import read_image, write_image
 from eddsrn_jax.metrics import MIN_SIDE, psnr_y, score
-from eddsrn_jax.models import EDDSRN, SCALE, abstract_params
+from eddsrn_jax.models import EDDSRN, SCALE
 from eddsrn_jax.resize import bicubic_upscale
 from eddsrn_jax.restoration import Restorer, canvas_size, extend
 from eddsrn_jax.results import Row, before_after, format_table, write_results
@@ -261,20 +261,24 @@ def evaluate_run(
         InputError: no such checkpoint, folder or validation set, or no photograph.
     """
     with Checkpoints(workdir, read_only=True) as checkpoints:
-        step = checkpoints.pick(step)
-        config = checkpoints.config(step)
-        model = EDDSRN(**config.model)
-        params = checkpoints.restore_params(step, abstract_params(model))
-    methods = {"bicubic": bicubic, config.name: Restorer(model, params)}
+        step, config, params = checkpoints.restore_params(step)
+    restorer = Restorer(EDDSRN(**config.model), params)
+    methods = {"bicubic": bicubic, config.name: restorer}
     if config.model.deblur_features:
         methods = {"blurred input": untouched, **methods}
     sources = [folder_source(folder, name) for name, folder in (datasets or {}).items()]
     if validation:
         sources[:0] = _validation_source(config, required=not sources)
+    names = [source.name for source in sources]
+    if len(set(names)) < len(names):
+        raise InputError(f"two sets of the same name among {', '.join(names)}")
     output_dir = output_dir or workdir / "evaluation" / str(step)
+    # Now, rather than when everything is scored and cannot be written.
+    output_dir.mkdir(parents=True, exist_ok=True)
 
-    rows = []
+    rows, examples = [], []
     for source in sources:
+        example = output_dir / f"before_after_{source.name}.png"
         found = evaluate(
             methods,
             itertools.islice(read_photos(source), max_photos),
@@ -282,11 +286,15 @@ def evaluate_run(
             sigmas=sigmas,
             seed=seed,
             save_dir=output_dir / "images" / source.name if save_images else None,
-            example_path=output_dir / f"before_after_{source.name}.png",
+            example_path=example,
         )
-        if not found:
-            raise InputError(f"{source.name}: no photograph in it could be scored")
-        rows.extend(found)
+        if found:
+            examples.append(example)
+            rows.extend(found)
+        else:
+            _log.warning("%s: no photograph in it could be scored", source.name)
+    if not rows:
+        raise InputError(f"nothing to score in {', '.join(names) or 'no sets at all'}")
     protocol = {
         "workdir": str(workdir),
         "step": step,
@@ -301,7 +309,9 @@ def evaluate_run(
     }
     write_results(output_dir, rows, protocol=protocol)
     print(format_table(rows))
-    print(f"\ncheckpoint {step} of {workdir}; results and pictures in {output_dir}")
+    print(f"\ncheckpoint {step} of {workdir}; scores in {output_dir / 'results.json'}")
+    for path in examples:
+        print(f"before and after: {path}")
     return rows
 
 

@@ -26,14 +26,17 @@ def list_images(folder: str | Path) -> list[Path]:
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
-    found = [
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
-    ]
+    found = []
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() not in EXTENSIONS or path.name.startswith("."):
+            continue
+        if path.is_file():
+            found.append(path)
+        elif not path.is_dir():
+            _log.warning("%s: not a file (a broken link?); left out", path)
     if not found:
         raise InputError(f"{folder}: no images in it (looked for {_extensions()})")
-    return sorted(found)
+    return found
 
 
 def _extensions() -> str:

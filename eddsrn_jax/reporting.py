@@ -60,19 +60,27 @@ class Reporter:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
-    def progress(
-        self, step: int, values: Mapping[str, float], *, seconds_per_step: float
-    ) -> None:
-        """Shows values beside the progress bar, or as a log line without a terminal."""
+    def progress(self, step: int, values: Mapping[str, float]) -> None:
+        """Shows the loss and the speed, on the progress bar or, without one, a line.
+
+        Args:
+            step: done.
+            values: "train/loss", and what Clock.read returns.
+        """
         if not self._active:
             return
-        text = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        parts = [f"loss {values['train/loss']:.4g}"]
+        if "time/images_per_second" in values:
+            parts.append(f"{values['time/images_per_second']:.3g} images/s")
+            waiting = 100 * values["time/share_waiting_for_data"]
+            parts.append(f"{waiting:.1f} % waiting for data")
         if not self._bar.disable:
-            self._bar.set_postfix_str(text)
-        else:
-            seconds = round((self.total_steps - step) * seconds_per_step)
-            left = datetime.timedelta(seconds=seconds)
-            _log.info("step %d/%d, %s left: %s", step, self.total_steps, left, text)
+            self._bar.set_postfix_str(", ".join(parts))
+            return
+        if "time/seconds_per_step" in values:
+            seconds = (self.total_steps - step) * values["time/seconds_per_step"]
+            parts.append(f"{datetime.timedelta(seconds=round(seconds))} left")
+        _log.info("step %d/%d: %s", step, self.total_steps, ", ".join(parts))
 
     def picture(self, step: int, name: str, image: np.ndarray) -> None:
         """Records a uint8 [H, W, 3] picture."""
@@ -133,11 +141,14 @@ class Clock:
         self._start += seconds
 
     def read(self) -> dict[str, float]:
-        """Images per second and share of waiting since the last reading."""
+        """The speed since the last reading; nothing where no step was measured."""
         seconds = max(time.perf_counter() - self._start, 1e-9)
-        values = {
-            "time/images_per_second": self._steps * self._batch_size / seconds,
-            "time/share_waiting_for_data": self._waited / seconds,
-        }
+        steps, waited = self._steps, self._waited
         self.restart()
-        return values
+        if not steps:
+            return {}
+        return {
+            "time/seconds_per_step": seconds / steps,
+            "time/images_per_second": steps * self._batch_size / seconds,
+            "time/share_waiting_for_data": waited / seconds,
+        }

@@ -62,9 +62,7 @@ _XLA_FLAGS = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
 
 def set_xla_flags() -> None:
     """Sets the XLA flags that help, unless the user has set some; before JAX's start."""
-    if "XLA_FLAGS" not in os.environ:
-        os.environ["XLA_FLAGS"] = _XLA_FLAGS
-        _log.info("XLA_FLAGS=%s (set XLA_FLAGS to choose others)", _XLA_FLAGS)
+    os.environ.setdefault("XLA_FLAGS", _XLA_FLAGS)
 
 
 class _AroundProgressBars(logging.Handler):
@@ -98,13 +96,30 @@ def run_command(main: Callable[[], int | None]) -> None:
         _show_messages()
         set_xla_flags()
         enable_compilation_cache()
+        # As Ctrl-C does: unwinds, so that no temporary file is left behind.
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
         try:
             return main()
         except (InputError, OSError, FloatingPointError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 128 + signal.SIGINT
 
-    app.run(guarded)
+    app.run(guarded, flags_parser=_parse_flags)
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    """absl's parser, with one line for what ml_collections says in a traceback."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (AttributeError, KeyError, OSError) as error:
+        reason = error
+        while isinstance(reason, Exception) and reason.args:
+            reason = reason.args[0]
+        print(f"error: --config: {' '.join(str(reason).split())}", file=sys.stderr)
+        sys.exit(1)
 
 
 class StopSignal:

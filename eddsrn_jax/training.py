@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import json
 import logging
+import os
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -12,18 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
-import flax.traverse_util
 import jax
 import ml_collections
 import optax
 
+from eddsrn_jax import config as config_lib
 from eddsrn_jax import parallel
 from eddsrn_jax.checkpoint import Checkpoints
 from eddsrn_jax.data.crops import CropSampler
 from eddsrn_jax.data.pack import open_pack
 from eddsrn_jax.data.pipeline import prefetch_to_device, stream_batches
 from eddsrn_jax.data.sources import open_split
-from eddsrn_jax.errors import InputError
 from eddsrn_jax.evaluation import (
     Photo,
     cut_to_scale,
@@ -68,6 +68,7 @@ def train_and_evaluate(
         FloatingPointError: a loss or gradient was not finite.
         OSError: the workdir or the cache cannot be written.
     """
+    config_lib.check(config)
     workdir.mkdir(parents=True, exist_ok=True)
     mesh = parallel.make_mesh()
     rows = parallel.process_rows(config.batch_size, mesh)
@@ -83,8 +84,9 @@ def train_and_evaluate(
 
     with Checkpoints(workdir) as checkpoints, StopSignal() as stop:
         state = _restore_or_create(checkpoints, config, model, optimizer, mesh)
-        _write_config(workdir, config)
         first_step = int(state.step)
+        if first_step < total_steps:
+            _write_config(workdir, config)
         batches = stream_batches(
             sampler, range(first_step, total_steps), rows=rows, **config.pipeline
         )
@@ -102,6 +104,7 @@ def train_and_evaluate(
                 *(config.batch_size, mesh.size, jax.devices()[0].device_kind),
                 len(photos),
             )
+            _log.info("XLA_FLAGS=%s", os.environ.get("XLA_FLAGS", ""))
             run = _Run(config, model, photos, learning_rate, checkpoints, reporter)
             in_flight: collections.deque[jax.Array] = collections.deque()
             for step, batch in enumerate(run.clock.time(batches), start=first_step + 1):
@@ -120,9 +123,6 @@ def train_and_evaluate(
                     checkpoints.wait()
                     _log.info("%s: saved step %d, stopping", received.name, step)
                     return received
-        checkpoints.wait()
-        best = checkpoints.pick(None)
-        _log.info("%d steps done, step %d is the best", total_steps, best)
     if jax.process_index() == 0:
         evaluate_run(workdir, max_photos=config.validation.max_photos)
     return None
@@ -164,16 +164,7 @@ class _Run:
         values["train/learning_rate"] = float(self.learning_rate(step - 1))
         speed = self.clock.read()
         self.reporter.scalars(step, values | speed)
-        rate = speed["time/images_per_second"]
-        self.reporter.progress(
-            step,
-            {
-                "loss": values["train/loss"],
-                "images/s": rate,
-                "waiting for data %": 100 * speed["time/share_waiting_for_data"],
-            },
-            seconds_per_step=self.config.batch_size / max(rate, 1e-9),
-        )
+        self.reporter.progress(step, values | speed)
 
     def _validate(self, step: int, state: TrainState) -> dict[str, float]:
         _check_finite(state)
@@ -207,10 +198,6 @@ def open_data(config: ml_collections.ConfigDict) -> tuple[CropSampler, list[Phot
         tfds_data_dir=data.tfds_data_dir,
         tfds_download=data.tfds_download,
     )
-    if data.hr_patch_size % SCALE or data.hr_patch_size <= 0:
-        raise InputError(
-            f"config.data.hr_patch_size={data.hr_patch_size} is no multiple of {SCALE}"
-        )
     folder = (
         Path(data.cache_dir).expanduser() if data.cache_dir else cache_root() / "packs"
     )
@@ -221,7 +208,8 @@ def open_data(config: ml_collections.ConfigDict) -> tuple[CropSampler, list[Phot
         crops_per_image=data.crops_per_image,
         patch_size=data.hr_patch_size,
     )
-    held_out = open_pack(split.validation, folder).at_least(_MIN_VALIDATION_SIDE)
+    held_out = open_pack(split.validation, folder)
+    held_out = held_out.at_least(_MIN_VALIDATION_SIDE, "the least to validate on")
     photos = list(zip(held_out.names, held_out.images, strict=True))
     return sampler, photos[: config.validation.max_photos]
 
@@ -265,10 +253,10 @@ def _restore_or_create(
     state = parallel.replicate(state, mesh)
     restored = checkpoints.restore_latest(state)
     if restored is not None:
-        before = checkpoints.config(int(restored.step))
-        for name, (old, new) in _differences(before, config).items():
+        state, before = restored
+        for name, (old, new) in config_lib.differences(before, config).items():
             _log.warning("config.%s is now %s, it was %s", name, new, old)
-        return restored
+        return state
     if config.init_from:
         params = load_params(Path(config.init_from).expanduser(), model)
         state = state.replace(params=parallel.replicate(params, mesh))
@@ -285,15 +273,7 @@ def load_params(path: Path, model: nn.Module) -> Any:
     if path.suffix == ".safetensors":
         return load_weights(path, like)
     with Checkpoints(path, read_only=True) as checkpoints:
-        return checkpoints.restore_params(checkpoints.pick(None), like)
-
-
-def _differences(
-    old: ml_collections.ConfigDict, new: ml_collections.ConfigDict
-) -> dict[str, tuple[Any, Any]]:
-    """The values that differ between two configs, by their dotted names."""
-    a, b = (flax.traverse_util.flatten_dict(c.to_dict(), sep=".") for c in (old, new))
-    return {k: (a.get(k), b.get(k)) for k in a | b if a.get(k) != b.get(k)}
+        return checkpoints.restore_params(like=like)[2]
 
 
 def _check_finite(state: TrainState) -> None:

@@ -14,6 +14,9 @@ from eddsrn_jax.errors import InputError
 from eddsrn_jax.models import EDDSRN, abstract_params, init_params
 from eddsrn_jax.steps import create_train_state
 
+# 2026-11: a read of orbax that fails leaves the others that it began to the collector.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 MODEL = EDDSRN(**SMALL)
 LOSSES = ("loss", "loss_sr", "loss_db")
 
@@ -45,9 +48,8 @@ def assert_same(a, b):
 def test_a_state_comes_back_bit_for_bit(tmp_path):
     save(tmp_path, {7: 24.0})
     with Checkpoints(tmp_path) as checkpoints:
-        restored = checkpoints.restore_latest(make_state())
+        restored, config = checkpoints.restore_latest(make_state())
         assert_same(restored, make_state(7))
-        config = checkpoints.config(7)
     assert config.to_dict() == eddsrn.get_config().to_dict()
     assert config.model.features == (64, 128, 256, 512)
     assert config.is_locked
@@ -59,7 +61,7 @@ def test_another_number_of_devices(tmp_path, before, after):
         checkpoints.save(make_state(3, before), eddsrn.get_config(), metrics=None)
     like = make_state(0, after)
     with Checkpoints(tmp_path) as checkpoints:
-        restored = checkpoints.restore_latest(like)
+        restored, _ = checkpoints.restore_latest(like)
     assert_same(restored, make_state(3))
     shardings = {leaf.sharding for leaf in jax.tree.leaves(restored)}
     assert shardings == {jax.tree.leaves(like)[0].sharding}
@@ -72,18 +74,21 @@ def test_the_latest_and_the_best_are_kept_across_restarts(tmp_path):
     save(tmp_path, {4: None, 5: 25.5})
     assert steps_on_disk(tmp_path) == [2, 5]
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
-        assert checkpoints.pick(None) == 2
-        assert checkpoints.pick(5) == 5
+        step, config, params = checkpoints.restore_params()
+        assert step == 2
+        assert config.name == "ED-DSRN"
+        assert_same(params, make_state(2).params)
+        step, _, params = checkpoints.restore_params(5, like=abstract_params(MODEL))
+        assert step == 5
+        assert_same(params, make_state(5).params)
         with pytest.raises(InputError, match=r"no step 4, only \[2, 5\]"):
-            checkpoints.pick(4)
-        params = checkpoints.restore_params(2, abstract_params(MODEL))
-    assert_same(params, make_state(2).params)
+            checkpoints.restore_params(4)
 
 
-def test_without_a_validation_the_latest_is_picked(tmp_path):
+def test_without_a_validation_the_latest_is_taken(tmp_path):
     save(tmp_path, {1: None, 2: None})
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
-        assert checkpoints.pick(None) == 2
+        assert checkpoints.restore_params()[0] == 2
 
 
 def largest_file(folder):
@@ -109,20 +114,28 @@ def empty(folder):
     folder.mkdir()
 
 
-@pytest.mark.parametrize("damage", [flip_a_byte, truncate, empty])
+def no_config(folder):
+    shutil.rmtree(folder / "config")
+
+
+@pytest.mark.parametrize("damage", [flip_a_byte, truncate, empty, no_config])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_restored(
     tmp_path, damage, caplog
 ):
     save(tmp_path, {1: 26.0, 2: 25.0})
     damage(tmp_path / "checkpoints" / "2")
     with caplog.at_level(logging.WARNING), Checkpoints(tmp_path) as checkpoints:
-        restored = checkpoints.restore_latest(make_state())
+        restored, _ = checkpoints.restore_latest(make_state())
         assert_same(restored, make_state(1))
-        assert "checkpoint 2 is damaged" in caplog.text
+        assert f"{tmp_path}/checkpoints/2 cannot be restored: " in caplog.text
         # Its step is free again, and its files are still there.
         checkpoints.save(make_state(2), eddsrn.get_config(), metrics=None)
     assert (tmp_path / "damaged-checkpoint-2").is_dir()
     assert 2 in steps_on_disk(tmp_path)
+    damage(tmp_path / "checkpoints" / "2")
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.restore_latest(make_state())
+    assert (tmp_path / "damaged-checkpoint-2-2").is_dir()
 
 
 def test_a_damaged_checkpoint_is_not_evaluated(tmp_path):
@@ -130,19 +143,28 @@ def test_a_damaged_checkpoint_is_not_evaluated(tmp_path):
     flip_a_byte(tmp_path / "checkpoints" / "1" / "params")
     with (
         Checkpoints(tmp_path, read_only=True) as checkpoints,
-        pytest.raises(InputError, match="checkpoints/1 is damaged"),
+        pytest.raises(InputError, match="checkpoints/1 cannot be restored: "),
     ):
-        checkpoints.restore_params(1, abstract_params(MODEL))
+        checkpoints.restore_params(1)
 
 
 def test_when_none_is_whole_the_run_does_not_start_over(tmp_path):
     save(tmp_path, {1: None})
     truncate(tmp_path / "checkpoints" / "1")
-    with (
-        Checkpoints(tmp_path) as checkpoints,
-        pytest.raises(InputError, match="all 1 checkpoints are damaged"),
-    ):
-        checkpoints.restore_latest(make_state())
+    for _ in range(2):
+        with (
+            Checkpoints(tmp_path) as checkpoints,
+            pytest.raises(InputError, match="none of its 1 checkpoints can be restored"),
+        ):
+            checkpoints.restore_latest(make_state())
+        assert steps_on_disk(tmp_path) == [1]
+
+
+def test_unreadable_metrics_are_one_line(tmp_path):
+    save(tmp_path, {1: 26.0})
+    (tmp_path / "checkpoints" / "1" / "metrics" / "metrics").write_text("{")
+    with pytest.raises(InputError, match="checkpoints cannot be opened: "):
+        Checkpoints(tmp_path, read_only=True)
 
 
 def test_another_architecture_is_named(tmp_path):

@@ -1,14 +1,19 @@
 import importlib
 import inspect
+import json
 from pathlib import Path
 
 import pytest
 
 from eddsrn_jax.complexity import count_parameters
+from eddsrn_jax.config import check, differences, flatten, from_json
+from eddsrn_jax.errors import InputError
 from eddsrn_jax.losses import joint_loss
 from eddsrn_jax.models import EDDSRN, abstract_params
 
-NAMES = sorted(path.stem for path in Path("configs").glob("[a-z]*.py"))
+NAMES = sorted(
+    path.stem for path in (Path(__file__).parents[1] / "configs").glob("[a-z]*.py")
+)
 
 
 def load(name):
@@ -20,8 +25,8 @@ def test_a_config_is_locked_complete_and_builds_its_network(name):
     config = load(name)
     assert config.is_locked
     assert set(config) == set(load("eddsrn"))
-    for section in ("model", "data", "optimizer", "validation"):
-        assert set(config[section]) == set(load("eddsrn")[section])
+    assert set(flatten(config)) == set(flatten(load("eddsrn")))
+    check(config)
     assert count_parameters(abstract_params(EDDSRN(**config.model))) > 0
     assert config.data.hr_patch_size % 32 == 0
     assert importlib.import_module(f"configs.{name}").__doc__
@@ -56,3 +61,38 @@ def test_the_ablation_has_no_deblurring_head():
 def test_lite_has_one_to_two_million_parameters():
     model = EDDSRN(**load("eddsrn_lite").model)
     assert 1e6 <= count_parameters(abstract_params(model)) <= 2e6
+
+
+@pytest.mark.parametrize(
+    "name, value, message",
+    [
+        ("batch_size", 0, "config.batch_size=0: expected 1 or more"),
+        ("total_steps", -5, "config.total_steps=-5: expected 1 or more"),
+        ("num_epochs", 0, "config.num_epochs=0: expected 1 or more"),
+        (
+            "data.hr_patch_size",
+            30,
+            "config.data.hr_patch_size=30: expected a multiple of 4",
+        ),
+        ("validation.sigmas", (), "config.validation.sigmas=(): expected sigmas over 0"),
+        ("degradation.sigma_range", (2.0, 1.0), "expected two sigmas, 0 < low <= high"),
+        ("model.features", (8, 8, 8), "config.model.features=(8, 8, 8): expected four"),
+        ("model.dtype", "float33", "config.model.dtype='float33': expected a floating"),
+        ("model.dtype", "int32", "config.model.dtype='int32': expected a floating"),
+    ],
+)
+def test_values_that_no_run_can_have(name, value, message):
+    config = load("eddsrn")
+    config.update_from_flattened_dict({name: value})
+    with pytest.raises(InputError) as caught:
+        check(config)
+    assert message in str(caught.value)
+
+
+def test_a_config_survives_json():
+    config = load("eddsrn_lite")
+    restored = from_json(json.loads(json.dumps(config.to_dict())))
+    assert restored.to_dict() == config.to_dict()
+    assert isinstance(restored.model.features, tuple)
+    assert differences(restored, config) == {}
+    assert differences(restored, load("eddsrn"))["batch_size"] == (8, 32)

@@ -1,7 +1,6 @@
 import collections
 import os
 import shutil
-import time
 
 import numpy as np
 import pytest
@@ -61,6 +60,7 @@ def test_another_source_to_validate_on_leaves_the_folder_whole(photo_folder):
         ("folder:/absent", "/absent: no such folder"),
         ("div2k", "source='div2k': expected 'tfds:div2k'"),
         ("", "source='': expected"),
+        ("folder:", "source='folder:': expected"),
     ],
 )
 def test_unknown_sources(source, message):
@@ -105,17 +105,24 @@ def test_broken_files_are_left_out_and_named(photo_folder, tmp_path, caplog):
     (photo_folder / "photo3.png").write_bytes(whole[: len(whole) // 2])
     pack = open_pack(folder_source(photo_folder), tmp_path / "cache")
     assert len(pack.images) == 7
-    assert f"{photo_folder}/empty.png: not a readable image" in caplog.text
+    assert f"{photo_folder}/empty.png: cannot be decoded" in caplog.text
     assert f"{photo_folder}/photo3.png: cannot be decoded" in caplog.text
     last = read_image(photo_folder / "photo7.png")
     np.testing.assert_array_equal(pack.images[-1], last)
+    # Whoever only uses the pack is told too.
+    caplog.clear()
+    open_pack(folder_source(photo_folder), tmp_path / "cache")
+    assert "empty.png: cannot be decoded" in caplog.text
+    assert "photo3.png: cannot be decoded" in caplog.text
 
 
 def test_a_folder_of_broken_files_leaves_nothing_behind(tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
     (folder / "empty.png").touch()
-    with pytest.raises(InputError, match="photos: none of 1 files is an image"):
+    with pytest.raises(
+        InputError, match=r"photos: none of 1 files is an image \(the first: .*empty.png"
+    ):
         open_pack(folder_source(folder), tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())
 
@@ -123,20 +130,24 @@ def test_a_folder_of_broken_files_leaves_nothing_behind(tmp_path):
 def test_a_full_disk_is_noticed_before_anything_is_written(
     photo_folder, tmp_path, monkeypatch
 ):
-    usage = collections.namedtuple("usage", "total used free")(10, 9, 1000)
+    usage = collections.namedtuple("usage", "total used free")(0, 0, 123_456)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(OSError, match=r"needs 0\.00 GB, free are 0\.00 GB"):
+    with pytest.raises(OSError, match=r"needs 0\.3 MB, free are 0\.1 MB"):
         open_pack(folder_source(photo_folder), tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())
 
 
 def test_photographs_smaller_than_the_crop_are_left_out(photo_folder, tmp_path, caplog):
     pack = open_pack(folder_source(photo_folder), tmp_path / "cache")
-    kept = pack.at_least(100)
+    kept = pack.at_least(100, "a crop")
     assert [min(image.shape[:2]) >= 100 for image in kept.images] == [True] * 3
-    assert "photo0.png: left out, 128 x 96 is smaller than the crop of 100" in caplog.text
-    with pytest.raises(InputError, match="all 8 photographs are smaller than the crop"):
-        pack.at_least(500)
+    assert (
+        "photo0.png: left out, 128 x 96 is smaller than 100 x 100, a crop" in caplog.text
+    )
+    with pytest.raises(
+        InputError, match="all 8 photographs are smaller than 500 x 500, a crop"
+    ):
+        pack.at_least(500, "a crop")
 
 
 # crops --------------------------------------------------------------------------------
@@ -262,15 +273,11 @@ def test_an_error_while_gathering_reaches_the_caller(sampler):
         list(stream_batches(sampler, range(2)))
 
 
-def test_packing_reads_files_in_threads_but_keeps_their_order(photo_folder, tmp_path):
-    """The first file is made the slowest to decode."""
-    big = Image.fromarray(
-        np.random.default_rng(0).integers(0, 255, (900, 900, 3), np.uint8)
-    )
-    big.save(photo_folder / "a_big.png")
-    start = time.perf_counter()
+def test_packing_keeps_the_order_of_files_however_long_each_takes(photo_folder, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (900, 900, 3), np.uint8)
+    Image.fromarray(noise).save(photo_folder / "a_big.png")
     pack = open_pack(folder_source(photo_folder), tmp_path / "cache")
-    assert time.perf_counter() - start < 60
     assert [name.rsplit("/")[-1] for name in pack.names] == sorted(
         p.name for p in photo_folder.iterdir()
     )
+    np.testing.assert_array_equal(pack.images[0], noise)

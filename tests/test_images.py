@@ -128,12 +128,15 @@ def test_a_truncated_file_is_named(tmp_path, photo, format):
         read_image(path)
 
 
-def test_list_images_finds_them_below_and_in_order(tmp_path):
+def test_list_images_finds_them_below_and_in_order(tmp_path, caplog):
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "folder.png").mkdir()
     for name in ("b.PNG", "a/c.jpeg", "a/notes.txt", ".hidden.png", "d.tif"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     found = [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path)]
     assert found == ["a/c.jpeg", "b.PNG", "d.tif"]
+    assert "gone.png: not a file (a broken link?); left out" in caplog.text
 
 
 def test_a_folder_without_images(tmp_path):

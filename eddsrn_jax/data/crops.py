@@ -87,7 +87,9 @@ class CropSampler:
         Raises:
             InputError: an epoch would not fill a single batch.
         """
-        self._images = pack.at_least(patch_size).images
+        self._images = pack.at_least(
+            patch_size, "a crop (config.data.hr_patch_size)"
+        ).images
         self._batch_size = batch_size
         self._patch_size = patch_size
         rows = len(self._images) * crops_per_image

@@ -4,6 +4,7 @@ After that every crop is random access, decoding never happens again, and proces
 one host share the page cache.
 """
 
+import collections
 import concurrent.futures
 import dataclasses
 import json
@@ -11,7 +12,7 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +32,12 @@ class Pack:
     images: Sequence[np.ndarray]
     names: Sequence[str]
 
-    def at_least(self, side: int) -> "Pack":
-        """Without the photographs that are smaller than a crop, which are named.
+    def at_least(self, side: int, purpose: str) -> "Pack":
+        """Without the photographs that are too small, which are named.
+
+        Args:
+            side: smallest height and width, in pixels.
+            purpose: what needs it, for the messages.
 
         Raises:
             InputError: none is left.
@@ -42,15 +47,15 @@ class Pack:
             height, width, _ = image.shape
             if min(height, width) < side:
                 _log.warning(
-                    "%s: left out, %d x %d is smaller than the crop of %d x %d",
-                    *(self.names[i], width, height, side, side),
+                    "%s: left out, %d x %d is smaller than %d x %d, %s",
+                    *(self.names[i], width, height, side, side, purpose),
                 )
             else:
                 kept.append(i)
         if not kept:
             raise InputError(
-                f"all {len(self.images)} photographs are smaller than the crop of"
-                f" {side} x {side} (config.data.hr_patch_size)"
+                f"all {len(self.images)} photographs are smaller than {side} x {side},"
+                f" {purpose}"
             )
         return Pack([self.images[i] for i in kept], [self.names[i] for i in kept])
 
@@ -68,14 +73,16 @@ def open_pack(source: Source, cache_dir: Path) -> Pack:
         InputError: no file could be decoded.
         OSError: the disk has no room, with both numbers; nothing is written then.
     """
-    stem = f"{source.name}-{source.fingerprint()}"
-    index_path = cache_dir / f"{stem}.json"
+    index_path = cache_dir / f"{source.name}-{source.fingerprint()}.json"
     if not index_path.exists():
         _make_pack(source, index_path)
-    index = json.loads(index_path.read_text())
+    entries = json.loads(index_path.read_text())
     data = np.memmap(index_path.with_suffix(".u8"), np.uint8, mode="r")
     images, names = [], []
-    for entry in index:
+    for entry in entries:
+        if "left_out" in entry:
+            _log.warning("%s; left out", entry["left_out"])
+            continue
         height, width, offset = entry["height"], entry["width"], entry["offset"]
         flat = data[offset : offset + height * width * 3]
         images.append(flat.reshape(height, width, 3))
@@ -84,82 +91,81 @@ def open_pack(source: Source, cache_dir: Path) -> Pack:
 
 
 def _make_pack(source: Source, index_path: Path) -> None:
-    pixels = list(_pixels(source))
+    pixels = [_count_pixels(file) for file in source.files()]
     total = 3 * sum(pixels)
     index_path.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(index_path.parent).free
     if total > free:
         raise OSError(
-            f"{index_path.parent}: packing {source.name} needs {total / 1e9:.2f} GB,"
-            f" free are {free / 1e9:.2f} GB (config.data.cache_dir sets another place)"
+            f"{index_path.parent}: packing {source.name} needs {total / 1e6:,.1f} MB,"
+            f" free are {free / 1e6:,.1f} MB (config.data.cache_dir sets another place)"
         )
     # Written aside and renamed, the index last: a pack is whole or absent.
-    data_path = index_path.with_suffix(".u8")
     partial = index_path.with_suffix(f".{os.getpid()}.tmp")
     try:
-        index = _decode_into(partial, source, pixels)
-        if not index:
-            raise InputError(f"{source.name}: none of {len(pixels)} files is an image")
-        os.replace(partial, data_path)
-        partial.write_text(json.dumps(index))
+        entries = _decode_into(partial, source, pixels)
+        if all("left_out" in entry for entry in entries):
+            raise InputError(
+                f"{source.name}: none of {len(entries)} files is an image (the first:"
+                f" {entries[0]['left_out']})"
+            )
+        os.replace(partial, index_path.with_suffix(".u8"))
+        partial.write_text(json.dumps(entries))
         os.replace(partial, index_path)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def _pixels(source: Source) -> Iterator[int]:
-    """The pixel count of every file; 0 and a warning where it has no header."""
-    for file in source.files():
-        try:
-            yield count_pixels(file.content, file.place)
-        except InputError as error:
-            _log.warning("%s; left out", error)
-            yield 0
+def _count_pixels(file: File) -> int:
+    """From the header; what has none is found out again, and named, when decoded."""
+    try:
+        return count_pixels(file.content, file.place)
+    except InputError:
+        return 0
 
 
 def _decode_into(path: Path, source: Source, pixels: list[int]) -> list[dict]:
-    """Decodes all files, in threads, and returns the index of those that could be."""
-    data = np.memmap(path, np.uint8, mode="w+", shape=(max(3 * sum(pixels), 1),))
+    """Decodes all files, in threads, and returns the index's entries."""
+    size = max(3 * sum(pixels), 1)
+    with path.open("wb") as file:
+        # Where the space can be reserved, a disk that fills up meanwhile is an error
+        # here rather than the end of the process on the first page that has no place.
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        file.truncate(size)
+    data = np.memmap(path, np.uint8, mode="r+")
 
-    def decode(file: File, count: int, offset: int) -> dict | None:
+    def decode(file: File, count: int, offset: int) -> dict:
         try:
             image = read_image(file.content, file.place)
-            if image.size != 3 * count:
-                raise InputError(
-                    f"{file.place}: {image.size // 3} pixels, its header says {count}"
-                )
         except InputError as error:
-            _log.warning("%s; left out", error)
-            return None
-        data[offset : offset + image.size] = image.reshape(-1)
+            return {"left_out": str(error)}
         height, width, _ = image.shape
+        if height * width != count:
+            return {"left_out": f"{file.place}: not of the size that its header says"}
+        data[offset : offset + image.size] = image.reshape(-1)
         return {"name": file.place, "height": height, "width": width, "offset": offset}
 
-    def jobs() -> Iterator[tuple[File, int, int]]:
-        offset = 0
-        for file, count in zip(source.files(), pixels, strict=True):
-            if count:
-                yield file, count, offset
-            offset += 3 * count
-
-    index = []
+    entries = []
     bar = tqdm(
-        total=sum(count > 0 for count in pixels),
+        total=len(pixels),
         desc=f"packing {source.name}",
         unit="photo",
         disable=not sys.stderr.isatty(),
     )
     workers = os.cpu_count() or 1
     with bar, concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        pending: list[concurrent.futures.Future] = []
-        for job in jobs():
-            pending.append(pool.submit(decode, *job))
+        pending: collections.deque[concurrent.futures.Future] = collections.deque()
+        offset = 0
+        for file, count in zip(source.files(), pixels, strict=True):
+            pending.append(pool.submit(decode, file, count, offset))
+            offset += 3 * count
             # A window, not all at once: the files of a stream are held in memory.
             if len(pending) >= 2 * workers:
-                index.append(pending.pop(0).result())
+                entries.append(pending.popleft().result())
                 bar.update()
         for future in pending:
-            index.append(future.result())
+            entries.append(future.result())
             bar.update()
     data.flush()
-    return [entry for entry in index if entry]
+    return entries

@@ -94,7 +94,7 @@ def open_split(
             train=_tfds_source(where, "train", **tfds_options),
             validation=_tfds_source(where, "validation", **tfds_options),
         )
-    if kind == "folder":
+    if kind == "folder" and where:
         return _split_folder(Path(where).expanduser())
     if source == "bundled":
         return _bundled_split()
@@ -106,7 +106,7 @@ def open_split(
 def _open_whole(source: str, part: str, tfds_options: dict[str, Any]) -> Source:
     """A folder as a whole, or the part of that name of a source that has its own."""
     kind, _, where = source.partition(":")
-    if kind == "folder":
+    if kind == "folder" and where:
         return folder_source(Path(where).expanduser())
     if kind == "tfds":
         return _tfds_source(where, part, **tfds_options)

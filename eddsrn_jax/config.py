@@ -1,0 +1,79 @@
+"""What is done with configs as such: checking, comparing, reading them back."""
+
+from typing import Any
+
+import flax.traverse_util
+import jax.numpy as jnp
+import ml_collections
+
+from eddsrn_jax.errors import InputError
+from eddsrn_jax.models import SCALE
+
+_AT_LEAST_ONE = (
+    "batch_size",
+    "log_every_steps",
+    "data.crops_per_image",
+    "data.hr_patch_size",
+    "pipeline.num_threads",
+    "pipeline.prefetch",
+    "validation.every_steps",
+    "validation.max_photos",
+    "checkpoint.every_steps",
+    "optimizer.halve_every_epochs",
+)
+
+
+def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The values of a config by their dotted names."""
+    return flax.traverse_util.flatten_dict(config.to_dict(), sep=".")
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Refuses values that no run can have.
+
+    Raises:
+        InputError: names the value.
+    """
+
+    def require(name: str, holds: bool, expected: str) -> None:
+        if not holds:
+            value = flatten(config)[name]
+            raise InputError(f"config.{name}={value!r}: expected {expected}")
+
+    for name in _AT_LEAST_ONE:
+        require(name, flatten(config)[name] >= 1, "1 or more")
+    steps = "total_steps" if config.total_steps else "num_epochs"
+    require(steps, config[steps] >= 1, "1 or more")
+    side = config.data.hr_patch_size
+    require("data.hr_patch_size", side % SCALE == 0, f"a multiple of {SCALE}")
+    low, high = (*config.degradation.sigma_range, 0.0, 0.0)[:2]
+    require("degradation.sigma_range", 0 < low <= high, "two sigmas, 0 < low <= high")
+    sigmas = config.validation.sigmas
+    require("validation.sigmas", bool(sigmas) and min(sigmas) > 0, "sigmas over 0")
+    model = config.model
+    require("model.features", len(model.features) == 4, "four widths")
+    require("model.sr_features", len(model.sr_features) == 3, "three widths")
+    try:
+        floating = jnp.issubdtype(jnp.dtype(model.dtype), jnp.floating)
+    except TypeError:
+        floating = False
+    require("model.dtype", floating, "a floating type such as 'float32' or 'bfloat16'")
+
+
+def from_json(values: dict[str, Any]) -> ml_collections.ConfigDict:
+    """A locked config from what JSON made of it: its lists were tuples."""
+
+    def restore(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: restore(v) for key, v in value.items()}
+        return tuple(restore(v) for v in value) if isinstance(value, list) else value
+
+    return ml_collections.ConfigDict(restore(values)).lock()
+
+
+def differences(
+    old: ml_collections.ConfigDict, new: ml_collections.ConfigDict
+) -> dict[str, tuple[Any, Any]]:
+    """The values that differ between two configs, old and new, by their dotted names."""
+    a, b = flatten(old), flatten(new)
+    return {k: (a.get(k), b.get(k)) for k in a | b if a.get(k) != b.get(k)}
