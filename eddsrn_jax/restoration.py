@@ -12,12 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from eddsrn_jax.degradation import round_to_8_bits
-from eddsrn_jax.models import SCALE
+from eddsrn_jax.models import SCALE, STRIDE
 from eddsrn_jax.resize import mirrored
 
-# Programs are compiled for these sizes (multiples of the trunk's stride) alone, and
-# photographs extended to the first that holds them. A function of the photograph's
-# size alone, so that a result never depends on what else is restored.
+# Sizes that programs are compiled for, beside multiples of _LARGE_STEP. A photograph is
+# put onto the first that holds it.
 _CANVASES = (
     (64, 64),
     (128, 128),
@@ -34,7 +33,7 @@ _LARGE_STEP = 256
 
 
 def canvas_size(height: int, width: int) -> tuple[int, int]:
-    """The size that a photograph is extended to before the network sees it."""
+    """The size of the canvas that a photograph is put onto."""
     for rows, columns in _CANVASES:
         if height <= rows and width <= columns:
             return rows, columns
@@ -51,9 +50,30 @@ def extend(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 @functools.partial(jax.jit, static_argnames="model")
 def _restore_canvas(
-    params: Any, canvas: jax.Array, *, model: nn.Module
+    params: Any, canvas: jax.Array, size: jax.Array, *, model: nn.Module
 ) -> dict[str, jax.Array]:
-    outputs = model.apply({"params": params}, canvas[None].astype(jnp.float32) / 255.0)
+    """Applies the network as if the canvas ended at `size`, multiples of STRIDE.
+
+    Beyond its edge a convolution sees zeros. So that a photograph's edge is one, and its
+    result the same on any canvas, whatever lies beyond is zeroed before each convolution.
+    """
+
+    def end_at_size(next_call, args, kwargs, context):
+        if isinstance(context.module, nn.Conv) and context.method_name == "__call__":
+            (x,) = args
+            _, rows, columns, _ = x.shape
+            # Within the network sizes are multiples or fractions of the canvas's.
+            keep = [
+                jnp.arange(length) < size[i] * length // canvas.shape[i]
+                for i, length in enumerate((rows, columns))
+            ]
+            args = (jnp.where(keep[0][None, :, None, None], x, 0),)
+            args = (jnp.where(keep[1][None, None, :, None], *args, 0),)
+        return next_call(*args, **kwargs)
+
+    with nn.intercept_methods(end_at_size):
+        images = canvas[None].astype(jnp.float32) / 255.0
+        outputs = model.apply({"params": params}, images)
     return {
         name: jnp.rint(round_to_8_bits(image[0]) * 255.0).astype(jnp.uint8)
         for name, image in outputs.items()
@@ -92,12 +112,14 @@ class Restorer:
             "deblurred": uint8 [h, w, 3].
         """
         height, width, _ = image.shape
-        outputs = jax.device_get(self._run(extend(image, canvas_size(height, width))))
+        outputs = jax.device_get(self._run(image))
         sizes = {"sr": (SCALE * height, SCALE * width), "deblurred": (height, width)}
         return {
             name: value[: sizes[name][0], : sizes[name][1]]
             for name, value in outputs.items()
         }
 
-    def _run(self, canvas: np.ndarray) -> dict[str, jax.Array]:
-        return _restore_canvas(self._params, canvas, model=self._model)
+    def _run(self, image: np.ndarray) -> dict[str, jax.Array]:
+        canvas = extend(image, canvas_size(*image.shape[:2]))
+        size = -(-np.array(image.shape[:2]) // STRIDE) * STRIDE
+        return _restore_canvas(self._params, canvas, size, model=self._model)

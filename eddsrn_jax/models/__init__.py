@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from eddsrn_jax.models.eddsrn import EDDSRN, SCALE, STRIDE
 from eddsrn_jax.models.srresnet import SRResNet
 
-__all__ = ["EDDSRN", "SCALE", "SRResNet", "abstract_params", "init_params"]
+__all__ = ["EDDSRN", "SCALE", "STRIDE", "SRResNet", "abstract_params", "init_params"]
 
 
 def init_params(model: nn.Module, key: jax.Array) -> Any:

@@ -122,7 +122,7 @@ class EDDSRN(nn.Module):
     def __call__(self, lr_blur: jax.Array) -> dict[str, jax.Array]:
         """Restores a batch of any height and width, 1 x 1 up.
 
-        Sizes that are no multiple of 8 are extended by reflection and cut back.
+        Sizes that are no multiple of 8 are extended by reflection, outputs cut back.
 
         Args:
             lr_blur: float [N, h, w, 3] in [0, 1].
@@ -132,11 +132,13 @@ class EDDSRN(nn.Module):
             float32 [N, h, w, 3].
         """
         _, h, w, _ = lr_blur.shape
-        trunk = Trunk(self.features, self.num_pairs, self.dtype, name="trunk")
-        x = trunk(pad_to_multiple(lr_blur, STRIDE))[:, :h, :w]
+        image = pad_to_multiple(lr_blur, STRIDE)
+        x = Trunk(self.features, self.num_pairs, self.dtype, name="trunk")(image)
         sr_head = SuperResolutionHead(self.sr_features, self.dtype, name="sr_head")
-        outputs = {"sr": sr_head(x).astype(jnp.float32) + bicubic_upscale(lr_blur, SCALE)}
+        sr = sr_head(x).astype(jnp.float32) + bicubic_upscale(image, SCALE)
+        outputs = {"sr": sr[:, : SCALE * h, : SCALE * w]}
         if self.deblur_features:
             head = DeblurringHead(self.deblur_features, self.dtype, name="deblur_head")
-            outputs["deblurred"] = head(x).astype(jnp.float32) + lr_blur
+            deblurred = head(x).astype(jnp.float32) + image
+            outputs["deblurred"] = deblurred[:, :h, :w]
         return outputs
