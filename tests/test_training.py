@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -290,9 +291,9 @@ def test_untouched_runs_agree_with_a_cold_and_a_warm_compilation_cache(
         rows.append(metrics_rows(tmp_path / str(i)))
     jax.tree.map(np.testing.assert_array_equal, *states)
     assert rows[0] == rows[1]
-    # The second run found all of its programs in the cache.
-    cached = [[n for n in names if n.endswith("-cache")] for names in programs]
-    assert cached[0] and cached[0] == cached[1]
+    # The second run found its step in the cache; smaller programs may not be kept.
+    steps = [[n for n in names if n.startswith("jit_train_step")] for names in programs]
+    assert steps[0] and steps[0] == steps[1]
 
 
 @pytest.mark.parametrize(
@@ -311,9 +312,9 @@ def test_a_signal_saves_and_ends_the_command(finished, tmp_path, number, code):
     run.send_signal(number)
     _, err = run.communicate(timeout=120)
     assert run.returncode == code, err
+    found = re.search(rf"{signal.Signals(number).name}: saved step (\d+), stopping", err)
     with Checkpoints(tmp_path / "run", read_only=True) as checkpoints:
-        step, _, _ = checkpoints.restore_params()
-    assert f"{signal.Signals(number).name}: saved step {step}, stopping" in err
+        assert checkpoints.restore_params(int(found[1]))
     assert "Traceback" not in err
 
 
