@@ -9,7 +9,7 @@ def mse(pred: jax.Array, target: jax.Array) -> jax.Array:
     return jnp.mean(jnp.square(pred - target))
 
 
-def charbonnier(pred: jax.Array, target: jax.Array, *, eps: float = 1e-3) -> jax.Array:
+def charbonnier(pred: jax.Array, target: jax.Array, *, eps: float) -> jax.Array:
     """Mean of sqrt(difference^2 + eps^2), an L1 norm that is smooth at zero."""
     return jnp.mean(jnp.sqrt(jnp.square(pred - target) + eps**2))
 

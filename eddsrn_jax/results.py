@@ -81,31 +81,40 @@ def format_table(rows: Sequence[Row]) -> str:
 
 
 def write_results(
-    path: Path, rows: Sequence[Row], *, protocol: Mapping[str, Any]
+    folder: Path, rows: Sequence[Row], *, protocol: Mapping[str, Any]
 ) -> None:
-    """Writes results.json and results.csv into a folder.
+    """Writes results.json and results.csv.
+
+    Both hold a row for each image and the means, which in the CSV are rows with "mean"
+    for the image and, over all sigmas, for the sigma. The protocol is the CSV's first
+    line, after a "#".
 
     Args:
-        path: the folder.
-        rows: to write, with their means.
+        folder: to write into.
+        rows: to write; at least one.
         protocol: what makes the numbers what they are: config, seed, versions.
     """
-    path.mkdir(parents=True, exist_ok=True)
-    flat = [{**dataclasses.asdict(row), **row.scores} for row in rows]
-    for row in flat:
-        del row["scores"]
+    folder.mkdir(parents=True, exist_ok=True)
+    by_image = []
+    for row in rows:
+        fields = dataclasses.asdict(row)
+        by_image.append(fields | fields.pop("scores"))
     results = {
-        "protocol": protocol,
+        "protocol": dict(protocol),
         "means": means(rows, by_sigma=False),
         "means_by_sigma": means(rows, by_sigma=True),
-        "images": flat,
+        "images": by_image,
     }
     text = json.dumps(_without_infinities(results), indent=1, allow_nan=False)
-    (path / "results.json").write_text(text)
-    with (path / "results.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(flat[0]) if flat else [])
+    (folder / "results.json").write_text(text)
+    with (folder / "results.csv").open("w", newline="") as file:
+        file.write(f"# {json.dumps(protocol)}\n")
+        writer = csv.DictWriter(file, list(by_image[0]), extrasaction="ignore")
         writer.writeheader()
-        writer.writerows(flat)
+        writer.writerows(by_image)
+        for mean in results["means_by_sigma"] + results["means"]:
+            sigma = "mean" if mean["sigma"] is None else mean["sigma"]
+            writer.writerow({**mean, "image": "mean", "sigma": sigma})
 
 
 def _without_infinities(tree: Any) -> Any:

@@ -186,16 +186,20 @@ def test_the_table_groups_sets_and_outputs():
 
 
 def test_results_files_hold_rows_means_and_protocol(tmp_path):
-    rows = [row(1.0), row(float("inf"), image="b")]
+    rows = [row(1.0), row(3.0, image="b")]
+    rows[1].scores["psnr_y_crop4"] = float("inf")
     write_results(tmp_path, rows, protocol={"seed": 3})
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["protocol"] == {"seed": 3}
     assert [r["psnr_y_crop4"] for r in results["images"]] == [1.0, None]
     assert results["means"][0]["images"] == 2
     with (tmp_path / "results.csv").open() as file:
+        assert json.loads(next(file).removeprefix("# ")) == {"seed": 3}
         table = list(csv.DictReader(file))
-    assert [r["image"] for r in table] == ["a", "b"]
-    assert table[0]["ssim_y_crop0"] == "1.0"
+    assert [(r["image"], r["sigma"]) for r in table] == [
+        *(("a", "1.0"), ("b", "1.0"), ("mean", "1.0"), ("mean", "mean"))
+    ]
+    assert [r["ssim_y_crop0"] for r in table] == ["1.0", "3.0", "2.0", "2.0"]
 
 
 def test_before_after_enlarges_small_images_to_the_same_detail():

@@ -91,7 +91,11 @@ def open_pack(source: Source, cache_dir: Path) -> Pack:
 
 
 def _make_pack(source: Source, index_path: Path) -> None:
-    pixels = [_count_pixels(file) for file in source.files()]
+    with _progress(f"looking through {source.name}") as bar:
+        pixels = []
+        for file in source.files():
+            pixels.append(_count_pixels(file))
+            bar.update()
     total = 3 * sum(pixels)
     index_path.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(index_path.parent).free
@@ -147,14 +151,11 @@ def _decode_into(path: Path, source: Source, pixels: list[int]) -> list[dict]:
         return {"name": file.place, "height": height, "width": width, "offset": offset}
 
     entries = []
-    bar = tqdm(
-        total=len(pixels),
-        desc=f"packing {source.name}",
-        unit="photo",
-        disable=not sys.stderr.isatty(),
-    )
     workers = os.cpu_count() or 1
-    with bar, concurrent.futures.ThreadPoolExecutor(workers) as pool:
+    with (
+        _progress(f"packing {source.name}", len(pixels)) as bar,
+        concurrent.futures.ThreadPoolExecutor(workers) as pool,
+    ):
         pending: collections.deque[concurrent.futures.Future] = collections.deque()
         offset = 0
         for file, count in zip(source.files(), pixels, strict=True):
@@ -169,3 +170,7 @@ def _decode_into(path: Path, source: Source, pixels: list[int]) -> list[dict]:
             bar.update()
     data.flush()
     return entries
+
+
+def _progress(title: str, total: int | None = None) -> tqdm:
+    return tqdm(total=total, desc=title, unit="photo", disable=not sys.stderr.isatty())
