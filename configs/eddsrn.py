@@ -64,7 +64,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.validation = ml_collections.ConfigDict()
     config.validation.every_steps = 5000
-    # The i-th photograph is blurred with the i-th of these, in turn.
+    # Blurs that the photographs have in turn.
     config.validation.sigmas = (1.0, 1.25, 1.5, 1.75, 2.0)
     config.validation.max_photos = 100
 

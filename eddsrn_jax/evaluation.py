@@ -210,14 +210,15 @@ def validate(
     Args:
         method: to score.
         photos: names and uint8 [H, W, 3].
-        sigmas: the i-th photograph is blurred with `sigmas[i % len(sigmas)]`.
+        sigmas: blurs that the photographs have in turn; where there are fewer
+            photographs than sigmas, these come in turn too.
 
     Returns:
         "psnr_y_crop4" of "sr" and, where there is that output, "deblurred_psnr_y_crop4".
     """
     values: dict[str, list[float]] = defaultdict(list)
-    for i, (_, photo) in enumerate(photos):
-        hr = cut_to_scale(photo)
+    for i in range(max(len(photos), len(sigmas))):
+        hr = cut_to_scale(photos[i % len(photos)][1])
         sigma = sigmas[i % len(sigmas)]
         lr_sharp, lr_blur = degrade_photo(hr, sigma, max_sigma=max(sigmas))
         outputs = method(lr_blur)

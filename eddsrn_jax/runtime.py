@@ -34,7 +34,7 @@ def enable_compilation_cache(folder: Path | None = None) -> None:
     """
     if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return
-    # Before 0.11 programs for CPUs are refused when read back, at length (jax issue 38445).
+    # Before 0.11 it refuses what it kept for CPUs, at length (jax issue 38445).
     if jaxlib.version.__version_info__ < (0, 11):
         return
     name = f"jaxlib-{jaxlib.__version__}-{_processor()}"

@@ -130,13 +130,15 @@ def test_validate_is_evaluate_at_one_sigma_for_each_photograph(photo):
     def method(lr_blur):
         return {**bicubic(lr_blur), **untouched(lr_blur)}
 
-    found = validate(method, photos, sigmas=(1.0, 2.0))
-    rows = evaluate({"m": method}, photos, dataset="s", sigmas=(1.0, 2.0))
+    # Three blurs for two photographs: the first one comes again.
+    pairs = {("a", 1.0), ("b", 2.0), ("a", 1.5)}
+    found = validate(method, photos, sigmas=(1.0, 2.0, 1.5))
+    rows = evaluate({"m": method}, photos, dataset="s", sigmas=(1.0, 2.0, 1.5))
     for output, name in (("sr", ""), ("deblurred", "deblurred_")):
         expected = [
             row.scores["psnr_y_crop4"]
             for row in rows
-            if row.output == output and (row.image, row.sigma) in {("a", 1), ("b", 2)}
+            if row.output == output and (row.image, row.sigma) in pairs
         ]
         assert found[f"{name}psnr_y_crop4"] == pytest.approx(np.mean(expected))
 
