@@ -18,17 +18,29 @@ _WORKDIR = flags.DEFINE_string(
     "Folder for checkpoints, logs and results; a run that it holds is resumed. Default:"
     " runs/NAME with the name of the config's file.",
 )
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of the first process, where there are several."
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "Processes of the run, with --coordinator.", lower_bound=1
+)
+_PROCESS_ID = flags.DEFINE_integer(
+    "process_id", None, "Of this process, from 0, with --coordinator.", lower_bound=0
+)
 
 
 def main() -> int:
     """Trains by the flags; 130 after Ctrl-C, else 0."""
     # Here, so that --help and wrong flags answer at once.
+    from eddsrn_jax.parallel import connect
     from eddsrn_jax.training import train_and_evaluate
 
     config_file = Path(config_flags.get_config_filename(flags.FLAGS["config"]))
     if not config_file.is_file():
         raise InputError(f"--config={config_file}: no such file")
     workdir = Path(_WORKDIR.value or Path("runs", config_file.stem))
+    if _COORDINATOR.value:
+        connect(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     stopped = train_and_evaluate(_CONFIG.value, workdir.expanduser())
     return 128 + stopped if stopped == signal.SIGINT else 0
 

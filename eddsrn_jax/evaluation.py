@@ -256,13 +256,16 @@ def evaluate_run(
         output_dir: for results and images; `workdir/evaluation/STEP` where None.
 
     Returns:
-        The rows of all sets.
+        The rows of all sets; none in other processes than the first, which only take
+        part in reading the checkpoint.
 
     Raises:
         InputError: no such checkpoint, folder or validation set, or no photograph.
     """
     with Checkpoints(workdir, read_only=True) as checkpoints:
         step, config, params = checkpoints.restore_params(step)
+    if jax.process_index() > 0:
+        return []
     restorer = Restorer(EDDSRN(**config.model), params)
     methods = {"bicubic": bicubic, config.name: restorer}
     if config.model.deblur_features:

@@ -1,5 +1,6 @@
 """Data parallelism: one axis of devices, a replicated state, batches split over it."""
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,28 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from eddsrn_jax.errors import InputError
 
 DATA_AXIS = "data"
+
+
+def connect(coordinator: str, num_processes: int | None, process_id: int | None) -> None:
+    """Joins the processes of a run, before any of them uses a device.
+
+    Args:
+        coordinator: HOST:PORT of the first process.
+        num_processes: of the run.
+        process_id: of this process, from 0.
+
+    Raises:
+        InputError: a number is missing, or they do not fit.
+    """
+    if num_processes is None or process_id is None or process_id >= num_processes:
+        raise InputError(
+            f"--coordinator={coordinator} needs --num_processes and a --process_id below"
+            f" it, not {num_processes} and {process_id}"
+        )
+    jax.distributed.initialize(coordinator, num_processes, process_id)
+    if process_id > 0:
+        # The first process speaks for all.
+        logging.getLogger("eddsrn_jax").setLevel(logging.WARNING)
 
 
 def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:

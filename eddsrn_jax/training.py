@@ -123,8 +123,7 @@ def train_and_evaluate(
                     checkpoints.wait()
                     _log.info("%s: saved step %d, stopping", received.name, step)
                     return received
-    if jax.process_index() == 0:
-        evaluate_run(workdir, max_photos=config.validation.max_photos)
+    evaluate_run(workdir, max_photos=config.validation.max_photos)
     return None
 
 
