@@ -14,10 +14,12 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import tiny_config
 
 from eddsrn_jax.data.sources import open_split
 from eddsrn_jax.images import read_image
 from eddsrn_jax.runtime import enable_compilation_cache
+from eddsrn_jax.training import train_and_evaluate
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 enable_compilation_cache()
@@ -52,3 +54,16 @@ def shared_data(name: str) -> Path:
     if not path.exists():
         pytest.skip(f"needs the reference data {name}, which is not part of the project")
     return path
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, photo):
+    """An uninterrupted run: its photographs, its workdir and what it printed."""
+    root = tmp_path_factory.mktemp("run")
+    folder = root / "photos"
+    folder.mkdir()
+    for i in range(8):
+        part = photo[10 * i : 10 * i + 96 + 4 * i, 20 * i : 20 * i + 128 - 4 * i]
+        Image.fromarray(part).save(folder / f"photo{i}.png")
+    assert train_and_evaluate(tiny_config(folder), root / "run") is None
+    return folder, root / "run"

@@ -1,3 +1,4 @@
+import gc
 import logging
 import shutil
 
@@ -5,7 +6,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from test_models import SMALL
+from tiny import SMALL
 
 from configs import eddsrn
 from eddsrn_jax import parallel
@@ -19,6 +20,13 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 
 MODEL = EDDSRN(**SMALL)
 LOSSES = ("loss", "loss_sr", "loss_db")
+
+
+@pytest.fixture(autouse=True)
+def collect_failed_reads():
+    """Here, where they are expected, rather than in whichever test comes later."""
+    yield
+    gc.collect()
 
 
 def make_state(step=0, devices=1, model=MODEL):

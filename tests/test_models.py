@@ -3,18 +3,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import SMALL
 
 from eddsrn_jax.complexity import count_parameters, macs_per_pixel
 from eddsrn_jax.models import EDDSRN, SRResNet, abstract_params, init_params
 from eddsrn_jax.models.layers import depth_to_space, max_pool_2x2, pad_to_multiple
 from eddsrn_jax.resize import bicubic_upscale
-
-SMALL = {
-    "features": (8, 8, 16, 16),
-    "num_pairs": 1,
-    "sr_features": (8, 8, 4),
-    "deblur_features": 8,
-}
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 import jax
 import numpy as np
 import pytest
-from test_models import SMALL
+from tiny import SMALL
 
 from eddsrn_jax.models import EDDSRN, init_params
 from eddsrn_jax.restoration import Restorer, _restore_canvas, canvas_size, extend

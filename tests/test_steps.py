@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from test_models import SMALL
+from tiny import SMALL
 
 from eddsrn_jax import parallel
 from eddsrn_jax.degradation import training_triple

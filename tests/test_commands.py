@@ -1,0 +1,196 @@
+"""train.py and evaluate.py as processes of their own."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from tiny import final_state, metrics_rows, tiny_config
+
+from configs import eddsrn
+from eddsrn_jax.checkpoint import Checkpoints
+from eddsrn_jax.config import flatten
+from eddsrn_jax.training import train_and_evaluate
+
+
+def command(script, *flags, cache=None):
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    del environment["XLA_FLAGS"]
+    if cache:
+        environment["JAX_COMPILATION_CACHE_DIR"] = str(cache)
+    return subprocess.Popen(
+        [sys.executable, script, *flags],
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def tiny_flags(folder, workdir, **changes):
+    config = tiny_config(folder, **changes)
+    default = eddsrn.get_config()
+    changed = {k: v for k, v in flatten(config).items() if v != flatten(default)[k]}
+    return [
+        "--config=configs/eddsrn.py",
+        f"--workdir={workdir}",
+        *(f"--config.{name}={value}" for name, value in changed.items()),
+    ]
+
+
+def test_untouched_runs_agree_with_a_cold_and_a_warm_compilation_cache(
+    finished, tmp_path
+):
+    folder, _ = finished
+    states, rows, programs = [], [], []
+    for i in range(2):
+        run = command(
+            "train.py", *tiny_flags(folder, tmp_path / str(i)), cache=tmp_path / "xla"
+        )
+        out, err = run.communicate(timeout=300)
+        assert run.returncode == 0, err
+        assert "| photos-val (1) | x4 SR" in out
+        programs.append(sorted(path.name for path in (tmp_path / "xla").iterdir()))
+        states.append(final_state(tmp_path / str(i), 10))
+        rows.append(metrics_rows(tmp_path / str(i)))
+    jax.tree.map(np.testing.assert_array_equal, *states)
+    assert rows[0] == rows[1]
+    # The second run found its step in the cache; smaller programs may not be kept.
+    steps = [[n for n in names if n.startswith("jit_train_step")] for names in programs]
+    assert steps[0] and steps[0] == steps[1]
+
+
+@pytest.mark.parametrize(
+    "number, code", [(signal.SIGTERM, 0), (signal.SIGINT, 130)], ids=["TERM", "INT"]
+)
+def test_a_signal_saves_and_ends_the_command(finished, tmp_path, number, code):
+    folder, _ = finished
+    flags = tiny_flags(folder, tmp_path / "run", total_steps=100_000, log_every_steps=1)
+    run = command("train.py", *flags)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and run.poll() is None:
+        path = tmp_path / "run" / "metrics.jsonl"
+        if path.exists() and len(path.read_text().splitlines()) > 2:
+            break
+        time.sleep(0.1)
+    run.send_signal(number)
+    _, err = run.communicate(timeout=120)
+    assert run.returncode == code, err
+    found = re.search(rf"{signal.Signals(number).name}: saved step (\d+), stopping", err)
+    with Checkpoints(tmp_path / "run", read_only=True) as checkpoints:
+        assert checkpoints.restore_params(int(found[1]))
+    assert "Traceback" not in err
+
+
+def test_two_processes_train_as_one(finished, tmp_path):
+    """The same crops and losses, four rows of every batch in each process."""
+    folder, _ = finished
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    changes = {"validation.every_steps": 5, "log_every_steps": 1, "total_steps": 5}
+    pair = [
+        command(
+            "train.py",
+            *tiny_flags(folder, tmp_path / "two", **changes),
+            f"--coordinator=127.0.0.1:{port}",
+            "--num_processes=2",
+            f"--process_id={i}",
+        )
+        for i in range(2)
+    ]
+    output = [process.communicate(timeout=300) for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], output
+    # One writer, one table.
+    assert "| photos-val (1) | x4 SR" in output[0][0]
+    assert "photos-val" not in output[1][0] + output[1][1]
+    train_and_evaluate(tiny_config(folder, **changes), tmp_path / "one")
+    one, two = (metrics_rows(tmp_path / name) for name in ("one", "two"))
+    assert [row["step"] for row in two] == [1, 2, 3, 4, 5, 5]
+    for a, b in zip(one, two, strict=True):
+        assert a == pytest.approx(b, rel=1e-4)
+
+
+def test_evaluate_scores_any_checkpoint_and_folder(finished, tmp_path):
+    folder, workdir = finished
+    run = command(
+        "evaluate.py",
+        f"--workdir={workdir}",
+        "--step=10",
+        f"--dataset=mine={folder}",
+        "--sigmas=1,2",
+        "--max_photos=2",
+        "--save_images",
+        f"--output_dir={tmp_path}",
+    )
+    out, err = run.communicate(timeout=300)
+    assert run.returncode == 0, err
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert {(m["dataset"], m["images"]) for m in results["means"]} == {
+        *(("photos-val", 1), ("mine", 2))
+    }
+    assert len(results["images"]) == 3 * 2 * 4
+    assert "| mine (2)" in out and "checkpoint 10" in out
+    assert (tmp_path / "images" / "mine" / "sigma_1" / "photo0_input.png").exists()
+
+
+@pytest.mark.parametrize(
+    "script, flags, message",
+    [
+        ("evaluate.py", ["--workdir=/absent"], "error: /absent: no checkpoints in it"),
+        (
+            "evaluate.py",
+            ["--workdir=/absent", "--sigmas=1,x"],
+            "error: --sigmas=1,x: expected numbers in (0, 10] with commas, or 'random'",
+        ),
+        (
+            "evaluate.py",
+            ["--workdir=/absent", "--dataset=Set14"],
+            "error: --dataset=Set14: expected NAME=DIR",
+        ),
+        (
+            "train.py",
+            ["--config=configs/eddsrn.py", "--config.data.source=folder:/absent"],
+            "error: /absent: no such folder",
+        ),
+        (
+            "train.py",
+            ["--config=configs/eddsrn.py", "--config.data.soruce=bundled"],
+            'error: --config: \'soruce\' Did you mean "source" instead of "soruce"?',
+        ),
+        (
+            "train.py",
+            ["--config=configs/absent.py"],
+            "error: --config=configs/absent.py: no such file",
+        ),
+        (
+            "train.py",
+            ["--config=configs/eddsrn.py", "--config.validation.every_steps=0"],
+            "error: config.validation.every_steps=0: expected 1 or more",
+        ),
+        (
+            "train.py",
+            ["--config=configs/eddsrn.py", "--coordinator=127.0.0.1:1", "--process_id=0"],
+            "error: --coordinator=127.0.0.1:1 needs --num_processes and a --process_id",
+        ),
+        ("train.py", [], "FATAL Flags parsing error: flag --config=None"),
+        ("train.py", ["--wrkdir=x"], "Unknown command line flag 'wrkdir'. Did you mean"),
+    ],
+)
+def test_wrong_flags_end_in_one_line(script, flags, message, tmp_path):
+    flags = [*flags, f"--workdir={tmp_path / 'run'}"] if script == "train.py" else flags
+    run = command(script, *flags)
+    out, err = run.communicate(timeout=120)
+    assert run.returncode != 0
+    assert message in err
+    assert not out
+    lines = err.strip().splitlines()
+    # absl's own messages have a second line about --help.
+    assert len(lines) == 1 if message.startswith("error") else len(lines) == 2

@@ -1,0 +1,61 @@
+"""A network and a run small enough to compile and finish in seconds."""
+
+import json
+
+import jax
+import optax
+
+from configs import eddsrn
+from eddsrn_jax.checkpoint import Checkpoints
+from eddsrn_jax.models import EDDSRN, init_params
+from eddsrn_jax.steps import create_train_state
+
+SMALL = {
+    "features": (8, 8, 16, 16),
+    "num_pairs": 1,
+    "sr_features": (8, 8, 4),
+    "deblur_features": 8,
+}
+
+
+def tiny_config(photo_folder, **changes):
+    """Four steps an epoch, ten in all; a validation and a checkpoint every six."""
+    config = eddsrn.get_config()
+    changes = {
+        **{f"model.{name}": value for name, value in SMALL.items()},
+        "data.source": f"folder:{photo_folder}",
+        "data.cache_dir": str(photo_folder.parent / "packs"),
+        "data.hr_patch_size": 64,
+        "data.crops_per_image": 5,
+        "batch_size": 8,
+        "total_steps": 10,
+        "log_every_steps": 3,
+        "validation.every_steps": 6,
+        "checkpoint.every_steps": 6,
+        **changes,
+    }
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def final_state(workdir, step):
+    """The state of a tiny run's newest checkpoint, which must be of that step."""
+    model = EDDSRN(**SMALL)
+    params = init_params(model, jax.random.key(0))
+    like = create_train_state(
+        params,
+        optax.chain(optax.identity(), optax.adam(optax.constant_schedule(1.0))),
+        losses=("loss", "loss_sr", "loss_db"),
+    )
+    with Checkpoints(workdir) as checkpoints:
+        state, _ = checkpoints.restore_latest(like)
+    assert state.step == step
+    return jax.device_get(state)
+
+
+def metrics_rows(workdir, *, with_times=False):
+    """What a run logged; speeds differ from run to run and are left out."""
+    rows = [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]
+    if with_times:
+        return rows
+    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
