@@ -38,6 +38,8 @@ def parse_datasets(values: list[str]) -> dict[str, Path]:
         name, equals, folder = value.partition("=")
         if not (name and equals and folder):
             raise InputError(f"--dataset={value}: expected NAME=DIR")
+        if "/" in name or name.startswith("."):
+            raise InputError(f"--dataset={value}: {name!r} cannot name files")
         if name in datasets:
             raise InputError(f"--dataset={value}: a second set named {name}")
         datasets[name] = Path(folder).expanduser()

@@ -20,6 +20,15 @@ _AT_LEAST_ONE = (
     "validation.max_photos",
     "checkpoint.every_steps",
     "optimizer.halve_every_epochs",
+    "model.num_pairs",
+)
+_AT_LEAST_ZERO = (
+    "seed",
+    "total_steps",
+    "loss.alpha",
+    "model.deblur_features",
+    "optimizer.clip_norm",
+    "optimizer.warmup_steps",
 )
 
 
@@ -42,22 +51,38 @@ def check(config: ml_collections.ConfigDict) -> None:
 
     for name in _AT_LEAST_ONE:
         require(name, flatten(config)[name] >= 1, "1 or more")
+    for name in _AT_LEAST_ZERO:
+        require(name, flatten(config)[name] >= 0, "0 or more")
+    for name in ("optimizer.learning_rate", "loss.eps"):
+        require(name, flatten(config)[name] > 0, "more than 0")
     steps = "total_steps" if config.total_steps else "num_epochs"
     require(steps, config[steps] >= 1, "1 or more")
     side = config.data.hr_patch_size
     require("data.hr_patch_size", side % SCALE == 0, f"a multiple of {SCALE}")
-    low, high = (*config.degradation.sigma_range, 0.0, 0.0)[:2]
-    require("degradation.sigma_range", 0 < low <= high, "two sigmas, 0 < low <= high")
-    sigmas = config.validation.sigmas
-    require("validation.sigmas", bool(sigmas) and min(sigmas) > 0, "sigmas over 0")
+    sigmas = config.degradation.sigma_range
+    holds = len(sigmas) == 2 and _are_sigmas(sigmas) and sigmas[0] <= sigmas[1]
+    require("degradation.sigma_range", holds, "two sigmas in (0, 10], low and high")
+    holds = _are_sigmas(config.validation.sigmas)
+    require("validation.sigmas", holds, "sigmas in (0, 10]")
     model = config.model
-    require("model.features", len(model.features) == 4, "four widths")
-    require("model.sr_features", len(model.sr_features) == 3, "three widths")
+    for name, count in (("features", 4), ("sr_features", 3)):
+        holds = len(model[name]) == count and _are_widths(model[name])
+        require(f"model.{name}", holds, f"{count} widths of 1 or more")
     try:
         floating = jnp.issubdtype(jnp.dtype(model.dtype), jnp.floating)
     except TypeError:
         floating = False
     require("model.dtype", floating, "a floating type such as 'float32' or 'bfloat16'")
+
+
+def _are_sigmas(values: tuple) -> bool:
+    return bool(values) and all(
+        isinstance(v, float | int) and 0 < v <= 10 for v in values
+    )
+
+
+def _are_widths(values: tuple) -> bool:
+    return all(isinstance(v, int) and v >= 1 for v in values)
 
 
 def from_json(values: dict[str, Any]) -> ml_collections.ConfigDict:

@@ -34,6 +34,7 @@ from eddsrn_jax.models import EDDSRN, SCALE
 from eddsrn_jax.resize import bicubic_upscale
 from eddsrn_jax.restoration import Restorer, canvas_size, extend
 from eddsrn_jax.results import Row, before_after, format_table, write_results
+from eddsrn_jax.runtime import make_folder
 
 _log = logging.getLogger(__name__)
 
@@ -130,6 +131,7 @@ def evaluate(
             middle sigma; None writes none.
     """
     rows: list[Row] = []
+    stems: set[str] = set()
     max_sigma = max(sigmas or RANDOM_SIGMA_RANGE)
     bar = tqdm(
         photos, dataset, unit="photo", disable=not sys.stderr.isatty(), leave=False
@@ -151,12 +153,16 @@ def evaluate(
                 lr_sharp, lr_blur = degrade_photo(hr, sigma, max_sigma=max_sigma)
                 found = list(_apply(methods, lr_blur))
                 results.append((sigma, lr_sharp, found))
+                images = _captioned(lr_blur, found)
                 if save_dir:
-                    images = _captioned(lr_blur, found)
-                    _save(save_dir / f"sigma_{sigma:.4g}", name, images)
+                    # Without its extension, unless another file has that name.
+                    stem = str(Path(name).with_suffix(""))
+                    stem = name if stem in stems else stem
+                    _save(save_dir / f"sigma_{sigma:.4g}", stem, images)
                 if example_path and not rows and sigma == _middle(sigmas or (sigma,)):
-                    images = _captioned(lr_blur, found)
+                    images = {f"sigma {sigma:.3g}, input": images.pop("input"), **images}
                     write_image(example_path, before_after({**images, "truth": hr}))
+            stems.add(str(Path(name).with_suffix("")))
             # Scored only now: methods are timed on a quiet machine.
             jobs = []
             for sigma, lr_sharp, found in results:
@@ -196,10 +202,9 @@ def _captioned(lr_blur: np.ndarray, results: Sequence[_Result]) -> dict[str, np.
     return images
 
 
-def _save(folder: Path, name: str, images: Mapping[str, np.ndarray]) -> None:
+def _save(folder: Path, stem: str, images: Mapping[str, np.ndarray]) -> None:
     for caption, image in images.items():
-        path = folder / f"{Path(name).with_suffix('')}_{caption.replace(' ', '_')}.png"
-        write_image(path, image)
+        write_image(folder / f"{stem}_{caption.replace(' ', '_')}.png", image)
 
 
 def validate(
@@ -253,7 +258,8 @@ def evaluate_run(
         seed: of random sigmas.
         max_photos: that many of each set at most.
         save_images: whether to write every image.
-        output_dir: for results and images; `workdir/evaluation/STEP` where None.
+        output_dir: for results and images; where None the first of
+            `workdir/evaluation/STEP`, `STEP-2` .. that is not there yet.
 
     Returns:
         The rows of all sets; none in other processes than the first, which only take
@@ -276,9 +282,9 @@ def evaluate_run(
     names = [source.name for source in sources]
     if len(set(names)) < len(names):
         raise InputError(f"two sets of the same name among {', '.join(names)}")
-    output_dir = output_dir or workdir / "evaluation" / str(step)
     # Now, rather than when everything is scored and cannot be written.
-    output_dir.mkdir(parents=True, exist_ok=True)
+    output_dir = output_dir or _free_folder(workdir / "evaluation" / str(step))
+    make_folder(output_dir, "--output_dir")
 
     rows, examples = [], []
     for source in sources:
@@ -298,12 +304,18 @@ def evaluate_run(
         else:
             _log.warning("%s: no photograph in it could be scored", source.name)
     if not rows:
-        raise InputError(f"nothing to score in {', '.join(names) or 'no sets at all'}")
+        raise InputError(
+            f"nothing to score in {', '.join(names)}"
+            if names
+            else "nothing to score: neither --validation nor a --dataset=NAME=DIR"
+        )
     protocol = {
         "workdir": str(workdir),
         "step": step,
         "sigmas": list(sigmas) if sigmas else "random",
         "seed": seed,
+        "max_photos": max_photos,
+        "datasets": {name: str(folder) for name, folder in (datasets or {}).items()},
         "config": config.to_dict(),
         "device": jax.devices()[0].device_kind,
         "versions": {
@@ -317,6 +329,13 @@ def evaluate_run(
     for path in examples:
         print(f"before and after: {path}")
     return rows
+
+
+def _free_folder(folder: Path) -> Path:
+    """The folder, or the first of its name with a number that does not exist yet."""
+    numbered = (f"{folder.name}-{i}" for i in itertools.count(2))
+    candidates = map(folder.with_name, itertools.chain([folder.name], numbered))
+    return next(path for path in candidates if not path.exists())
 
 
 def read_photos(source: Source) -> Iterator[Photo]:

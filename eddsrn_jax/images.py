@@ -18,22 +18,33 @@ EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
 def list_images(folder: str | Path) -> list[Path]:
-    """The image files below a folder, sorted.
+    """The image files below a folder and its subfolders, sorted.
+
+    Files with other extensions are counted in a warning.
 
     Raises:
         InputError: the folder does not exist or holds no image.
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder")
-    found = []
+        reason = "not a folder" if folder.exists() else "no such folder"
+        raise InputError(f"{folder}: {reason}")
+    found, others = [], []
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in EXTENSIONS or path.name.startswith("."):
+        if path.is_dir() or path.name.startswith("."):
             continue
-        if path.is_file():
+        if path.suffix.lower() not in EXTENSIONS:
+            others.append(path)
+        elif path.is_file():
             found.append(path)
-        elif not path.is_dir():
+        else:
             _log.warning("%s: not a file (a broken link?); left out", path)
+    if others:
+        _log.warning(
+            "%s: %d files left out, not among %s: %s%s",
+            *(folder, len(others), _extensions(), others[0].name),
+            " ..." if len(others) > 1 else "",
+        )
     if not found:
         raise InputError(f"{folder}: no images in it (looked for {_extensions()})")
     return found

@@ -86,8 +86,8 @@ def write_results(
     """Writes results.json and results.csv.
 
     Both hold a row for each image and the means, which in the CSV are rows with "mean"
-    for the image and, over all sigmas, for the sigma. The protocol is the CSV's first
-    line, after a "#".
+    for the image and, over all sigmas, for the sigma; those have the protocol, as JSON,
+    in their last column.
 
     Args:
         folder: to write into.
@@ -108,13 +108,14 @@ def write_results(
     text = json.dumps(_without_infinities(results), indent=1, allow_nan=False)
     (folder / "results.json").write_text(text)
     with (folder / "results.csv").open("w", newline="") as file:
-        file.write(f"# {json.dumps(protocol)}\n")
-        writer = csv.DictWriter(file, list(by_image[0]), extrasaction="ignore")
+        fields = [*by_image[0], "protocol"]
+        writer = csv.DictWriter(file, fields, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(by_image)
         for mean in results["means_by_sigma"] + results["means"]:
             sigma = "mean" if mean["sigma"] is None else mean["sigma"]
-            writer.writerow({**mean, "image": "mean", "sigma": sigma})
+            mean = {**mean, "image": "mean", "sigma": sigma}
+            writer.writerow({**mean, "protocol": json.dumps(protocol)})
 
 
 def _without_infinities(tree: Any) -> Any:

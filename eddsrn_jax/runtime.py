@@ -68,6 +68,20 @@ def set_xla_flags() -> None:
     os.environ.setdefault("XLA_FLAGS", _XLA_FLAGS)
 
 
+def make_folder(folder: Path, name: str) -> None:
+    """Makes a folder, where absent, that a flag or config value names.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{name}={folder}: cannot be made a folder ({error.strerror})"
+        ) from error
+
+
 class _AroundProgressBars(logging.Handler):
     """Writes to stderr without breaking a progress bar."""
 
@@ -117,11 +131,12 @@ def _parse_flags(argv: list[str]) -> list[str]:
     """absl's parser, with one line for what ml_collections says in a traceback."""
     try:
         return app.parse_flags_with_usage(argv)
-    except (AttributeError, KeyError, OSError) as error:
+    except (AttributeError, KeyError, OSError, SyntaxError) as error:
         reason = error
         while isinstance(reason, Exception) and reason.args:
             reason = reason.args[0]
-        print(f"error: --config: {' '.join(str(reason).split())}", file=sys.stderr)
+        text = ". ".join(str(reason).splitlines())
+        print(f"error: --config: {text}", file=sys.stderr)
         sys.exit(1)
 
 

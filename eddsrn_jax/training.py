@@ -36,7 +36,7 @@ from eddsrn_jax.optimizer import make_optimizer
 from eddsrn_jax.reporting import Clock, Reporter
 from eddsrn_jax.restoration import Restorer
 from eddsrn_jax.results import before_after
-from eddsrn_jax.runtime import StopSignal, cache_root
+from eddsrn_jax.runtime import StopSignal, cache_root, make_folder
 from eddsrn_jax.steps import TrainState, create_train_state, mean_metrics, train_step
 from eddsrn_jax.weights import load_weights
 
@@ -69,7 +69,7 @@ def train_and_evaluate(
         OSError: the workdir or the cache cannot be written.
     """
     config_lib.check(config)
-    workdir.mkdir(parents=True, exist_ok=True)
+    make_folder(workdir, "--workdir")
     mesh = parallel.make_mesh()
     rows = parallel.process_rows(config.batch_size, mesh)
     sampler, photos = open_data(config)
@@ -87,6 +87,8 @@ def train_and_evaluate(
         first_step = int(state.step)
         if first_step < total_steps:
             _write_config(workdir, config)
+        else:
+            _log.info("%s: %d steps done, nothing left to train", workdir, first_step)
         batches = stream_batches(
             sampler, range(first_step, total_steps), rows=rows, **config.pipeline
         )
@@ -98,11 +100,11 @@ def train_and_evaluate(
             active=jax.process_index() == 0,
         ) as reporter:
             _log.info(
-                "%s, steps %d to %d (%d an epoch) of %d crops, on %d x %s; validation on"
-                " %d photographs",
+                "%s, steps %d to %d (%d an epoch) of %d crops, on %d x %s;"
+                " photographs: %d to train on, %d to validate on",
                 *(config.name, first_step, total_steps, sampler.steps_per_epoch),
                 *(config.batch_size, mesh.size, jax.devices()[0].device_kind),
-                len(photos),
+                *(sampler.num_photos, len(photos)),
             )
             _log.info("XLA_FLAGS=%s", os.environ.get("XLA_FLAGS", ""))
             run = _Run(config, model, photos, learning_rate, checkpoints, reporter)
@@ -200,6 +202,7 @@ def open_data(config: ml_collections.ConfigDict) -> tuple[CropSampler, list[Phot
     folder = (
         Path(data.cache_dir).expanduser() if data.cache_dir else cache_root() / "packs"
     )
+    make_folder(folder, "config.data.cache_dir")
     sampler = CropSampler(
         open_pack(split.train, folder),
         seed=config.seed,

@@ -163,7 +163,7 @@ def test_evaluate_scores_any_checkpoint_and_folder(finished, tmp_path):
         (
             "train.py",
             ["--config=configs/eddsrn.py", "--config.data.soruce=bundled"],
-            'error: --config: \'soruce\' Did you mean "source" instead of "soruce"?',
+            'error: --config: \'soruce\'. Did you mean "source" instead of "soruce"?',
         ),
         (
             "train.py",
@@ -180,6 +180,7 @@ def test_evaluate_scores_any_checkpoint_and_folder(finished, tmp_path):
             ["--config=configs/eddsrn.py", "--coordinator=127.0.0.1:1", "--process_id=0"],
             "error: --coordinator=127.0.0.1:1 needs --num_processes and a --process_id",
         ),
+        ("train.py", ["--config=README.md"], "error: --config: "),
         ("train.py", [], "FATAL Flags parsing error: flag --config=None"),
         ("train.py", ["--wrkdir=x"], "Unknown command line flag 'wrkdir'. Did you mean"),
     ],

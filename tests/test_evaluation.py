@@ -116,6 +116,14 @@ def test_saved_images_are_the_scored_ones(photo, tmp_path):
     assert read_image(example).shape == (80 + 16, 3 * 96 + 2 * 4, 3)
 
 
+def test_files_that_differ_by_their_extension_alone_do_not_overwrite(photo, tmp_path):
+    photos = [("a.jpg", photo[:80, :80]), ("a.png", photo[80:160, :80])]
+    evaluate({"b": bicubic}, photos, dataset="s", sigmas=(1.0,), save_dir=tmp_path)
+    assert sorted(path.name for path in (tmp_path / "sigma_1").iterdir()) == [
+        *("a.png_b_sr.png", "a.png_input.png", "a_b_sr.png", "a_input.png")
+    ]
+
+
 def test_bicubic_rounds_and_clips():
     flat = np.full((8, 8, 3), 77, np.uint8)
     np.testing.assert_array_equal(bicubic(flat)["sr"], np.full((32, 32, 3), 77))
@@ -196,11 +204,11 @@ def test_results_files_hold_rows_means_and_protocol(tmp_path):
     assert [r["psnr_y_crop4"] for r in results["images"]] == [1.0, None]
     assert results["means"][0]["images"] == 2
     with (tmp_path / "results.csv").open() as file:
-        assert json.loads(next(file).removeprefix("# ")) == {"seed": 3}
         table = list(csv.DictReader(file))
     assert [(r["image"], r["sigma"]) for r in table] == [
         *(("a", "1.0"), ("b", "1.0"), ("mean", "1.0"), ("mean", "mean"))
     ]
+    assert [r["protocol"] for r in table] == ["", "", '{"seed": 3}', '{"seed": 3}']
     assert [r["ssim_y_crop0"] for r in table] == ["1.0", "3.0", "2.0", "2.0"]
 
 

@@ -136,6 +136,8 @@ def test_list_images_finds_them_below_and_in_order(tmp_path, caplog):
         (tmp_path / name).touch()
     found = [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path)]
     assert found == ["a/c.jpeg", "b.PNG", "d.tif"]
+    assert "1 files left out, not among *.bmp" in caplog.text
+    assert "*.webp: notes.txt" in caplog.text
     assert "gone.png: not a file (a broken link?); left out" in caplog.text
 
 

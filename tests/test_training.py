@@ -173,5 +173,5 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(finished, tm
 def test_a_workdir_that_cannot_be_made(finished, tmp_path):
     folder, _ = finished
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="file"):
+    with pytest.raises(InputError, match="--workdir=.*file/run: cannot be made"):
         train_and_evaluate(tiny_config(folder), tmp_path / "file" / "run")

@@ -92,11 +92,12 @@ class CropSampler:
         ).images
         self._batch_size = batch_size
         self._patch_size = patch_size
-        rows = len(self._images) * crops_per_image
+        self.num_photos = len(self._images)
+        rows = self.num_photos * crops_per_image
         self.steps_per_epoch = rows // batch_size
         if not self.steps_per_epoch:
             raise InputError(
-                f"an epoch has {rows} crops ({len(self._images)} photographs x"
+                f"an epoch has {rows} crops ({self.num_photos} photographs x"
                 f" data.crops_per_image={crops_per_image}), fewer than"
                 f" batch_size={batch_size}"
             )

@@ -99,7 +99,7 @@ def open_split(
     if source == "bundled":
         return _bundled_split()
     raise InputError(
-        f"data.source={source!r}: expected 'tfds:div2k', 'folder:DIR' or 'bundled'"
+        f"config.data.source={source!r}: expected 'tfds:div2k', 'folder:DIR' or 'bundled'"
     )
 
 
@@ -168,7 +168,7 @@ def _bundled_split() -> Split:
 
     spec = importlib.util.find_spec("skimage")
     if spec is None or spec.origin is None:
-        raise InputError("data.source=bundled needs scikit-image (pip install it)")
+        raise InputError("config.data.source=bundled needs scikit-image (pip install it)")
     folder = Path(spec.origin).parent / "data"
     train, validation = (
         [folder / name for name in names] for names in (BUNDLED_TRAIN, BUNDLED_VALIDATION)
@@ -202,7 +202,7 @@ def _tfds_source(name: str, split: str, *, data_dir: str, download: bool) -> Sou
     # Its message is a page long.
     except (ValueError, tfds.core.DatasetNotFoundError) as error:
         raise InputError(
-            f"data.source=tfds:{name}: tensorflow-datasets knows no {full_name}"
+            f"config.data.source=tfds:{name}: tensorflow-datasets knows no {full_name}"
         ) from error
     if download:
         builder.download_and_prepare()
