@@ -1,38 +1,42 @@
-"""Scoring any method on any set of photographs, by the paper's protocol.
+"""Scoring any method on any set of photographs.
 
-A photograph is cut to a multiple of the scale, shrunk and blurred by `degradation.py`,
-handed to every method as 8 bits, and what comes back is scored as 8 bits: "sr" against
-the photograph, "deblurred" against the rounded small sharp image.
+A photograph is cut to a multiple of the scale, shrunk and blurred, handed to every
+method as 8 bits, and what comes back is scored as 8 bits: "sr" against the photograph,
+"deblurred" against the rounded small sharp image.
 """
 
 import concurrent.futures
-import functools
 import importlib.metadata
 import itertools
 import logging
 import os
 import sys
 import time
-import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from tqdm import tqdm
 
 from eddsrn_jax.checkpoint import Checkpoints
 from eddsrn_jax.data.sources import Source, folder_source, open_split
-from eddsrn_jax.degradation import degrade, round_to_8_bits
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.images import read_image, write_image
 from eddsrn_jax.metrics import MIN_SIDE, psnr_y, score
 from eddsrn_jax.models import EDDSRN, SCALE
-from eddsrn_jax.resize import bicubic_upscale
-from eddsrn_jax.restoration import Restorer, canvas_size, extend
+from eddsrn_jax.protocol import (
+    HEADLINE_SIGMAS,
+    RANDOM_SIGMA_RANGE,
+    bicubic,
+    cut_to_scale,
+    degrade_photo,
+    random_sigma,
+    untouched,
+)
+from eddsrn_jax.restoration import Restorer
 from eddsrn_jax.results import Row, before_after, format_table, write_results
 from eddsrn_jax.runtime import make_folder
 
@@ -42,67 +46,6 @@ _log = logging.getLogger(__name__)
 Method = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 # A name and uint8 [H, W, 3].
 Photo = tuple[str, np.ndarray]
-
-HEADLINE_SIGMAS = (1.0, 1.25, 1.5, 1.75, 2.0)
-RANDOM_SIGMA_RANGE = (1.0, 2.0)
-
-
-def bicubic(lr_blur: np.ndarray) -> dict[str, np.ndarray]:
-    """The method that super-resolves by interpolation alone."""
-    sr = bicubic_upscale(lr_blur[None].astype(np.float32), SCALE)[0]
-    return {"sr": np.floor(np.clip(sr, 0, 255) + 0.5).astype(np.uint8)}
-
-
-def untouched(lr_blur: np.ndarray) -> dict[str, np.ndarray]:
-    """The method that deblurs by returning its input."""
-    return {"deblurred": lr_blur}
-
-
-@functools.partial(jax.jit, static_argnames="max_sigma")
-def _degrade_canvas(
-    hr: jax.Array, sigma: jax.Array, size: jax.Array, *, max_sigma: float
-) -> tuple[jax.Array, jax.Array]:
-    sharp, blurred = degrade(
-        hr, sigma, scale=SCALE, max_sigma=max_sigma, size=(size[0], size[1])
-    )
-    to_uint8 = lambda x: jnp.rint(round_to_8_bits(x) * 255.0).astype(jnp.uint8)  # noqa: E731
-    return to_uint8(sharp), to_uint8(blurred)
-
-
-def degrade_photo(
-    hr: np.ndarray, sigma: float, *, max_sigma: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """`degrade` for photographs of any size, compiled for a few canvases only.
-
-    Args:
-        hr: uint8 [H, W, 3], H and W multiples of 4.
-        sigma: of the blur, in pixels of the small image.
-        max_sigma: upper bound of `sigma`; another one compiles again.
-
-    Returns:
-        lr_sharp and lr_blur, uint8 [H / 4, W / 4, 3].
-    """
-    height, width = hr.shape[0] // SCALE, hr.shape[1] // SCALE
-    rows, columns = canvas_size(height, width)
-    # What fills the canvas is never read.
-    canvas = extend(hr, (SCALE * rows, SCALE * columns))
-    images = _degrade_canvas(
-        canvas, np.float32(sigma), np.array(hr.shape[:2]), max_sigma=max_sigma
-    )
-    lr_sharp, lr_blur = (x[:height, :width] for x in jax.device_get(images))
-    return lr_sharp, lr_blur
-
-
-def cut_to_scale(hr: np.ndarray) -> np.ndarray:
-    """Drops the last rows and columns that make no whole pixel of the small image."""
-    height, width, _ = hr.shape
-    return hr[: height - height % SCALE, : width - width % SCALE]
-
-
-def random_sigma(seed: int, name: str) -> float:
-    """A sigma in [1, 2] drawn from the seed and the photograph's name alone."""
-    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-    return float(rng.uniform(*RANDOM_SIGMA_RANGE))
 
 
 def evaluate(

@@ -24,15 +24,10 @@ from eddsrn_jax.data.crops import CropSampler
 from eddsrn_jax.data.pack import open_pack
 from eddsrn_jax.data.pipeline import prefetch_to_device, stream_batches
 from eddsrn_jax.data.sources import open_split
-from eddsrn_jax.evaluation import (
-    Photo,
-    cut_to_scale,
-    degrade_photo,
-    evaluate_run,
-    validate,
-)
+from eddsrn_jax.evaluation import Photo, evaluate_run, validate
 from eddsrn_jax.models import EDDSRN, SCALE, abstract_params, init_params
 from eddsrn_jax.optimizer import make_optimizer
+from eddsrn_jax.protocol import cut_to_scale, degrade_photo
 from eddsrn_jax.reporting import Clock, Reporter
 from eddsrn_jax.restoration import Restorer
 from eddsrn_jax.results import before_after

@@ -11,9 +11,9 @@ from eddsrn_jax.degradation import (
     round_to_8_bits,
     training_triple,
 )
-from eddsrn_jax.evaluation import bicubic, cut_to_scale, degrade_photo
 from eddsrn_jax.images import list_images, read_image
 from eddsrn_jax.metrics import score
+from eddsrn_jax.protocol import bicubic, cut_to_scale, degrade_photo
 from eddsrn_jax.resize import downscale_matrix, resample_columns, resample_rows
 
 

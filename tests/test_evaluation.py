@@ -8,18 +8,16 @@ import pytest
 from PIL import Image
 
 from eddsrn_jax.data.sources import folder_source
-from eddsrn_jax.evaluation import (
+from eddsrn_jax.evaluation import evaluate, read_photos, validate
+from eddsrn_jax.images import read_image
+from eddsrn_jax.metrics import score
+from eddsrn_jax.protocol import (
     bicubic,
     cut_to_scale,
     degrade_photo,
-    evaluate,
     random_sigma,
-    read_photos,
     untouched,
-    validate,
 )
-from eddsrn_jax.images import read_image
-from eddsrn_jax.metrics import score
 from eddsrn_jax.results import Row, before_after, format_table, means, write_results
 
 BASELINES = {"bicubic": bicubic, "blurred input": untouched}
