@@ -151,8 +151,12 @@ def _save(folder: Path, stem: str, images: Mapping[str, np.ndarray]) -> None:
 
 
 def validate(
-    method: Method, photos: Sequence[Photo], *, sigmas: Sequence[float]
-) -> dict[str, float]:
+    method: Method,
+    photos: Sequence[Photo],
+    *,
+    sigmas: Sequence[float],
+    num_examples: int = 0,
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Mean luminance PSNR at border 4; a short form of `evaluate` for training.
 
     Args:
@@ -160,13 +164,17 @@ def validate(
         photos: names and uint8 [H, W, 3].
         sigmas: blurs that the photographs have in turn; where there are fewer
             photographs than sigmas, these come in turn too.
+        num_examples: that many of the first photographs are pictured.
 
     Returns:
-        "psnr_y_crop4" of "sr" and, where there is that output, "deblurred_psnr_y_crop4".
+        "psnr_y_crop4" of "sr" and, where there is that output, "deblurred_psnr_y_crop4";
+        and pictures of input, outputs and truth side by side, by photograph.
     """
+    examples: dict[str, np.ndarray] = {}
     values: dict[str, list[float]] = defaultdict(list)
     for i in range(max(len(photos), len(sigmas))):
-        hr = cut_to_scale(photos[i % len(photos)][1])
+        name, photo = photos[i % len(photos)]
+        hr = cut_to_scale(photo)
         sigma = sigmas[i % len(sigmas)]
         lr_sharp, lr_blur = degrade_photo(hr, sigma, max_sigma=max(sigmas))
         outputs = method(lr_blur)
@@ -175,7 +183,10 @@ def validate(
             values["deblurred_psnr_y_crop4"].append(
                 psnr_y(outputs["deblurred"], lr_sharp, border=4)
             )
-    return {name: float(np.mean(value)) for name, value in values.items()}
+        if i < min(num_examples, len(photos)):
+            panels = {"input": lr_blur, **outputs, "truth": hr}
+            examples[Path(name).stem] = before_after(panels)
+    return {name: float(np.mean(value)) for name, value in values.items()}, examples
 
 
 def evaluate_run(

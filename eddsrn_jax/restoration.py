@@ -61,14 +61,13 @@ def _restore_canvas(
     def end_at_size(next_call, args, kwargs, context):
         if isinstance(context.module, nn.Conv) and context.method_name == "__call__":
             (x,) = args
-            _, rows, columns, _ = x.shape
             # Within the network sizes are multiples or fractions of the canvas's.
-            keep = [
+            rows, columns = (
                 jnp.arange(length) < size[i] * length // canvas.shape[i]
-                for i, length in enumerate((rows, columns))
-            ]
-            args = (jnp.where(keep[0][None, :, None, None], x, 0),)
-            args = (jnp.where(keep[1][None, None, :, None], *args, 0),)
+                for i, length in enumerate(x.shape[1:3])
+            )
+            keep = rows[:, None] & columns[None, :]
+            args = (jnp.where(keep[None, :, :, None], x, 0),)
         return next_call(*args, **kwargs)
 
     with nn.intercept_methods(end_at_size):

@@ -27,10 +27,8 @@ from eddsrn_jax.data.sources import open_split
 from eddsrn_jax.evaluation import Photo, evaluate_run, validate
 from eddsrn_jax.models import EDDSRN, SCALE, abstract_params, init_params
 from eddsrn_jax.optimizer import make_optimizer
-from eddsrn_jax.protocol import cut_to_scale, degrade_photo
 from eddsrn_jax.reporting import Clock, Reporter
 from eddsrn_jax.restoration import Restorer
-from eddsrn_jax.results import before_after
 from eddsrn_jax.runtime import StopSignal, cache_root, make_folder
 from eddsrn_jax.steps import TrainState, create_train_state, mean_metrics, train_step
 from eddsrn_jax.weights import load_weights
@@ -164,19 +162,19 @@ class _Run:
 
     def _validate(self, step: int, state: TrainState) -> dict[str, float]:
         _check_finite(state)
-        sigmas = self.config.validation.sigmas
         restorer = Restorer(self.model, jax.device_get(state.params))
-        values = validate(restorer, self.photos, sigmas=sigmas)
+        values, examples = validate(
+            restorer,
+            self.photos,
+            sigmas=self.config.validation.sigmas,
+            num_examples=_PICTURES,
+        )
         scores = {f"val/{name}": value for name, value in values.items()}
         self.reporter.scalars(step, scores)
         text = ", ".join(f"{name} {value:.2f} dB" for name, value in scores.items())
         _log.info("step %d: %s", step, text)
-        for i, (name, photo) in enumerate(self.photos[:_PICTURES]):
-            hr = cut_to_scale(photo)
-            sigma = sigmas[i % len(sigmas)]
-            _, lr_blur = degrade_photo(hr, sigma, max_sigma=max(sigmas))
-            panels = {"input": lr_blur, **restorer(lr_blur), "truth": hr}
-            self.reporter.picture(step, f"val/{Path(name).stem}", before_after(panels))
+        for name, picture in examples.items():
+            self.reporter.picture(step, f"val/{name}", picture)
         return scores
 
 

@@ -138,7 +138,11 @@ def test_validate_is_evaluate_at_one_sigma_for_each_photograph(photo):
 
     # Three blurs for two photographs: the first one comes again.
     pairs = {("a", 1.0), ("b", 2.0), ("a", 1.5)}
-    found = validate(method, photos, sigmas=(1.0, 2.0, 1.5))
+    found, examples = validate(method, photos, sigmas=(1.0, 2.0, 1.5), num_examples=1)
+    # Input, two outputs, truth.
+    assert {name: sheet.shape for name, sheet in examples.items()} == {
+        "a": (100 + 16, 4 * 120 + 3 * 4, 3)
+    }
     rows = evaluate({"m": method}, photos, dataset="s", sigmas=(1.0, 2.0, 1.5))
     for output, name in (("sr", ""), ("deblurred", "deblurred_")):
         expected = [
