@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from eddsrn_jax.degradation import round_to_8_bits
-from eddsrn_jax.models import SCALE, STRIDE
+from eddsrn_jax.models import EDDSRN, SCALE, STRIDE
 from eddsrn_jax.resize import mirrored
+from eddsrn_jax.weights import shipped_weights
 
 # Sizes that programs are compiled for, beside multiples of _LARGE_STEP. A photograph is
 # put onto the first that holds it.
@@ -92,6 +93,12 @@ class Restorer:
         self._model = model
         self._params = jax.device_put(params, jax.local_devices()[0])
         self._prepared: set[tuple[int, int]] = set()
+
+    @classmethod
+    def from_pretrained(cls) -> "Restorer":
+        """The lite network with the weights that come with the package."""
+        fields, params = shipped_weights()
+        return cls(EDDSRN(**fields), params)
 
     def prepare(self, height: int, width: int) -> None:
         """Compiles what photographs of this size need, so that calls are fast."""

@@ -3,7 +3,9 @@ import numpy as np
 import pytest
 from tiny import SMALL
 
+from eddsrn_jax.metrics import psnr_y
 from eddsrn_jax.models import EDDSRN, init_params
+from eddsrn_jax.protocol import bicubic, degrade_photo
 from eddsrn_jax.restoration import Restorer, _restore_canvas, canvas_size, extend
 
 
@@ -64,3 +66,14 @@ def test_a_result_does_not_depend_on_what_came_before(restorer, photo):
     first = restorer(image)["sr"]
     restorer(photo[:100, :40])
     np.testing.assert_array_equal(restorer(image)["sr"], first)
+
+
+def test_the_weights_that_come_with_the_package_restore(photo):
+    lr_sharp, lr_blur = degrade_photo(photo, 1.5, max_sigma=2.0)
+    found = Restorer.from_pretrained()(lr_blur)
+    plain = bicubic(lr_blur)["sr"]
+    assert psnr_y(found["sr"], photo, border=4) > psnr_y(plain, photo, border=4) + 1.5
+    gain = psnr_y(found["deblurred"], lr_sharp, border=4) - psnr_y(
+        lr_blur, lr_sharp, border=4
+    )
+    assert gain > 2

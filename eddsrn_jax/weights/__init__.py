@@ -1,5 +1,6 @@
 """Weights as safetensors: flat names such as "trunk/stem/kernel", never pickles."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,18 @@ def load_weights(path: Path, like: Any) -> Any:
     flat = flax.traverse_util.flatten_dict(like, sep="/")
     cast = {name: arrays[name].astype(expected.dtype) for name, expected in flat.items()}
     return flax.traverse_util.unflatten_dict(cast, sep="/")
+
+
+def shipped_weights() -> tuple[dict[str, Any], Any]:
+    """The fields of the network that comes with the package, and its parameters."""
+    path = Path(__file__).with_name("eddsrn_lite.safetensors")
+    with safetensors.safe_open(path, "numpy") as file:
+        fields = json.loads(file.metadata()["model"])
+        # JSON has no tuples, and a module with lists cannot be hashed.
+        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    arrays = {name: array.astype(np.float32) for name, array in arrays.items()}
+    return fields, flax.traverse_util.unflatten_dict(arrays, sep="/")
 
 
 def check_matches(params: Any, like: Any, origin: str) -> None:
