@@ -1,6 +1,7 @@
-"""What a network costs: parameters and multiply-accumulates."""
+"""What a network costs: parameters, multiply-accumulates, memory."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -22,23 +23,45 @@ def macs_per_pixel(model: nn.Module, *, side: int = 64) -> float:
         model: maps [N, h, w, 3] to images.
         side: of the image that the count is made for.
     """
+    macs = 0
+    for _, kernel, output in _convolutions(_trace(model, side)):
+        *taps_and_inputs, _ = kernel.shape
+        macs += math.prod(output.shape) * math.prod(taps_and_inputs)
+    return macs / side**2
+
+
+def activation_bytes_per_pixel(model: nn.Module, *, side: int = 64) -> float:
+    """Memory that applying a network takes, for each pixel of the small image.
+
+    That of its largest convolution's input and output, which is what XLA was seen to
+    take on CPUs: what lies around the convolutions is fused into them.
+
+    Args:
+        model: maps [N, h, w, 3] to images.
+        side: of the image that the sum is made for.
+    """
+    convolutions = _convolutions(_trace(model, side))
+    return max(_nbytes(x) + _nbytes(output) for x, _, output in convolutions) / side**2
+
+
+def _nbytes(x: jax.ShapeDtypeStruct) -> int:
+    return x.size * x.dtype.itemsize
+
+
+def _trace(model: nn.Module, side: int) -> jex.Jaxpr:
     image = jax.ShapeDtypeStruct((1, side, side, 3), "float32")
     variables = jax.eval_shape(model.init, jax.random.key(0), image)
-    return _macs(jax.make_jaxpr(model.apply)(variables, image).jaxpr) / side**2
+    return jax.make_jaxpr(model.apply)(variables, image).jaxpr
 
 
-def _macs(jaxpr: jex.Jaxpr) -> int:
-    total = 0
+def _convolutions(jaxpr: jex.Jaxpr) -> Iterator[list[jax.ShapeDtypeStruct]]:
+    """Input, kernel and output of every convolution."""
     for equation in jaxpr.eqns:
         if equation.primitive.name == "conv_general_dilated":
-            kernel = equation.invars[1].aval.shape
-            *taps_and_inputs, _ = kernel
-            total += math.prod(equation.outvars[0].aval.shape) * math.prod(
-                taps_and_inputs
-            )
+            arrays = (*equation.invars, *equation.outvars)
+            yield [jax.ShapeDtypeStruct(x.aval.shape, x.aval.dtype) for x in arrays]
         for value in equation.params.values():
             if isinstance(value, jex.ClosedJaxpr):
-                total += _macs(value.jaxpr)
+                yield from _convolutions(value.jaxpr)
             elif isinstance(value, jex.Jaxpr):
-                total += _macs(value)
-    return total
+                yield from _convolutions(value)

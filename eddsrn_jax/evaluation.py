@@ -36,14 +36,14 @@ from eddsrn_jax.protocol import (
     random_sigma,
     untouched,
 )
-from eddsrn_jax.restoration import Restorer
+from eddsrn_jax.restoration import Restored, Restorer
 from eddsrn_jax.results import Row, before_after, format_table, write_results
 from eddsrn_jax.runtime import make_folder
 
 _log = logging.getLogger(__name__)
 
-# lr_blur, uint8 [h, w, 3], to uint8 images by output name.
-Method = Callable[[np.ndarray], Mapping[str, np.ndarray]]
+# lr_blur, uint8 [h, w, 3], to uint8 images.
+Method = Callable[[np.ndarray], Restored]
 # A name and uint8 [H, W, 3].
 Photo = tuple[str, np.ndarray]
 
@@ -123,7 +123,7 @@ def _middle(values: Sequence[float]) -> float:
 
 
 # A method's name, the seconds it took, and what it returned.
-_Result = tuple[str, float, Mapping[str, np.ndarray]]
+_Result = tuple[str, float, Restored]
 
 
 def _apply(methods: Mapping[str, Method], lr_blur: np.ndarray) -> Iterator[_Result]:
@@ -178,13 +178,13 @@ def validate(
         sigma = sigmas[i % len(sigmas)]
         lr_sharp, lr_blur = degrade_photo(hr, sigma, max_sigma=max(sigmas))
         outputs = method(lr_blur)
-        values["psnr_y_crop4"].append(psnr_y(outputs["sr"], hr, border=4))
-        if "deblurred" in outputs:
+        values["psnr_y_crop4"].append(psnr_y(outputs.sr, hr, border=4))
+        if outputs.deblurred is not None:
             values["deblurred_psnr_y_crop4"].append(
-                psnr_y(outputs["deblurred"], lr_sharp, border=4)
+                psnr_y(outputs.deblurred, lr_sharp, border=4)
             )
         if i < min(num_examples, len(photos)):
-            panels = {"input": lr_blur, **outputs, "truth": hr}
+            panels = {"input": lr_blur, **dict(outputs.items()), "truth": hr}
             examples[Path(name).stem] = before_after(panels)
     return {name: float(np.mean(value)) for name, value in values.items()}, examples
 

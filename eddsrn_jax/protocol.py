@@ -13,21 +13,46 @@ import numpy as np
 from eddsrn_jax.degradation import degrade, round_to_8_bits
 from eddsrn_jax.models import SCALE
 from eddsrn_jax.resize import bicubic_upscale
-from eddsrn_jax.restoration import canvas_size, extend
+from eddsrn_jax.restoration import Restored
+from eddsrn_jax.tiling import cut
 
 HEADLINE_SIGMAS = (1.0, 1.25, 1.5, 1.75, 2.0)
 RANDOM_SIGMA_RANGE = (1.0, 2.0)
 
+# Sizes of the small image that degrading is compiled for, beside multiples of
+# _LARGE_STEP. A photograph is put onto the first that holds it.
+_CANVASES = (
+    (64, 64),
+    (128, 128),
+    (192, 192),
+    (256, 256),
+    (256, 384),
+    (384, 256),
+    (384, 384),
+    (384, 512),
+    (512, 384),
+    (512, 512),
+)
+_LARGE_STEP = 256
 
-def bicubic(lr_blur: np.ndarray) -> dict[str, np.ndarray]:
+
+def canvas_size(height: int, width: int) -> tuple[int, int]:
+    """The size of the canvas that a small image is put onto."""
+    for rows, columns in _CANVASES:
+        if height <= rows and width <= columns:
+            return rows, columns
+    return -(-height // _LARGE_STEP) * _LARGE_STEP, -(-width // _LARGE_STEP) * _LARGE_STEP
+
+
+def bicubic(lr_blur: np.ndarray) -> Restored:
     """The method that super-resolves by interpolation alone."""
     sr = bicubic_upscale(lr_blur[None].astype(np.float32), SCALE)[0]
-    return {"sr": np.floor(np.clip(sr, 0, 255) + 0.5).astype(np.uint8)}
+    return Restored(sr=np.floor(np.clip(sr, 0, 255) + 0.5).astype(np.uint8))
 
 
-def untouched(lr_blur: np.ndarray) -> dict[str, np.ndarray]:
+def untouched(lr_blur: np.ndarray) -> Restored:
     """The method that deblurs by returning its input."""
-    return {"deblurred": lr_blur}
+    return Restored(deblurred=lr_blur)
 
 
 @functools.partial(jax.jit, static_argnames="max_sigma")
@@ -57,7 +82,7 @@ def degrade_photo(
     height, width = hr.shape[0] // SCALE, hr.shape[1] // SCALE
     rows, columns = canvas_size(height, width)
     # What fills the canvas is never read.
-    canvas = extend(hr, (SCALE * rows, SCALE * columns))
+    canvas = cut(hr, 0, 0, (SCALE * rows, SCALE * columns))
     images = _degrade_canvas(
         canvas, np.float32(sigma), np.array(hr.shape[:2]), max_sigma=max_sigma
     )

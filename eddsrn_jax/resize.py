@@ -93,7 +93,9 @@ def _upscale_axis(x: jax.Array, scale: int, *, axis: int) -> jax.Array:
     xp = x.__array_namespace__()
     x = xp.moveaxis(x, axis, 1)
     size = x.shape[1]
-    padded = x[:, mirrored(np.arange(-2, size + 2), size)]
+    around = [(0, 0)] * x.ndim
+    around[1] = (2, 2)
+    padded = xp.pad(x, around, mode="symmetric")
     # Output sample `scale * i + phase` lies at i + offset of the input.
     offsets = (np.arange(scale) + 0.5) / scale - 0.5
     phases = []

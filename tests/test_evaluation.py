@@ -18,6 +18,7 @@ from eddsrn_jax.protocol import (
     random_sigma,
     untouched,
 )
+from eddsrn_jax.restoration import Restored
 from eddsrn_jax.results import Row, before_after, format_table, means, write_results
 
 BASELINES = {"bicubic": bicubic, "blurred input": untouched}
@@ -52,7 +53,7 @@ def test_every_output_is_scored_against_its_own_truth(photo):
         assert math.isinf(value) == (row.method == "perfect")
         _, lr_blur = degrade_photo(cut, row.sigma, max_sigma=2.0)
         if row.method == "bicubic":
-            assert row.scores == score(bicubic(lr_blur)["sr"], cut)
+            assert row.scores == score(bicubic(lr_blur).sr, cut)
         if row.method == "blurred input":
             lr_sharp, _ = degrade_photo(cut, row.sigma, max_sigma=2.0)
             assert row.scores == score(lr_blur, lr_sharp)
@@ -109,7 +110,7 @@ def test_saved_images_are_the_scored_ones(photo, tmp_path):
     folder = tmp_path / "images" / "sigma_2" / "deep"
     _, lr_blur = degrade_photo(hr, 2.0, max_sigma=2.0)
     np.testing.assert_array_equal(read_image(folder / "cat_input.png"), lr_blur)
-    expected = bicubic(lr_blur)["sr"]
+    expected = bicubic(lr_blur).sr
     np.testing.assert_array_equal(read_image(folder / "cat_bicubic_sr.png"), expected)
     assert read_image(example).shape == (80 + 16, 3 * 96 + 2 * 4, 3)
 
@@ -124,17 +125,17 @@ def test_files_that_differ_by_their_extension_alone_do_not_overwrite(photo, tmp_
 
 def test_bicubic_rounds_and_clips():
     flat = np.full((8, 8, 3), 77, np.uint8)
-    np.testing.assert_array_equal(bicubic(flat)["sr"], np.full((32, 32, 3), 77))
+    np.testing.assert_array_equal(bicubic(flat).sr, np.full((32, 32, 3), 77))
     edge = np.zeros((8, 8, 3), np.uint8)
     edge[:, 4:] = 255  # overshoots on both sides
-    assert set(np.unique(bicubic(edge)["sr"][:, :8])) == {0}
+    assert set(np.unique(bicubic(edge).sr[:, :8])) == {0}
 
 
 def test_validate_is_evaluate_at_one_sigma_for_each_photograph(photo):
     photos = [("a", photo[:100, :120]), ("b", photo[100:200, :120])]
 
     def method(lr_blur):
-        return {**bicubic(lr_blur), **untouched(lr_blur)}
+        return Restored(bicubic(lr_blur).sr, lr_blur)
 
     # Three blurs for two photographs: the first one comes again.
     pairs = {("a", 1.0), ("b", 2.0), ("a", 1.5)}

@@ -1,79 +1,391 @@
+import logging
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 from tiny import SMALL
 
+from eddsrn_jax import restoration
+from eddsrn_jax.errors import InputError
+from eddsrn_jax.images.decoding import convert
 from eddsrn_jax.metrics import psnr_y
 from eddsrn_jax.models import EDDSRN, init_params
 from eddsrn_jax.protocol import bicubic, degrade_photo
-from eddsrn_jax.restoration import Restorer, _restore_canvas, canvas_size, extend
+from eddsrn_jax.resize import bicubic_upscale
+from eddsrn_jax.restoration import Restorer, _restore_window
+from eddsrn_jax.tiling import plan_tiles
+from eddsrn_jax.weights import save_weights
+
+MODEL = EDDSRN(**SMALL)
 
 
 @pytest.fixture(scope="module")
 def restorer():
-    model = EDDSRN(**SMALL)
-    return Restorer(model, init_params(model, jax.random.key(0)))
+    return Restorer(MODEL, init_params(MODEL, jax.random.key(0)))
 
 
-def test_canvases_hold_their_images_and_fit_the_trunk():
-    for height in range(1, 1200, 37):
-        for width in range(1, 1200, 41):
-            rows, columns = canvas_size(height, width)
-            assert rows >= height and columns >= width
-            assert rows % 8 == 0 and columns % 8 == 0
+@pytest.fixture(scope="module")
+def tiled(restorer):
+    """The same network, for which the tests' photograph is too large."""
+    return Restorer(MODEL, restorer._params, largest_window=256)
 
 
-def test_a_hundred_sizes_need_a_handful_of_programs(restorer):
-    rng = np.random.default_rng(0)
-    sizes = rng.integers(20, 128, (100, 2))
-    before = _restore_canvas._cache_size()
-    for height, width in sizes:
-        restorer.prepare(int(height), int(width))
-    assert len({tuple(size) for size in sizes}) > 90
-    assert _restore_canvas._cache_size() - before <= 2
-    # As many photographs of DIV2K's sizes.
-    sizes = [(339, w) for w in range(400, 450)] + [(h, 510) for h in range(330, 380)]
-    assert {canvas_size(*size) for size in sizes} == {(384, 512)}
-    assert canvas_size(513, 700) == (768, 768)
-
-
-def test_extend_mirrors_at_the_bottom_and_the_right():
-    image = np.arange(6, dtype=np.uint8).reshape(2, 3, 1).repeat(3, axis=2)
-    found = extend(image, (3, 5))[:, :, 0]
-    np.testing.assert_array_equal(
-        found, [[0, 1, 2, 2, 1], [3, 4, 5, 5, 4], [3, 4, 5, 5, 4]]
+@pytest.fixture(scope="module")
+def whole(restorer):
+    """The same network, with a single window that holds all of it."""
+    restorer = Restorer(MODEL, restorer._params)
+    restorer._plan = lambda height, width: plan_tiles(
+        (height, width), halo=80, windows=[(512, 512)]
     )
+    return restorer
 
 
-@pytest.mark.parametrize("size", [(64, 64), (50, 61), (66, 130), (1, 1)])
-def test_restores_what_the_network_returns_whatever_the_canvas(restorer, photo, size):
-    image = photo[: size[0], : size[1]]
-    found = restorer(image)
+def floats(image):
+    return image.astype(np.float32) / 255
+
+
+@pytest.mark.parametrize("size", [(64, 64), (50, 61), (66, 130), (1, 1), (1, 90)])
+def test_restores_what_the_network_returns(restorer, photo, size):
     height, width = size
-    assert found["sr"].shape == (4 * height, 4 * width, 3)
-    assert found["deblurred"].shape == image.shape
-    assert found["sr"].dtype == np.uint8
-    model, params = restorer._model, restorer._params
-    outputs = model.apply({"params": params}, image[None].astype(np.float32) / 255)
-    for name, expected in outputs.items():
-        levels = np.asarray(expected[0]).clip(0, 1) * 255
+    image = photo[:height, :width]
+    found = restorer(image)
+    assert found.sr.shape == (4 * height, 4 * width, 3)
+    assert found.deblurred.shape == image.shape
+    outputs = MODEL.apply({"params": restorer._params}, floats(image)[None])
+    for name, levels in found.items():
+        assert levels.dtype == np.uint8
+        expected = np.asarray(outputs[name][0]).clip(0, 1) * 255
         # Rounded, not truncated; to within the order of a sum.
-        assert np.abs(found[name] - levels).max() < 0.5 + 1e-3
+        assert np.abs(levels - expected).max() < 0.5 + 1e-3
 
 
-def test_a_result_does_not_depend_on_what_came_before(restorer, photo):
-    image = photo[:50, :60]
-    first = restorer(image)["sr"]
-    restorer(photo[:100, :40])
-    np.testing.assert_array_equal(restorer(image)["sr"], first)
+@pytest.mark.parametrize("num_pairs", [1, 2])
+def test_the_network_reaches_as_far_as_it_says(num_pairs):
+    """With all weights positive a change shows wherever it is seen at all."""
+    fields = {"features": (2,) * 4, "sr_features": (2,) * 3, "deblur_features": 2}
+    model = EDDSRN(**fields, num_pairs=num_pairs)
+    assert model.reach == {1: 77, 2: 121}[num_pairs]
+    # Biases are zero: without anything to see, nothing is seen.
+    params = jax.tree.map(
+        lambda x: jnp.full_like(x, (x.ndim > 1) / 16),
+        init_params(model, jax.random.key(0)),
+    )
+    distances = []
+    for middle in range(172, 180):
+        image = np.zeros((1, 8, 352, 3), np.float32)
+        image[:, :, middle] = 1
+        outputs = model.apply({"params": params}, image)
+        for name, scale in (("sr", 4), ("deblurred", 1)):
+            (seen,) = np.nonzero(np.asarray(outputs[name]).any(axis=(0, 1, 3)))
+            # The last multiple of 8 from which on, and the first before which, it shows.
+            last, first = seen[-1] // scale // 8 * 8, (seen[0] // scale // 8 + 1) * 8
+            distances += [last - middle, middle - first + 1]
+    assert max(distances) == model.reach
+
+
+@pytest.mark.parametrize("size", [(300, 448), (250, 411)])
+def test_tiles_give_what_the_whole_photograph_gives(whole, tiled, photo, size):
+    image = photo[: size[0], : size[1]]
+    window, tiles = tiled._plan(*size)
+    assert max(window) <= 256 and len(tiles) > 2
+    seams = {(s, i) for tile in tiles for i, s in enumerate([*tile.rows, *tile.columns])}
+    for pixels, tolerance in ((floats(image), 1e-5), (image, 1)):
+        parts = tiled(pixels)
+        for name, expected in whole(pixels).items():
+            scale = 4 if name == "sr" else 1
+            found = getattr(parts, name)
+            difference = np.abs(found - expected.astype(np.float32))
+            assert difference.max() <= tolerance
+            if tolerance == 1:
+                assert (difference > 0).mean() < 1e-4
+                near = np.zeros(difference.shape[:2], bool)
+                for position, i in seams:
+                    at = slice(max(scale * position - 8, 0), scale * position + 8)
+                    near[at if i < 2 else slice(None), slice(None) if i < 2 else at] = (
+                        True
+                    )
+                assert (difference[near] > 0).mean() < 1e-4
+    again = tiled(image)
+    for name, expected in tiled(image).items():
+        np.testing.assert_array_equal(getattr(again, name), expected)
+
+
+def test_alpha_and_gray_are_tiled_too(tiled, photo):
+    alpha = photo[:, :, 1:2]
+    found = tiled(np.concatenate([photo, alpha], axis=2))
+    expected = tiled(photo)
+    np.testing.assert_array_equal(found.sr[:, :, :3], expected.sr)
+    np.testing.assert_array_equal(found.sr[:, :, 3:], bicubic(alpha).sr)
+    np.testing.assert_array_equal(found.deblurred[:, :, 3:], alpha)
+    gray = tiled(photo[:, :, 1])
+    assert gray.sr.shape == (1200, 1792) and gray.deblurred.shape == (300, 448)
+    colour = tiled(np.repeat(alpha, 3, axis=2))
+    mean = colour.sr.astype(np.float32).mean(axis=2)
+    assert np.abs(gray.sr - mean).max() <= 0.5
+    both = tiled(np.repeat(alpha, 2, axis=2))
+    np.testing.assert_array_equal(both.sr[:, :, 0], gray.sr)
+
+
+def test_a_hundred_sizes_need_six_programs_at_most(restorer):
+    rng = np.random.default_rng(0)
+    sizes = np.exp(rng.uniform(np.log(20), np.log(3000), (100, 2))).astype(int)
+    windows = {restorer._plan(int(h), int(w))[0] for h, w in sizes}
+    assert len(windows) == 6
+    before = _restore_window._cache_size()
+    for height, width in sizes:
+        if max(restorer._plan(height, width)[0]) <= 192:
+            restorer.prepare(int(height), int(width))
+    assert _restore_window._cache_size() - before <= 2
+
+
+@pytest.mark.parametrize(
+    ("dtype", "levels"),
+    [("uint16", 65535), ("float32", 1), ("float64", 1), ("float16", 1)],
+)
+def test_results_are_of_the_type_of_the_photograph(restorer, photo, dtype, levels):
+    image = photo[:40, :48]
+    given = convert(image, 3, np.uint16) if levels > 1 else (image / 255).astype(dtype)
+    found = restorer(given)
+    for name, expected in restorer(image).items():
+        result = getattr(found, name)
+        assert result.dtype == dtype
+        difference = np.abs(result / levels - expected / 255.0)
+        assert difference.max() < 0.51 / 255 + 1e-3 * (dtype == "float16")
+
+
+def test_16_bits_are_not_8(restorer, photo):
+    # A gradient of a fortieth of an 8-bit level a pixel.
+    ramp = np.arange(4096, dtype=np.uint16).reshape(64, 64)[:, :, None].repeat(3, axis=2)
+    found = restorer(30000 + 2 * ramp, strength=0)
+    assert len(np.unique(found.deblurred)) == 4096
+    assert len(np.unique(found.sr)) > 8000
+
+
+def test_strength_blends_with_bicubic(restorer, photo):
+    image = floats(photo[:40, :48])
+    full, none = restorer(image), restorer(image, strength=0)
+    plain = bicubic_upscale(image[None], 4)[0].clip(0, 1)
+    np.testing.assert_allclose(none.sr, plain, atol=1e-6)
+    np.testing.assert_array_equal(none.deblurred, image)
+    outputs = MODEL.apply({"params": restorer._params}, image[None])
+    expected = 0.25 * outputs["deblurred"][0] + 0.75 * image
+    found = restorer(image, strength=0.25).deblurred
+    np.testing.assert_allclose(found, expected.clip(0, 1), atol=1e-6)
+    np.testing.assert_array_equal(restorer(image, strength=1).sr, full.sr)
+
+
+@pytest.mark.parametrize(
+    ("mode", "back"),
+    [
+        *[("RGB", "RGB"), ("L", "L"), ("LA", "LA"), ("RGBA", "RGBA"), ("I;16", "I;16")],
+        *[("1", "L"), ("P", "RGB"), ("CMYK", "RGB")],
+    ],
+)
+def test_pillow_images_come_back_as_such(restorer, photo, mode, back):
+    image = Image.fromarray(photo[:40, :48])
+    if mode == "I;16":
+        gray = convert(photo[:40, :48, :1], 1, np.uint16)
+        image = Image.fromarray(gray[:, :, 0])
+    found = restorer(image.convert(mode) if mode != "I;16" else image)
+    assert found.sr.mode == found.deblurred.mode == back
+    assert found.sr.size == (192, 160) and found.deblurred.size == (48, 40)
+    if mode == "RGB":
+        expected = restorer(photo[:40, :48])
+        np.testing.assert_array_equal(np.asarray(found.sr), expected.sr)
+
+
+def test_pillow_images_are_turned_upright(restorer, photo):
+    image = Image.fromarray(photo[:40, :48])
+    image.getexif()[0x0112] = 6
+    found = restorer(image)
+    assert found.sr.size == (160, 192)
+    expected = restorer(np.rot90(photo[:40, :48], -1))
+    np.testing.assert_array_equal(np.asarray(found.sr), expected.sr)
+    assert found.sr.getexif().get(0x0112, 1) == 1
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((4, 4, 5), np.uint8), r"\[h, w, 1..4\], not \(4, 4, 5\)"),
+        (np.zeros((0, 4, 3), np.uint8), r"not \(0, 4, 3\)"),
+        (np.zeros(4, np.uint8), r"not \(4,\)"),
+        (np.zeros((4, 4), np.int32), "not int32"),
+        (np.full((4, 4), 255.0), r"from 255 to 255, expected \[0, 1\]"),
+        (np.full((4, 4), np.nan), "from nan to nan"),
+    ],
+)
+def test_other_arrays_are_refused(restorer, image, message):
+    with pytest.raises(ValueError, match=message):
+        restorer(image)
+
+
+def test_a_strength_beyond_one_is_refused(restorer, photo):
+    with pytest.raises(ValueError, match=r"strength of 1.5, expected \[0, 1\]"):
+        restorer(photo, strength=1.5)
+
+
+def test_threads_share_one(restorer, photo):
+    images = [photo[: 40 + 8 * i, : 120 - 8 * i] for i in range(8)]
+    expected = [restorer(image).sr for image in images]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda image: restorer(image).sr, images * 3))
+    for i, sr in enumerate(found):
+        np.testing.assert_array_equal(sr, expected[i % 8])
+
+
+def test_out_of_memory_halves_the_window(restorer, photo, monkeypatch, caplog):
+    smaller = Restorer(MODEL, restorer._params, largest_window=512)
+    run, sizes = smaller._run, []
+
+    def small_memory(window, size, strength):
+        sizes.append(window.shape[0])
+        if window.shape[0] > 300:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 7 bytes")
+        return run(window, size, strength)
+
+    monkeypatch.setattr(smaller, "_run", small_memory)
+    caplog.set_level(logging.WARNING)
+    found = smaller(photo)
+    assert sizes[0] == 384 and set(sizes[1:]) == {256}
+    assert "out of memory with windows of 512 x 384 pixels, again with" in caplog.text
+    assert np.abs(found.sr - restorer(photo).sr.astype(int)).max() <= 1
+    # And it does not try the large ones again.
+    sizes.clear()
+    smaller(photo)
+    assert 384 not in sizes
+
+
+def test_out_of_memory_with_the_smallest_window_is_an_error(restorer, photo, monkeypatch):
+    smallest = Restorer(MODEL, restorer._params, largest_window=168)
+
+    def no_memory(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED")
+
+    monkeypatch.setattr(smallest, "_run", no_memory)
+    with pytest.raises(InputError, match="out of memory with windows of .* already"):
+        smallest(photo)
+
+
+class Overflowing(nn.Module):
+    """Infinite in float16, fine in float32."""
+
+    dtype: str = "float16"
+    always: bool = False
+    reach = 0
+    features = (8,)
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Conv(3, (1, 1), name="conv")(x) * 0 + x
+        large = (x.astype(self.dtype) + 0.5) * 60000 * (2 if not self.always else np.inf)
+        return {"deblurred": (large / 60000).astype("float32") / 2 - 0.5}
+
+
+def test_what_overflows_is_restored_again_in_float32(photo, caplog):
+    model = Overflowing()
+    params = init_params(model, jax.random.key(0))
+    found = Restorer(model, params)(photo[:40, :40])
+    assert found.sr is None
+    np.testing.assert_array_equal(found.deblurred, photo[:40, :40])
+    assert "not finite in float16, again in float32" in caplog.text
+    hopeless = Restorer(Overflowing(always=True), params)
+    with pytest.raises(FloatingPointError, match="not finite"):
+        hopeless(photo[:40, :40])
+
+
+def test_without_a_deblurring_head_there_is_one_result(photo):
+    model = EDDSRN(**{**SMALL, "deblur_features": 0})
+    found = Restorer(model, init_params(model, jax.random.key(0)))(photo[:20, :20])
+    assert found.deblurred is None and found.sr.shape == (80, 80, 3)
+
+
+def test_an_export_gives_what_the_network_gives(restorer, photo, tmp_path):
+    path = tmp_path / "network.jax"
+    restorer.export(path)
+    exported = jax.export.deserialize(bytearray(path.read_bytes()))
+    assert set(exported.platforms) == {"cpu", "cuda", "tpu"}
+    for height, width in ((64, 48), (8, 80)):
+        images = np.stack([floats(photo[i : i + height, :width]) for i in range(2)])
+        found = exported.call(images)
+        expected = MODEL.apply({"params": restorer._params}, images)
+        assert found.keys() == expected.keys()
+        for name in expected:
+            np.testing.assert_allclose(found[name], expected[name], atol=1e-5)
+    with pytest.raises(InputError, match="cannot be written"):
+        restorer.export(tmp_path / "absent" / "network.jax")
+
+
+def test_the_window_must_hold_its_halo(restorer):
+    with pytest.raises(InputError, match="160 pixels: expected a multiple of 8 from 168"):
+        Restorer(MODEL, restorer._params, largest_window=160)
+    with pytest.raises(InputError, match="201 pixels"):
+        Restorer(MODEL, restorer._params, largest_window=201)
+
+
+def test_the_default_window_fits_the_memory(restorer, monkeypatch):
+    for gigabytes, side in ((0.001, 168), (64, 1024)):
+        monkeypatch.setattr(restoration, "_memory", lambda _, g=gigabytes: int(g * 1e9))
+        assert Restorer(MODEL, restorer._params)._largest_window == side
+    paper = EDDSRN()
+    monkeypatch.setattr(restoration, "_memory", lambda _: int(4e9))
+    assert 256 < Restorer(paper, {})._largest_window < 512
 
 
 def test_the_weights_that_come_with_the_package_restore(photo):
     lr_sharp, lr_blur = degrade_photo(photo, 1.5, max_sigma=2.0)
     found = Restorer.from_pretrained()(lr_blur)
-    plain = bicubic(lr_blur)["sr"]
-    assert psnr_y(found["sr"], photo, border=4) > psnr_y(plain, photo, border=4) + 1.5
-    gain = psnr_y(found["deblurred"], lr_sharp, border=4) - psnr_y(
+    plain = bicubic(lr_blur).sr
+    assert psnr_y(found.sr, photo, border=4) > psnr_y(plain, photo, border=4) + 1.5
+    gain = psnr_y(found.deblurred, lr_sharp, border=4) - psnr_y(
         lr_blur, lr_sharp, border=4
     )
     assert gain > 2
+
+
+def test_weights_come_from_a_file_or_a_run(restorer, finished, photo, tmp_path):
+    _, workdir = finished
+    image = photo[:40, :40]
+    from_run = Restorer.from_pretrained(workdir=workdir)(image)
+    assert (from_run.sr != restorer(image).sr).any()
+    path = tmp_path / "mine.safetensors"
+    fields = '{"features": [8, 8, 16, 16], "num_pairs": 1, "sr_features": [8, 8, 4],'
+    fields += ' "deblur_features": 8}'
+    save_weights(path, jax.device_get(restorer._params), metadata={"model": fields})
+    found = Restorer.from_pretrained(weights=str(path), dtype="bfloat16")(image)
+    assert 0 < np.abs(found.sr - restorer(image).sr.astype(int)).max() < 8
+
+
+@pytest.mark.parametrize("content", [b"", b"not weights at all", None])
+def test_files_that_are_no_weights_are_named(tmp_path, content):
+    path = tmp_path / "mine.safetensors"
+    if content is None:
+        save_weights(path, {"x": np.zeros(3, np.float32)}, metadata={})
+    else:
+        path.write_bytes(content)
+    with pytest.raises(
+        InputError, match=r"mine.safetensors: (cannot be read|no network)"
+    ):
+        Restorer.from_pretrained(weights=path)
+    with pytest.raises(InputError, match="absent: cannot be read"):
+        Restorer.from_pretrained(weights=tmp_path / "absent")
+    with pytest.raises(InputError, match="both weights"):
+        Restorer.from_pretrained(weights=path, workdir=tmp_path)
+
+
+def test_restoring_loads_no_tensorflow():
+    code = """
+import sys, numpy as np
+from eddsrn_jax import Restorer
+Restorer.from_pretrained()(np.zeros((8, 8, 3), np.uint8))
+sys.exit(any(name in sys.modules for name in ("tensorflow", "orbax", "optax")))
+"""
+    command = [sys.executable, "-c", code]
+    subprocess.run(command, check=True, cwd=Path(__file__).parents[1])

@@ -135,10 +135,31 @@ class EDDSRN(nn.Module):
         image = pad_to_multiple(lr_blur, STRIDE)
         x = Trunk(self.features, self.num_pairs, self.dtype, name="trunk")(image)
         sr_head = SuperResolutionHead(self.sr_features, self.dtype, name="sr_head")
-        sr = sr_head(x).astype(jnp.float32) + bicubic_upscale(image, SCALE)
-        outputs = {"sr": sr[:, : SCALE * h, : SCALE * w]}
+        residual = sr_head(x).astype(jnp.float32)[:, : SCALE * h, : SCALE * w]
+        outputs = {"sr": residual + bicubic_upscale(lr_blur, SCALE)}
         if self.deblur_features:
             head = DeblurringHead(self.deblur_features, self.dtype, name="deblur_head")
-            deblurred = head(x).astype(jnp.float32) + image
-            outputs["deblurred"] = deblurred[:, :h, :w]
+            residual = head(x).astype(jnp.float32)[:, :h, :w]
+            outputs["deblurred"] = residual + lr_blur
         return outputs
+
+    @property
+    def reach(self) -> int:
+        """How many pixels before a multiple of STRIDE can change what comes after it.
+
+        By symmetry as many after it change what comes before. Going back from output
+        pixel 0: the super-resolution head sees 2 pixels at x4, so one at x2 and its
+        convolution another; the same again at x1, and three flat convolutions: 5 in all.
+        Then the decoder, whose first pixel at each smaller size is the one above halved,
+        rounded away from 0, and the encoder, where it doubles. With two pairs in a block
+        it is 121 pixels, with one 77.
+        """
+        block = 2 * self.num_pairs
+        # Up-convolution to full size, at 1/2; then block and up-convolution at 1/4.
+        half = -(-5 // 2) + 1 + block
+        quarter = -(-half // 2) + 1 + block
+        eighth = -(-quarter // 2) + 1
+        for _ in range(3):
+            # A block, the convolution that widens, and the pooling.
+            eighth = 2 * (eighth + block + 1)
+        return eighth + 3

@@ -10,6 +10,7 @@ import safetensors
 import safetensors.numpy
 
 from eddsrn_jax.errors import InputError
+from eddsrn_jax.models import EDDSRN, abstract_params
 
 
 def save_weights(path: Path, params: Any, *, metadata: dict[str, str]) -> None:
@@ -40,16 +41,33 @@ def load_weights(path: Path, like: Any) -> Any:
     return flax.traverse_util.unflatten_dict(cast, sep="/")
 
 
-def shipped_weights() -> tuple[dict[str, Any], Any]:
-    """The fields of the network that comes with the package, and its parameters."""
-    path = Path(__file__).with_name("eddsrn_lite.safetensors")
-    with safetensors.safe_open(path, "numpy") as file:
-        fields = json.loads(file.metadata()["model"])
+def read_network(path: Path | str | None = None) -> tuple[EDDSRN, Any]:
+    """A network and its parameters.
+
+    Args:
+        path: a .safetensors file that has the network's fields as JSON in its metadata,
+            under "model"; where None the one that comes with the package.
+
+    Raises:
+        InputError: no such file, not safetensors, no or wrong fields, or a name or shape
+            that differs from what they say.
+    """
+    path = Path(path or Path(__file__).with_name("eddsrn_lite.safetensors")).expanduser()
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            fields = json.loads((file.metadata() or {}).get("model", "null"))
         # JSON has no tuples, and a module with lists cannot be hashed.
         fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    arrays = {name: array.astype(np.float32) for name, array in arrays.items()}
-    return fields, flax.traverse_util.unflatten_dict(arrays, sep="/")
+        model = EDDSRN(**fields)
+        like = abstract_params(model)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise InputError(f"{path}: cannot be read as safetensors ({error})") from error
+    except (AttributeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: no network's fields in its metadata, under 'model'; expected a file"
+            " of python -m eddsrn_jax.export_weights"
+        ) from error
+    return model, load_weights(path, like)
 
 
 def check_matches(params: Any, like: Any, origin: str) -> None:

@@ -1,20 +1,20 @@
-"""Image files in and out: the one place where photographs are decoded.
+"""Image files in: the one place where photographs are opened and decoded.
 
-In memory a photograph is uint8 RGB [H, W, 3].
+For training a photograph is uint8 RGB [H, W, 3], by `read_image`. With its gray, alpha
+and 16 bits as they are it comes from `open_photo` and `decode`, on which
+`eddsrn_jax.pictures` stands.
 """
 
-import io
 import logging
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from eddsrn_jax.errors import InputError
+from eddsrn_jax.images.decoding import EXTENSIONS, convert, decode, naming, open_photo
 
 _log = logging.getLogger(__name__)
-
-EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
 def list_images(folder: str | Path) -> list[Path]:
@@ -54,22 +54,14 @@ def _extensions() -> str:
     return " ".join(f"*{e}" for e in EXTENSIONS)
 
 
-def _open(file: Path | bytes) -> Image.Image:
-    return Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
-
-
 def count_pixels(file: Path | bytes, name: str) -> int:
     """Height times width, from the header alone.
 
     Raises:
         InputError: not an image.
     """
-    try:
-        with _open(file) as image:
-            return image.width * image.height
-    # Pillow's decoders raise whatever their bytes lead them to.
-    except Exception as error:
-        raise InputError(f"{name}: not a readable image ({_reason(error)})") from error
+    with naming(name, "not a readable image"), open_photo(file) as photo:
+        return photo.header.height * photo.header.width
 
 
 def read_image(file: Path | bytes, name: str = "") -> np.ndarray:
@@ -90,38 +82,13 @@ def read_image(file: Path | bytes, name: str = "") -> np.ndarray:
         InputError: it cannot be decoded to the end.
     """
     name = name or str(file)
-    try:
-        with _open(file) as image:
-            raw_mode = _raw_mode(image)
-            return _to_rgb(ImageOps.exif_transpose(image), name, raw_mode)
-    except Exception as error:
-        raise InputError(f"{name}: cannot be decoded ({_reason(error)})") from error
-
-
-def _reason(error: Exception) -> str:
-    # Pillow's "cannot identify image file" ends in a path or an object's address.
-    return str(error).split(" <")[0].split(" '/")[0] or type(error).__name__
-
-
-def _raw_mode(image: Image.Image) -> str:
-    """How the file stores pixels, such as "RGB;16B"; known only before decoding."""
-    arguments = image.tile[0][3] if image.tile else ""
-    return str(arguments[0] if isinstance(arguments, tuple) else arguments)
-
-
-def _to_rgb(image: Image.Image, name: str, raw_mode: str) -> np.ndarray:
-    if ";16" in raw_mode or image.mode.startswith("I") or image.mode == "F":
+    with naming(name, "cannot be decoded"), open_photo(file) as photo:
+        pixels = decode(photo)
+    if pixels.dtype != np.uint8:
         _log.warning("%s: reduced to 8 bits per channel", name)
-    if image.mode.startswith("I"):
-        # Pillow clips 16-bit gray at 255 where one would expect scaling.
-        gray = np.clip(np.asarray(image, np.float64) / 257.0, 0, 255)
-        return np.repeat(np.rint(gray).astype(np.uint8)[:, :, None], 3, axis=2)
-    if image.mode == "F":
-        raise InputError("floating-point pixels have no known range")
-    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
+    if pixels.shape[2] in (2, 4):
         _log.warning("%s: alpha channel ignored", name)
-        image = image.convert("RGBA")
-    return np.array(image.convert("RGB"))
+    return convert(pixels, 3, np.uint8)
 
 
 def write_image(path: Path, image: np.ndarray) -> None:

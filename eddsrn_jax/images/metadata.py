@@ -1,0 +1,116 @@
+"""What image files say beside their pixels."""
+
+import contextlib
+import dataclasses
+import io
+
+from PIL import ExifTags, Image, ImageCms
+
+from eddsrn_jax.images.decoding import Photo
+
+# What describes the photograph rather than the file it was in: description, make, model,
+# orientation, software, date, artist, host, copyright, the EXIF and GPS directories, and
+# what Windows adds.
+_KEPT_TAGS = {
+    *(0x010E, 0x010F, 0x0110, 0x0112, 0x0131, 0x0132, 0x013B, 0x013C, 0x8298),
+    *(0x8769, 0x8825, 0x4746, 0x4749, 0x9C9B, 0x9C9C, 0x9C9D, 0x9C9E, 0x9C9F),
+}
+_EXIF_SIZE = (0xA002, 0xA003)
+
+
+@dataclasses.dataclass(frozen=True)
+class Metadata:
+    """What a file says beside its pixels.
+
+    Attributes:
+        icc: the colour profile of the pixels as they were decoded.
+        exif: as Pillow wants it, "Exif\\0\\0" first; its orientation is upright.
+        dpi: horizontal and vertical dots per inch.
+    """
+
+    icc: bytes | None = None
+    exif: bytes | None = None
+    dpi: tuple[float, float] | None = None
+
+
+def icc_profile(photo: Photo) -> bytes | None:
+    """The colour profile, None where there is none or no more than a stump."""
+    icc = photo.info.get("icc_profile")
+    # A profile's own header has 128 bytes.
+    return icc if isinstance(icc, bytes) and len(icc) >= 128 else None
+
+
+def describes(icc: bytes, channels: int, *, strictly: bool) -> bool:
+    """Whether a profile is one of pixels with so many channels.
+
+    Args:
+        icc: the profile.
+        channels: up to two for gray.
+        strictly: whether gray pixels need a profile of gray.
+    """
+    space = icc[16:20]
+    if channels > 2:
+        return space == b"RGB "
+    # Gray pixels with a profile of RGB are common and harmless.
+    return space == b"GRAY" or (space == b"RGB " and not strictly)
+
+
+def cmyk_to_srgb(
+    photo: Photo, icc: bytes | None, messages: list[str]
+) -> tuple[Photo, bytes | None]:
+    """To sRGB by the embedded profile; without a usable one `decode` converts."""
+    if icc:
+        srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+        try:
+            image = ImageCms.profileToProfile(
+                photo.image, io.BytesIO(icc), srgb, outputMode="RGB"
+            )
+        except ImageCms.PyCMSError as error:
+            messages.append(f"CMYK profile not used: {one_line(error)}")
+        else:
+            messages.append("CMYK converted to sRGB by the embedded profile")
+            return dataclasses.replace(photo, image=image), srgb.tobytes()
+    messages.append("CMYK converted to RGB without a profile: colours may differ")
+    return photo, None
+
+
+def one_line(message: object) -> str:
+    """Its text without line breaks."""
+    return " ".join(str(message).split())
+
+
+def resolution(photo: Photo) -> tuple[float, float] | None:
+    """Horizontal and vertical dots per inch, None where they cannot be."""
+    dpi = photo.info.get("dpi")
+    with contextlib.suppress(TypeError, ValueError, ZeroDivisionError):
+        x, y = (float(value) for value in dpi)
+        # What JPEG can hold; beyond it is an error of the file.
+        if 1 <= x <= 65535 and 1 <= y <= 65535:
+            return x, y
+    return None
+
+
+def upright_exif(exif: Image.Exif, size: tuple[int, int] | None = None) -> Image.Exif:
+    """The tags of the photograph, without those of the file, for upright pixels.
+
+    Where they name its width and height, these become those of `size`.
+    """
+    kept = Image.Exif()
+    kept.endian = "<"
+    for tag in sorted(_KEPT_TAGS & set(exif)):
+        value = exif[tag]
+        if tag in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
+            value = {key: _writable(x) for key, x in exif.get_ifd(tag).items()}
+            if ExifTags.IFD.Interop in value:
+                value[ExifTags.IFD.Interop] = exif.get_ifd(ExifTags.IFD.Interop)
+            if size and value.keys() >= set(_EXIF_SIZE):
+                value |= dict(zip(_EXIF_SIZE, size, strict=True))
+        if value:
+            kept[tag] = 1 if tag == ExifTags.Base.Orientation else _writable(value)
+    return kept
+
+
+def _writable(value: object) -> object:
+    # Pillow reads text as Latin-1 but writes it as ASCII, with question marks.
+    is_text = isinstance(value, str) and not value.isascii()
+    return value.encode("latin-1") if is_text else value

@@ -1,0 +1,70 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from eddsrn_jax.models import STRIDE
+from eddsrn_jax.tiling import cut, plan_tiles, window_sizes
+
+HALO = 80
+
+
+@pytest.mark.parametrize("largest", [168, 256, 500, 1024])
+def test_windows_are_of_few_sizes_none_larger_than_the_largest(largest):
+    windows = window_sizes(largest)
+    assert len(windows) <= 6
+    assert windows[-1] == (largest, largest)
+    assert max(max(size) for size in windows) == largest
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        *[(1, 1), (1, 65535), (65535, 1), (7, 129), (120, 131), (128, 128), (129, 200)],
+        *[(510, 339), (513, 512), (1023, 1025), (3000, 4000), (2999, 4001)],
+    ],
+)
+@pytest.mark.parametrize("largest", [168, 512, 1024])
+def test_tiles_take_every_pixel_once_and_see_a_halo_around_it(size, largest):
+    window, tiles = plan_tiles(size, halo=HALO, windows=window_sizes(largest))
+    assert window in window_sizes(largest)
+    rows = sorted({(tile.top, tile.rows) for tile in tiles})
+    columns = sorted({(tile.left, tile.columns) for tile in tiles})
+    found = [((tile.top, tile.rows), (tile.left, tile.columns)) for tile in tiles]
+    assert found == [(row, column) for row in rows for column in columns]
+    for axis, length, side in ((rows, size[0], window[0]), (columns, size[1], window[1])):
+        assert axis[0][1][0] == 0 and axis[-1][1][1] == length
+        for (_, (_, stop)), (_, (start, _)) in itertools.pairwise(axis):
+            assert stop == start
+        for first, (start, stop) in axis:
+            assert start < stop and first % STRIDE == 0 and first >= 0
+            # The halo ends with the photograph, extended to a multiple of the stride.
+            assert first <= max(start - HALO, 0)
+            assert first + side >= min(stop + HALO, length)
+
+
+def test_the_window_is_the_one_with_the_least_pixels():
+    windows = window_sizes()
+    assert plan_tiles((100, 100), halo=HALO, windows=windows)[0] == (128, 128)
+    assert plan_tiles((192, 192), halo=HALO, windows=windows)[0] == (192, 192)
+    # Bicubic interpolation of the last pixel needs two more.
+    assert plan_tiles((191, 191), halo=HALO, windows=windows)[0] == (256, 256)
+    window, tiles = plan_tiles((340, 510), halo=HALO, windows=windows)
+    assert window == (384, 512) and len(tiles) == 1
+
+
+def test_windows_that_are_all_halo_are_refused():
+    with pytest.raises(ValueError, match="two halos of 80 pixels"):
+        plan_tiles((300, 300), halo=HALO, windows=[(160, 160)])
+
+
+def test_what_is_cut_beyond_an_image_is_mirrored():
+    image = np.arange(6).reshape(2, 3)
+    np.testing.assert_array_equal(cut(image, 0, 1, (2, 2)), [[1, 2], [4, 5]])
+    np.testing.assert_array_equal(
+        cut(image, 0, 0, (3, 5)), [[0, 1, 2, 2, 1], [3, 4, 5, 5, 4], [3, 4, 5, 5, 4]]
+    )
+    np.testing.assert_array_equal(cut(image, -1, -2, (2, 3)), [[1, 0, 0], [1, 0, 0]])
+    # As often as it takes, and a view where nothing is mirrored.
+    assert cut(image, 0, 0, (50, 50)).shape == (50, 50)
+    assert cut(image, 0, 1, (2, 2)).base is not None
