@@ -17,8 +17,9 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from eddsrn_jax import config as config_lib
 from eddsrn_jax.errors import InputError
+from eddsrn_jax.models import EDDSRN
 from eddsrn_jax.steps import TrainState
-from eddsrn_jax.weights import check_matches
+from eddsrn_jax.weights import Network, check_matches
 
 _log = logging.getLogger(__name__)
 
@@ -239,6 +240,18 @@ class Checkpoints:
 
     def __exit__(self, *_: object) -> None:
         self._manager.close()
+
+
+def read_run(workdir: Path, step: int | None = None) -> Network:
+    """The network of a run's checkpoint: that of a step, or the best by validation.
+
+    Raises:
+        InputError: no such checkpoint, or damaged.
+    """
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        step, config, params = checkpoints.restore_params(step)
+    sigma_range = tuple(config.degradation.sigma_range)
+    return Network(EDDSRN(**config.model), params, config.name, step, sigma_range)
 
 
 def _items(state: TrainState) -> tuple[Any, dict[str, Any]]:

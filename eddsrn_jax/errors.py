@@ -1,4 +1,4 @@
-"""The one exception for what a user can mend."""
+"""The exceptions for what a user can mend."""
 
 
 class InputError(ValueError):
@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     The message is one line and names it, with the numbers that matter.
     """
+
+
+class UsageError(InputError):
+    """A command that cannot be started so, whatever its files hold: exit code 2."""

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,11 @@ from PIL import Image
 from eddsrn_jax.complexity import activation_bytes_per_pixel
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.images.decoding import from_pillow, to_pillow
-from eddsrn_jax.models import EDDSRN, SCALE, STRIDE
+from eddsrn_jax.models import SCALE, STRIDE
 from eddsrn_jax.resize import bicubic_upscale
 from eddsrn_jax.tiling import LARGEST_WINDOW, Tile, cut, plan_tiles, window_sizes
 from eddsrn_jax.weights import read_network
+from eddsrn_jax.windows import peak_of, restore_window
 
 _log = logging.getLogger(__name__)
 
@@ -66,58 +67,6 @@ class Block(Restored):
     width: int = 0
 
 
-@functools.partial(jax.jit, static_argnames="model")
-def _restore_window(
-    params: Any,
-    window: jax.Array,
-    size: jax.Array,
-    strength: jax.Array,
-    *,
-    model: nn.Module,
-) -> tuple[dict[str, jax.Array], jax.Array]:
-    """Applies the network as if the window ended at `size`, multiples of STRIDE.
-
-    Beyond its edge a convolution sees zeros. So that a photograph's edge is one, and its
-    result the same in any window, whatever lies beyond is zeroed before each convolution.
-
-    Returns:
-        Outputs by name, of the window's type; and whether all their values were finite.
-    """
-
-    def end_at_size(next_call, args, kwargs, context):
-        if isinstance(context.module, nn.Conv) and context.method_name == "__call__":
-            (x,) = args
-            # Within the network sizes are multiples or fractions of the window's.
-            rows, columns = (
-                jnp.arange(length) < size[i] * length // window.shape[i]
-                for i, length in enumerate(x.shape[1:3])
-            )
-            keep = rows[:, None] & columns[None, :]
-            args = (jnp.where(keep[None, :, :, None], x, 0),)
-        return next_call(*args, **kwargs)
-
-    peak = _peak(window.dtype)
-    image = window[None].astype(jnp.float32) / peak
-    with nn.intercept_methods(end_at_size):
-        outputs = model.apply({"params": params}, image)
-    plain = {"sr": bicubic_upscale(image, SCALE), "deblurred": image}
-    finite, results = jnp.bool(True), {}
-    for name, output in outputs.items():
-        finite &= jnp.isfinite(output).all()
-        # Exact at both ends.
-        mixed = strength * output + (1 - strength) * plain[name]
-        levels = peak * jnp.clip(mixed[0], 0, 1)
-        if jnp.issubdtype(window.dtype, jnp.integer):
-            # Halves up, as scores round.
-            levels = jnp.floor(levels + 0.5)
-        results[name] = levels.astype(window.dtype)
-    return results, finite
-
-
-def _peak(dtype: np.dtype) -> float:
-    return float(jnp.iinfo(dtype).max) if jnp.issubdtype(dtype, jnp.integer) else 1.0
-
-
 class Restorer:
     """A network with its weights; photographs in, photographs out.
 
@@ -125,20 +74,32 @@ class Restorer:
     """
 
     def __init__(
-        self, model: nn.Module, params: Any, *, largest_window: int | None = None
+        self,
+        model: nn.Module,
+        params: Any,
+        *,
+        sigma_range: tuple[float, float] = (1.0, 2.0),
+        outputs: Sequence[str] | None = None,
+        largest_window: int | None = None,
     ):
         """Keeps the weights on the first device.
 
         Args:
             model: maps float [N, h, w, 3] in [0, 1] to images by name, see EDDSRN.
             params: of the model.
+            sigma_range: lowest and highest blur that it was trained for.
+            outputs: "sr", "deblurred" or both, of which alone time is spent on; where
+                None all that the model has.
             largest_window: side of the largest part of a photograph that is restored at
                 once, a multiple of 8; where None as large as pays and fits the memory.
 
         Raises:
-            InputError: the window is no such multiple, or all halo.
+            InputError: the model has no such output; or the window is no such multiple,
+                or all halo.
         """
         device = jax.local_devices()[0]
+        self.sigma_range = sigma_range
+        self._outputs = _check_outputs(outputs, model, params) if outputs else None
         self._model = model
         self._params = jax.device_put(params, device)
         # The network sees `reach` pixels beyond a multiple of its stride.
@@ -150,8 +111,8 @@ class Restorer:
             largest_window = max(min(fitting, LARGEST_WINDOW), smallest)
         if largest_window < smallest or largest_window % STRIDE:
             raise InputError(
-                f"a window of {largest_window} pixels: expected a multiple of {STRIDE}"
-                f" from {smallest} on: two halos of {self._halo} and something between"
+                f"largest_window={largest_window}: expected a multiple of {STRIDE} from"
+                f" {smallest} on: two halos of {self._halo} pixels, something between"
             )
         self._largest_window = largest_window
         self._prepared: set[tuple[int, int]] = set()
@@ -163,6 +124,7 @@ class Restorer:
         weights: Path | str | None = None,
         workdir: Path | str | None = None,
         dtype: str | None = None,
+        outputs: Sequence[str] | None = None,
         largest_window: int | None = None,
     ) -> "Restorer":
         """The network that comes with the package, or another one.
@@ -171,10 +133,10 @@ class Restorer:
             weights: a file of `python -m eddsrn_jax.export_weights`.
             workdir: of a run, whose best checkpoint is taken.
             dtype: to compute in, such as "bfloat16"; the network's own by default.
-            largest_window: see Restorer.
+            outputs, largest_window: see Restorer.
 
         Raises:
-            InputError: both are given, or cannot be read.
+            InputError: both are given, or cannot be read; or as Restorer.
         """
         if weights and workdir:
             raise InputError(
@@ -182,16 +144,18 @@ class Restorer:
             )
         if workdir:
             # Orbax takes seconds to import.
-            from eddsrn_jax.checkpoint import Checkpoints
+            from eddsrn_jax.checkpoint import read_run
 
-            with Checkpoints(Path(workdir).expanduser(), read_only=True) as checkpoints:
-                _, config, params = checkpoints.restore_params()
-            model = EDDSRN(**config.model)
+            network = read_run(Path(workdir).expanduser())
         else:
-            model, params = read_network(weights)
-        if dtype:
-            model = model.clone(dtype=dtype)
-        return cls(model, params, largest_window=largest_window)
+            network = read_network(weights)
+        return cls(
+            network.model.clone(dtype=dtype) if dtype else network.model,
+            network.params,
+            sigma_range=network.sigma_range,
+            outputs=outputs,
+            largest_window=largest_window,
+        )
 
     def prepare(self, height: int, width: int) -> None:
         """Compiles what 8-bit photographs of this size need, so that calls are fast."""
@@ -319,7 +283,8 @@ class Restorer:
         self, window: np.ndarray, size: np.ndarray, strength: float
     ) -> dict[str, jax.Array]:
         run = functools.partial(
-            *(_restore_window, self._params, window, size, np.float32(strength))
+            *(restore_window, self._params, window, size, np.float32(strength)),
+            names=self._outputs,
         )
         outputs, finite = run(model=self._model)
         if not finite and (dtype := jnp.dtype(self._model.dtype)) != jnp.float32:
@@ -349,6 +314,19 @@ class Restorer:
             Path(path).write_bytes(exported.serialize())
         except OSError as error:
             raise InputError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _check_outputs(
+    outputs: Sequence[str], model: nn.Module, params: Any
+) -> tuple[str, ...]:
+    window = jax.ShapeDtypeStruct((1, STRIDE, STRIDE, 3), "float32")
+    known = jax.eval_shape(model.apply, {"params": params}, window)
+    for name in outputs:
+        if name not in known:
+            raise InputError(
+                f"the network has no output {name!r}, only {', '.join(known)}"
+            )
+    return tuple(outputs)
 
 
 def _check(pixels: np.ndarray, strength: float) -> None:
@@ -398,7 +376,7 @@ def _enlarged(around: np.ndarray) -> np.ndarray:
     large = large[2 * SCALE : -2 * SCALE, 2 * SCALE : -2 * SCALE]
     if around.dtype.kind == "f":
         return np.clip(large, 0, 1)
-    return np.floor(np.clip(large, 0, _peak(around.dtype)) + 0.5).astype(around.dtype)
+    return np.floor(np.clip(large, 0, peak_of(around.dtype)) + 0.5).astype(around.dtype)
 
 
 def _memory(device: jax.Device) -> int:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 from PIL import Image
 from tiny import SMALL
 
@@ -19,9 +20,10 @@ from eddsrn_jax.metrics import psnr_y
 from eddsrn_jax.models import EDDSRN, init_params
 from eddsrn_jax.protocol import bicubic, degrade_photo
 from eddsrn_jax.resize import bicubic_upscale
-from eddsrn_jax.restoration import Restorer, _restore_window
+from eddsrn_jax.restoration import Restorer
 from eddsrn_jax.tiling import plan_tiles
-from eddsrn_jax.weights import save_weights
+from eddsrn_jax.weights import Network, write_network
+from eddsrn_jax.windows import restore_window
 
 MODEL = EDDSRN(**SMALL)
 
@@ -138,11 +140,11 @@ def test_a_hundred_sizes_need_six_programs_at_most(restorer):
     sizes = np.exp(rng.uniform(np.log(20), np.log(3000), (100, 2))).astype(int)
     windows = {restorer._plan(int(h), int(w))[0] for h, w in sizes}
     assert len(windows) == 6
-    before = _restore_window._cache_size()
+    before = restore_window._cache_size()
     for height, width in sizes:
         if max(restorer._plan(height, width)[0]) <= 192:
             restorer.prepare(int(height), int(width))
-    assert _restore_window._cache_size() - before <= 2
+    assert restore_window._cache_size() - before <= 2
 
 
 @pytest.mark.parametrize(
@@ -307,6 +309,16 @@ def test_without_a_deblurring_head_there_is_one_result(photo):
     assert found.deblurred is None and found.sr.shape == (80, 80, 3)
 
 
+@pytest.mark.parametrize("name", ["sr", "deblurred"])
+def test_one_output_alone_is_the_one_of_both(restorer, photo, name):
+    alone = Restorer(MODEL, restorer._params, outputs=[name])(photo)
+    assert [key for key, _ in alone.items()] == [name]
+    both = dict(restorer(photo).items())
+    np.testing.assert_array_equal(getattr(alone, name), both[name])
+    with pytest.raises(InputError, match="no output 'sharp', only deblurred, sr"):
+        Restorer(MODEL, restorer._params, outputs=["sharp"])
+
+
 def test_an_export_gives_what_the_network_gives(restorer, photo, tmp_path):
     path = tmp_path / "network.jax"
     restorer.export(path)
@@ -324,9 +336,11 @@ def test_an_export_gives_what_the_network_gives(restorer, photo, tmp_path):
 
 
 def test_the_window_must_hold_its_halo(restorer):
-    with pytest.raises(InputError, match="160 pixels: expected a multiple of 8 from 168"):
+    with pytest.raises(
+        InputError, match="largest_window=160: expected a multiple of 8 from 168"
+    ):
         Restorer(MODEL, restorer._params, largest_window=160)
-    with pytest.raises(InputError, match="201 pixels"):
+    with pytest.raises(InputError, match="largest_window=201"):
         Restorer(MODEL, restorer._params, largest_window=201)
 
 
@@ -356,18 +370,20 @@ def test_weights_come_from_a_file_or_a_run(restorer, finished, photo, tmp_path):
     from_run = Restorer.from_pretrained(workdir=workdir)(image)
     assert (from_run.sr != restorer(image).sr).any()
     path = tmp_path / "mine.safetensors"
-    fields = '{"features": [8, 8, 16, 16], "num_pairs": 1, "sr_features": [8, 8, 4],'
-    fields += ' "deblur_features": 8}'
-    save_weights(path, jax.device_get(restorer._params), metadata={"model": fields})
-    found = Restorer.from_pretrained(weights=str(path), dtype="bfloat16")(image)
-    assert 0 < np.abs(found.sr - restorer(image).sr.astype(int)).max() < 8
+    network = Network(MODEL, jax.device_get(restorer._params), "mine", 7, (0.5, 1.5))
+    write_network(path, network, dtype="float32")
+    from_file = Restorer.from_pretrained(weights=str(path))
+    np.testing.assert_array_equal(from_file(image).sr, restorer(image).sr)
+    assert from_file.sigma_range == (0.5, 1.5)
+    rounded = Restorer.from_pretrained(weights=str(path), dtype="bfloat16")(image)
+    assert 0 < np.abs(rounded.sr - restorer(image).sr.astype(int)).max() < 8
 
 
 @pytest.mark.parametrize("content", [b"", b"not weights at all", None])
 def test_files_that_are_no_weights_are_named(tmp_path, content):
     path = tmp_path / "mine.safetensors"
     if content is None:
-        save_weights(path, {"x": np.zeros(3, np.float32)}, metadata={})
+        safetensors.numpy.save_file({"x": np.zeros(3, np.float32)}, path)
     else:
         path.write_bytes(content)
     with pytest.raises(

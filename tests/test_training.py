@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from tiny import SMALL, final_state, metrics_rows, tiny_config
 
-from eddsrn_jax.checkpoint import Checkpoints
+from eddsrn_jax.checkpoint import Checkpoints, read_run
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.images import read_image
 from eddsrn_jax.models import EDDSRN, init_params
 from eddsrn_jax.reporting import Reporter
 from eddsrn_jax.training import train_and_evaluate
-from eddsrn_jax.weights import load_weights, save_weights
+from eddsrn_jax.weights import Network, load_weights, write_network
 
 
 @pytest.fixture
@@ -119,9 +119,9 @@ def test_another_architecture_in_the_workdir_is_refused(finished):
 def test_starting_from_weights(finished, tmp_path):
     """From a workdir and from safetensors, with a fresh optimiser and step 0."""
     folder, source = finished
-    with Checkpoints(source, read_only=True) as checkpoints:
-        _, _, trained = checkpoints.restore_params()
-    save_weights(tmp_path / "w.safetensors", trained, metadata={})
+    network = read_run(source)
+    trained = network.params
+    write_network(tmp_path / "w.safetensors", network, dtype="float32")
     states = []
     for i, origin in enumerate((source, tmp_path / "w.safetensors")):
         config = tiny_config(folder, init_from=str(origin), total_steps=1)
@@ -136,9 +136,9 @@ def test_starting_from_weights(finished, tmp_path):
 def test_weights_of_another_architecture_are_refused(finished, tmp_path):
     folder, _ = finished
     other = EDDSRN(**SMALL | {"sr_features": (8, 8, 8)})
-    save_weights(
-        tmp_path / "w.safetensors", init_params(other, jax.random.key(0)), metadata={}
-    )
+    params = init_params(other, jax.random.key(0))
+    network = Network(other, params, "other", 0, (1.0, 2.0))
+    write_network(tmp_path / "w.safetensors", network)
     config = tiny_config(folder, init_from=str(tmp_path / "w.safetensors"))
     with pytest.raises(InputError, match=r"w.safetensors is of another .*sr_head"):
         train_and_evaluate(config, tmp_path / "run")

@@ -1,10 +1,12 @@
 """Weights as safetensors: flat names such as "trunk/stem/kernel", never pickles."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import flax.traverse_util
+import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -12,13 +14,66 @@ import safetensors.numpy
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.models import EDDSRN, abstract_params
 
+SHIPPED = Path(__file__).with_name("eddsrn_lite.safetensors")
 
-def save_weights(path: Path, params: Any, *, metadata: dict[str, str]) -> None:
-    """Writes parameters, with what is to be said of them."""
-    flat = flax.traverse_util.flatten_dict(params, sep="/")
-    arrays = {name: np.ascontiguousarray(value) for name, value in flat.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    safetensors.numpy.save_file(arrays, path, metadata=metadata)
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A trained network.
+
+    Attributes:
+        model: its architecture.
+        params: of the model.
+        name: for tables.
+        step: of its training.
+        sigma_range: lowest and highest blur that it was trained for.
+    """
+
+    model: EDDSRN
+    params: Any
+    name: str
+    step: int
+    sigma_range: tuple[float, float]
+
+
+def write_network(path: Path, network: Network, *, dtype: str = "float16") -> None:
+    """Writes a network as safetensors, all but its parameters as metadata.
+
+    Args:
+        path: ends in .safetensors.
+        network: to write.
+        dtype: that the parameters are stored in.
+
+    Raises:
+        InputError: another extension, the file cannot be written, or a parameter is not
+            finite in the dtype.
+    """
+    if path.suffix != ".safetensors":
+        raise InputError(f"{path}: expected a name that ends in .safetensors")
+    arrays = {}
+    for name, value in _flat(network.params).items():
+        # An overflow is named below.
+        with np.errstate(over="ignore"):
+            array = np.asarray(value, np.float32).astype(jnp.dtype(dtype))
+        if not np.isfinite(array.astype(np.float32)).all():
+            raise InputError(f"{path}: {name} is not finite in {dtype}")
+        arrays[name] = np.ascontiguousarray(array)
+    fields = {
+        field.name: getattr(network.model, field.name)
+        for field in dataclasses.fields(network.model)
+        # Flax's own.
+        if field.name not in ("parent", "name")
+    }
+    metadata = {
+        "name": network.name,
+        "step": str(network.step),
+        "sigma_range": json.dumps(network.sigma_range),
+        "model": json.dumps(fields),
+    }
+    try:
+        safetensors.numpy.save_file(arrays, path, metadata=metadata)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise InputError(f"{path}: cannot be written ({error})") from error
 
 
 def load_weights(path: Path, like: Any) -> Any:
@@ -36,38 +91,41 @@ def load_weights(path: Path, like: Any) -> Any:
     except (OSError, safetensors.SafetensorError) as error:
         raise InputError(f"{path}: cannot be read as safetensors ({error})") from error
     check_matches(flax.traverse_util.unflatten_dict(arrays, sep="/"), like, str(path))
-    flat = flax.traverse_util.flatten_dict(like, sep="/")
-    cast = {name: arrays[name].astype(expected.dtype) for name, expected in flat.items()}
+    cast = {name: arrays[name].astype(x.dtype) for name, x in _flat(like).items()}
     return flax.traverse_util.unflatten_dict(cast, sep="/")
 
 
-def read_network(path: Path | str | None = None) -> tuple[EDDSRN, Any]:
-    """A network and its parameters.
+def read_network(path: Path | str | None = None) -> Network:
+    """Reads what `write_network` wrote.
 
     Args:
-        path: a .safetensors file that has the network's fields as JSON in its metadata,
-            under "model"; where None the one that comes with the package.
+        path: of the file; where None the one that comes with the package.
 
     Raises:
-        InputError: no such file, not safetensors, no or wrong fields, or a name or shape
-            that differs from what they say.
+        InputError: no such file, not safetensors, no or wrong fields in its metadata, or
+            a name or shape that differs from what they say.
     """
-    path = Path(path or Path(__file__).with_name("eddsrn_lite.safetensors")).expanduser()
+    path = Path(path or SHIPPED).expanduser()
     try:
         with safetensors.safe_open(path, "numpy") as file:
-            fields = json.loads((file.metadata() or {}).get("model", "null"))
+            metadata = file.metadata() or {}
         # JSON has no tuples, and a module with lists cannot be hashed.
-        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        fields = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in json.loads(metadata["model"]).items()
+        }
         model = EDDSRN(**fields)
         like = abstract_params(model)
+        low, high = json.loads(metadata["sigma_range"])
+        name, step = metadata["name"], int(metadata["step"])
     except (OSError, safetensors.SafetensorError) as error:
         raise InputError(f"{path}: cannot be read as safetensors ({error})") from error
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise InputError(
-            f"{path}: no network's fields in its metadata, under 'model'; expected a file"
-            " of python -m eddsrn_jax.export_weights"
+            f"{path}: no network in its metadata; expected a file of"
+            " python -m eddsrn_jax.export_weights"
         ) from error
-    return model, load_weights(path, like)
+    return Network(model, load_weights(path, like), name, step, (low, high))
 
 
 def check_matches(params: Any, like: Any, origin: str) -> None:
@@ -76,8 +134,7 @@ def check_matches(params: Any, like: Any, origin: str) -> None:
     Raises:
         InputError: names the first difference.
     """
-    found = flax.traverse_util.flatten_dict(params, sep="/")
-    expected = flax.traverse_util.flatten_dict(like, sep="/")
+    found, expected = _flat(params), _flat(like)
     for name in [*expected, *found]:
         here = tuple(found[name].shape) if name in found else "nothing"
         wanted = tuple(expected[name].shape) if name in expected else "nothing"
@@ -86,3 +143,8 @@ def check_matches(params: Any, like: Any, origin: str) -> None:
                 f"{origin} is of another architecture: {name} has {here}, the config's"
                 f" model {wanted}"
             )
+
+
+def _flat(tree: Any) -> dict[str, Any]:
+    """Leaves by names such as "trunk/stem/kernel"."""
+    return flax.traverse_util.flatten_dict(tree, sep="/")
