@@ -1,13 +1,18 @@
-"""Scores a run: python evaluate.py --workdir=runs/eddsrn [--dataset=Set14=DIR]."""
+"""Scores a network: python evaluate.py --workdir=runs/eddsrn [--dataset=Set14=DIR]."""
 
 from pathlib import Path
 
 from absl import flags
 
-from eddsrn_jax.errors import InputError
+from eddsrn_jax.errors import UsageError
 from eddsrn_jax.runtime import run_command
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Workdir of the run to score.")
+_WEIGHTS = flags.DEFINE_string(
+    "weights",
+    None,
+    "Or a .safetensors file; with neither the one that comes with the package.",
+)
 _STEP = flags.DEFINE_integer("step", None, "Checkpoint; the best one by default.")
 _DATASETS = flags.DEFINE_multi_string(
     "dataset", [], "NAME=DIR, a folder of photographs to score; repeatable."
@@ -27,7 +32,10 @@ _MAX_PHOTOS = flags.DEFINE_integer(
 )
 _SAVE_IMAGES = flags.DEFINE_boolean("save_images", False, "Write every image as PNG.")
 _OUTPUT_DIR = flags.DEFINE_string(
-    "output_dir", None, "For results and images; WORKDIR/evaluation/STEP by default."
+    "output_dir",
+    None,
+    "For results and images; WORKDIR/evaluation/STEP by default, of"
+    " weights evaluation/NAME.",
 )
 
 
@@ -37,11 +45,11 @@ def parse_datasets(values: list[str]) -> dict[str, Path]:
     for value in values:
         name, equals, folder = value.partition("=")
         if not (name and equals and folder):
-            raise InputError(f"--dataset={value}: expected NAME=DIR")
+            raise UsageError(f"--dataset={value}: expected NAME=DIR")
         if "/" in name or name.startswith("."):
-            raise InputError(f"--dataset={value}: {name!r} cannot name files")
+            raise UsageError(f"--dataset={value}: {name!r} cannot name files")
         if name in datasets:
-            raise InputError(f"--dataset={value}: a second set named {name}")
+            raise UsageError(f"--dataset={value}: a second set named {name}")
         datasets[name] = Path(folder).expanduser()
     return datasets
 
@@ -55,30 +63,39 @@ def parse_sigmas(value: str) -> tuple[float, ...] | None:
     except ValueError:
         sigmas = ()
     if not sigmas or not all(0 < sigma <= 10 for sigma in sigmas):
-        raise InputError(
+        raise UsageError(
             f"--sigmas={value}: expected numbers in (0, 10] with commas, or 'random'"
         )
     return sigmas
 
 
+def _path(flag: flags.FlagHolder[str]) -> Path | None:
+    return Path(flag.value).expanduser() if flag.value else None
+
+
 def main() -> None:
     """Evaluates by the flags."""
+    if _WORKDIR.value and _WEIGHTS.value:
+        raise UsageError("--workdir and --weights: expected one of them")
+    if _STEP.value is not None and not _WORKDIR.value:
+        raise UsageError(f"--step={_STEP.value}: expected a --workdir with it")
+    datasets, sigmas = parse_datasets(_DATASETS.value), parse_sigmas(_SIGMAS.value)
     # Here, so that --help and wrong flags answer at once.
-    from eddsrn_jax.evaluation import evaluate_run
+    from eddsrn_jax.evaluation import evaluate_network
 
-    evaluate_run(
-        Path(_WORKDIR.value).expanduser(),
+    evaluate_network(
+        workdir=_path(_WORKDIR),
         step=_STEP.value,
-        datasets=parse_datasets(_DATASETS.value),
+        weights=_path(_WEIGHTS),
+        datasets=datasets,
         validation=_VALIDATION.value,
-        sigmas=parse_sigmas(_SIGMAS.value),
+        sigmas=sigmas,
         seed=_SEED.value,
         max_photos=_MAX_PHOTOS.value,
         save_images=_SAVE_IMAGES.value,
-        output_dir=Path(_OUTPUT_DIR.value).expanduser() if _OUTPUT_DIR.value else None,
+        output_dir=_path(_OUTPUT_DIR),
     )
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("workdir")
     run_command(main)

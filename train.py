@@ -6,7 +6,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from eddsrn_jax.errors import InputError
+from eddsrn_jax.errors import UsageError
 from eddsrn_jax.runtime import run_command
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -37,7 +37,7 @@ def main() -> int:
 
     config_file = Path(config_flags.get_config_filename(flags.FLAGS["config"]))
     if not config_file.is_file():
-        raise InputError(f"--config={config_file}: no such file")
+        raise UsageError(f"--config={config_file}: no such file")
     workdir = Path(_WORKDIR.value or Path("runs", config_file.stem))
     if _COORDINATOR.value:
         connect(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)

@@ -242,6 +242,12 @@ class Checkpoints:
         self._manager.close()
 
 
+def network_of(step: int, config: ml_collections.ConfigDict, params: Any) -> Network:
+    """What `Checkpoints.restore_params` returns as one."""
+    sigma_range = tuple(config.degradation.sigma_range)
+    return Network(EDDSRN(**config.model), params, config.name, step, sigma_range)
+
+
 def read_run(workdir: Path, step: int | None = None) -> Network:
     """The network of a run's checkpoint: that of a step, or the best by validation.
 
@@ -249,9 +255,7 @@ def read_run(workdir: Path, step: int | None = None) -> Network:
         InputError: no such checkpoint, or damaged.
     """
     with Checkpoints(workdir, read_only=True) as checkpoints:
-        step, config, params = checkpoints.restore_params(step)
-    sigma_range = tuple(config.degradation.sigma_range)
-    return Network(EDDSRN(**config.model), params, config.name, step, sigma_range)
+        return network_of(*checkpoints.restore_params(step))
 
 
 def _items(state: TrainState) -> tuple[Any, dict[str, Any]]:

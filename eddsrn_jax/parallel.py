@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from eddsrn_jax.errors import InputError
+from eddsrn_jax.errors import InputError, UsageError
 
 DATA_AXIS = "data"
 
@@ -22,10 +22,10 @@ def connect(coordinator: str, num_processes: int | None, process_id: int | None)
         process_id: of this process, from 0.
 
     Raises:
-        InputError: a number is missing, or they do not fit.
+        UsageError: a number is missing, or they do not fit.
     """
     if num_processes is None or process_id is None or process_id >= num_processes:
-        raise InputError(
+        raise UsageError(
             f"--coordinator={coordinator} needs --num_processes and a --process_id below"
             f" it, not {num_processes} and {process_id}"
         )

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import jax
 import jaxlib
-from absl import app
+from absl import app, flags
 from absl import logging as absl_logging
 from tqdm import tqdm
 
-from eddsrn_jax.errors import InputError
+from eddsrn_jax.errors import InputError, UsageError
 
 _log = logging.getLogger(__name__)
 
@@ -100,26 +100,36 @@ def _show_messages() -> None:
     logger.propagate = False
 
 
-def run_command(main: Callable[[], int | None]) -> None:
+def run_command(
+    main: Callable[..., int | None], *, takes_arguments: bool = False
+) -> None:
     """Runs a command's main function: logging, cache, one-line errors, exit code.
 
-    What the user can mend ends in one line on stderr and exit code 1; anything else is
-    a defect and shows its traceback.
+    What the user can mend ends in one line on stderr and exit code 1, or 2 where the
+    command's flags and arguments are wrong; anything else is a defect and shows its
+    traceback.
+
+    Args:
+        main: returns the exit code, or None for 0.
+        takes_arguments: whether `main` is called with what follows the flags, a list;
+            where not, such arguments are refused.
     """
 
     def guarded(argv: list[str]) -> int | None:
-        if len(argv) > 1:
-            raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
         _show_messages()
         set_xla_flags()
         enable_compilation_cache()
         # As Ctrl-C does: unwinds, so that no temporary file is left behind.
         signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
         try:
+            if takes_arguments:
+                return main(argv[1:])
+            if len(argv) > 1:
+                raise UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
             return main()
         except (InputError, OSError, FloatingPointError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
+            _show_error(error)
+            return 2 if isinstance(error, UsageError) else 1
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 128 + signal.SIGINT
@@ -127,17 +137,26 @@ def run_command(main: Callable[[], int | None]) -> None:
     app.run(guarded, flags_parser=_parse_flags)
 
 
+def _show_error(error: object) -> None:
+    print(f"error: {error}", file=sys.stderr)
+
+
 def _parse_flags(argv: list[str]) -> list[str]:
-    """absl's parser, with one line for what ml_collections says in a traceback."""
+    """absl's parser, with one line for what it and ml_collections say at length."""
     try:
-        return app.parse_flags_with_usage(argv)
+        return flags.FLAGS(argv)
+    except (SystemExit, BrokenPipeError):
+        # After --help; its reader may have seen enough.
+        sys.exit(0)
+    except flags.Error as error:
+        _show_error(" ".join(str(error).split()))
     except (AttributeError, KeyError, OSError, SyntaxError) as error:
+        # While flags are parsed the config's file is run, and its values are set.
         reason = error
         while isinstance(reason, Exception) and reason.args:
             reason = reason.args[0]
-        text = ". ".join(str(reason).splitlines())
-        print(f"error: --config: {text}", file=sys.stderr)
-        sys.exit(1)
+        _show_error(f"--config: {'. '.join(str(reason).splitlines())}")
+    sys.exit(2)
 
 
 class StopSignal:

@@ -24,12 +24,13 @@ from eddsrn_jax.data.crops import CropSampler
 from eddsrn_jax.data.pack import open_pack
 from eddsrn_jax.data.pipeline import prefetch_to_device, stream_batches
 from eddsrn_jax.data.sources import open_split
-from eddsrn_jax.evaluation import Photo, evaluate_run, validate
+from eddsrn_jax.evaluation import evaluate_network
 from eddsrn_jax.models import EDDSRN, SCALE, abstract_params, init_params
 from eddsrn_jax.optimizer import make_optimizer
 from eddsrn_jax.reporting import Clock, Reporter
 from eddsrn_jax.restoration import Restorer
 from eddsrn_jax.runtime import StopSignal, cache_root, make_folder
+from eddsrn_jax.scoring import Photo, validate
 from eddsrn_jax.steps import TrainState, create_train_state, mean_metrics, train_step
 from eddsrn_jax.weights import load_weights
 
@@ -118,7 +119,7 @@ def train_and_evaluate(
                     checkpoints.wait()
                     _log.info("%s: saved step %d, stopping", received.name, step)
                     return received
-    evaluate_run(workdir, max_photos=config.validation.max_photos)
+    evaluate_network(workdir=workdir, max_photos=config.validation.max_photos)
     return None
 
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from eddsrn_jax.data.sources import folder_source
-from eddsrn_jax.evaluation import evaluate, read_photos, validate
+from eddsrn_jax.evaluation import read_photos
 from eddsrn_jax.images import read_image
 from eddsrn_jax.metrics import score
 from eddsrn_jax.protocol import (
@@ -20,6 +20,7 @@ from eddsrn_jax.protocol import (
 )
 from eddsrn_jax.restoration import Restored
 from eddsrn_jax.results import Row, before_after, format_table, means, write_results
+from eddsrn_jax.scoring import evaluate, validate
 
 BASELINES = {"bicubic": bicubic, "blurred input": untouched}
 

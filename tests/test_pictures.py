@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image, ImageCms
+from samples import SRGB, encoded, exif, mutated, small_files, smooth, tiff
 
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.images import read_image
@@ -23,39 +24,8 @@ from eddsrn_jax.images.pictures import (
     write_picture,
 )
 
-SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 SUFFIXES = (".png", ".jpg", ".tif", ".webp", ".bmp")
 UINT8, UINT16 = np.dtype(np.uint8), np.dtype(np.uint16)
-
-
-def smooth(channels: int, dtype: type, height: int = 40, width: int = 60) -> np.ndarray:
-    """A ramp per channel, with values in every low bit."""
-    peak = np.iinfo(dtype).max
-    rows, columns = np.mgrid[:height, :width] / (height + width)
-    ramps = [rows + columns, 1 - rows, 1 - columns, (rows + 1) / 2][:channels]
-    return (np.stack(ramps, axis=2) * peak).astype(dtype)
-
-
-def encoded(image: Image.Image, format: str, **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format, **options)
-    return buffer.getvalue()
-
-
-def tiff(pixels: np.ndarray, **options) -> bytes:
-    buffer = io.BytesIO()
-    tifffile.imwrite(buffer, pixels, metadata=None, **options)
-    return buffer.getvalue()
-
-
-def exif(orientation: int = 1) -> bytes:
-    tags = Image.Exif()
-    tags[0x010F], tags[0x013B] = "Maker", "Jürgen".encode("latin-1")
-    tags[0x0112] = orientation
-    # These are of the file, not the photograph: width, compression, black and white.
-    tags[0x0100], tags[0x0103], tags[0x0106] = 7, 5, 0
-    tags[0x8769] = {0x829A: 0.5, 0xA002: 7, 0xA003: 9, 0xA434: "Lens"}
-    return tags.tobytes()
 
 
 def tags_of(content: bytes | None) -> tuple[dict, dict]:
@@ -475,40 +445,6 @@ def test_convert_rounds():
     np.testing.assert_array_equal(
         convert(eight, 3, np.uint16)[:, :, 1], eight[:, :, 0] * 257.0
     )
-
-
-def small_files() -> list[bytes]:
-    pixels, wide = smooth(3, np.uint8, 24, 32), smooth(3, np.uint16, 24, 32)
-    image, tags = Image.fromarray(pixels), exif(6)
-    tiles = dict(tile=(16, 16), compression="lzw", extrasamples=["unassalpha"])
-    return [
-        encoded(image, "PNG", exif=tags, icc_profile=SRGB),
-        encoded(image.convert("P"), "PNG", transparency=3),
-        imagecodecs.png_encode(wide),
-        encoded(image, "JPEG", exif=tags, dpi=(72, 72)),
-        encoded(image.convert("CMYK"), "JPEG", progressive=True),
-        encoded(image, "TIFF", compression="tiff_lzw"),
-        tiff(pixels, photometric="rgb", rowsperstrip=5),
-        tiff(wide[:, :, :2].copy(), photometric="minisblack", **tiles),
-        encoded(image, "WEBP", exif=tags),
-        encoded(image.convert("P"), "BMP"),
-        encoded(image, "MPO", save_all=True, append_images=[image]),
-    ]
-
-
-def mutated(files: list[bytes], which: int, rng: np.random.Generator, n: int) -> bytes:
-    content = bytearray(files[which])
-    if n % 4 == 0:
-        return bytes(content[: rng.integers(len(content))])
-    if n % 4 == 1:
-        other = files[rng.integers(len(files))]
-        cut = rng.integers(1, min(len(other), len(content), 300))
-        return other[:cut] + bytes(content[cut:])
-    # In n % 4 == 2 only the header.
-    end = len(content) if n % 4 == 3 else min(200, len(content))
-    for _ in range(rng.integers(1, 8)):
-        content[rng.integers(end)] = rng.choice([0, 1, 127, 255, rng.integers(256)])
-    return bytes(content)
 
 
 @pytest.mark.parametrize("which", range(11))

@@ -17,10 +17,14 @@ from eddsrn_jax.images.decoding import EXTENSIONS, convert, decode, naming, open
 _log = logging.getLogger(__name__)
 
 
-def list_images(folder: str | Path) -> list[Path]:
-    """The image files below a folder and its subfolders, sorted.
+def list_images(folder: str | Path, *, recursive: bool = True) -> list[Path]:
+    """The image files of a folder, sorted.
 
-    Files with other extensions are counted in a warning.
+    Hidden ones are left out; those with other extensions are counted in a warning.
+
+    Args:
+        folder: to search.
+        recursive: whether its subfolders are searched too.
 
     Raises:
         InputError: the folder does not exist or holds no image.
@@ -30,8 +34,9 @@ def list_images(folder: str | Path) -> list[Path]:
         reason = "not a folder" if folder.exists() else "no such folder"
         raise InputError(f"{folder}: {reason}")
     found, others = [], []
-    for path in sorted(folder.rglob("*")):
-        if path.is_dir() or path.name.startswith("."):
+    for path in sorted(folder.glob("**/*" if recursive else "*")):
+        hidden = any(x.startswith(".") for x in path.relative_to(folder).parts)
+        if hidden or path.is_dir():
             continue
         if path.suffix.lower() not in EXTENSIONS:
             others.append(path)

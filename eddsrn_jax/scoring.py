@@ -1,0 +1,179 @@
+"""Scoring any method on any set of photographs.
+
+A photograph is cut to a multiple of the scale, shrunk and blurred, handed to every
+method as 8 bits, and what comes back is scored as 8 bits: "sr" against the photograph,
+"deblurred" against the rounded small sharp image.
+"""
+
+import concurrent.futures
+import logging
+import os
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from eddsrn_jax.images import write_image
+from eddsrn_jax.metrics import MIN_SIDE, psnr_y, score
+from eddsrn_jax.models import SCALE
+from eddsrn_jax.protocol import (
+    HEADLINE_SIGMAS,
+    RANDOM_SIGMA_RANGE,
+    cut_to_scale,
+    degrade_photo,
+    random_sigma,
+)
+from eddsrn_jax.restoration import Restored
+from eddsrn_jax.results import Row, before_after
+
+_log = logging.getLogger(__name__)
+
+# lr_blur, uint8 [h, w, 3], to uint8 images.
+Method = Callable[[np.ndarray], Restored]
+# A name and uint8 [H, W, 3].
+Photo = tuple[str, np.ndarray]
+
+
+def evaluate(
+    methods: Mapping[str, Method],
+    photos: Iterable[Photo],
+    *,
+    dataset: str,
+    sigmas: Sequence[float] | None = HEADLINE_SIGMAS,
+    seed: int = 0,
+    save_dir: Path | None = None,
+    example_path: Path | None = None,
+) -> list[Row]:
+    """Scores methods on photographs.
+
+    Photographs too small for the metrics are left out with a warning.
+
+    Args:
+        methods: by name. One that has a method `prepare(height, width)`, as Restorer
+            has, is told the size first, so that its times contain no compilation.
+        photos: names and uint8 [H, W, 3].
+        dataset: name of the set.
+        sigmas: blurs to score every photograph at; None draws one for each.
+        seed: of those drawn.
+        save_dir: where to write all images; None writes none.
+        example_path: where to write a picture of the first photograph's images at the
+            middle sigma; None writes none.
+    """
+    rows: list[Row] = []
+    stems: set[str] = set()
+    max_sigma = max(sigmas or RANDOM_SIGMA_RANGE)
+    bar = tqdm(
+        photos, dataset, unit="photo", disable=not sys.stderr.isatty(), leave=False
+    )
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        for name, photo in bar:
+            hr = cut_to_scale(photo)
+            if min(hr.shape[:2]) < SCALE * MIN_SIDE:
+                _log.warning(
+                    "%s: left out, %d x %d is smaller than the %d pixels a side that"
+                    " the metrics need",
+                    *(name, photo.shape[1], photo.shape[0], SCALE * MIN_SIDE),
+                )
+                continue
+            if (hr[:, :, :1] == hr).all():
+                _log.info("%s: gray, scored as three equal channels", name)
+            results = []
+            for sigma in sigmas or (random_sigma(seed, name),):
+                lr_sharp, lr_blur = degrade_photo(hr, sigma, max_sigma=max_sigma)
+                found = list(_apply(methods, lr_blur))
+                results.append((sigma, lr_sharp, found))
+                images = _captioned(lr_blur, found)
+                if save_dir:
+                    # Without its extension, unless another file has that name.
+                    stem = str(Path(name).with_suffix(""))
+                    stem = name if stem in stems else stem
+                    _save(save_dir / f"sigma_{sigma:.4g}", stem, images)
+                if example_path and not rows and sigma == _middle(sigmas or (sigma,)):
+                    images = {f"sigma {sigma:.3g}, input": images.pop("input"), **images}
+                    write_image(example_path, before_after({**images, "truth": hr}))
+            stems.add(str(Path(name).with_suffix("")))
+            # Scored only now: methods are timed on a quiet machine.
+            jobs = []
+            for sigma, lr_sharp, found in results:
+                truth = {"sr": hr, "deblurred": lr_sharp}
+                for method, seconds, outputs in found:
+                    for output, image in outputs.items():
+                        key = (dataset, name, sigma, output, method, seconds)
+                        jobs.append((key, pool.submit(score, image, truth[output])))
+            rows.extend(Row(*key, job.result()) for key, job in jobs)
+    return rows
+
+
+def _middle(values: Sequence[float]) -> float:
+    return sorted(values)[len(values) // 2]
+
+
+# A method's name, the seconds it took, and what it returned.
+_Result = tuple[str, float, Restored]
+
+
+def _apply(methods: Mapping[str, Method], lr_blur: np.ndarray) -> Iterator[_Result]:
+    for name, method in methods.items():
+        if prepare := getattr(method, "prepare", None):
+            prepare(*lr_blur.shape[:2])
+        start = time.perf_counter()
+        outputs = method(lr_blur)
+        yield name, time.perf_counter() - start, outputs
+
+
+def _captioned(lr_blur: np.ndarray, results: Sequence[_Result]) -> dict[str, np.ndarray]:
+    """The input and every image made from it, by caption."""
+    images = {"input": lr_blur}
+    for method, _, outputs in results:
+        for output, image in outputs.items():
+            if image is not lr_blur:
+                images[f"{method} {output}"] = image
+    return images
+
+
+def _save(folder: Path, stem: str, images: Mapping[str, np.ndarray]) -> None:
+    for caption, image in images.items():
+        write_image(folder / f"{stem}_{caption.replace(' ', '_')}.png", image)
+
+
+def validate(
+    method: Method,
+    photos: Sequence[Photo],
+    *,
+    sigmas: Sequence[float],
+    num_examples: int = 0,
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Mean luminance PSNR at border 4; a short form of `evaluate` for training.
+
+    Args:
+        method: to score.
+        photos: names and uint8 [H, W, 3].
+        sigmas: blurs that the photographs have in turn; where there are fewer
+            photographs than sigmas, these come in turn too.
+        num_examples: that many of the first photographs are pictured.
+
+    Returns:
+        "psnr_y_crop4" of "sr" and, where there is that output, "deblurred_psnr_y_crop4";
+        and pictures of input, outputs and truth side by side, by photograph.
+    """
+    examples: dict[str, np.ndarray] = {}
+    values: dict[str, list[float]] = defaultdict(list)
+    for i in range(max(len(photos), len(sigmas))):
+        name, photo = photos[i % len(photos)]
+        hr = cut_to_scale(photo)
+        sigma = sigmas[i % len(sigmas)]
+        lr_sharp, lr_blur = degrade_photo(hr, sigma, max_sigma=max(sigmas))
+        outputs = method(lr_blur)
+        values["psnr_y_crop4"].append(psnr_y(outputs.sr, hr, border=4))
+        if outputs.deblurred is not None:
+            values["deblurred_psnr_y_crop4"].append(
+                psnr_y(outputs.deblurred, lr_sharp, border=4)
+            )
+        if i < min(num_examples, len(photos)):
+            panels = {"input": lr_blur, **dict(outputs.items()), "truth": hr}
+            examples[Path(name).stem] = before_after(panels)
+    return {name: float(np.mean(value)) for name, value in values.items()}, examples

@@ -1,0 +1,38 @@
+"""The commands as processes of their own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def command(script, *flags, cache=None, cwd=None):
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    del environment["XLA_FLAGS"]
+    if cache:
+        environment["JAX_COMPILATION_CACHE_DIR"] = str(cache)
+    return subprocess.Popen(
+        [sys.executable, ROOT / script, *flags],
+        env=environment,
+        text=True,
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def measured(script, *flags):
+    """Exit code, stderr, and the most memory that a command took, in kilobytes."""
+    # From a small process: a child counts what its parent had when it was forked.
+    code = (
+        "import resource, subprocess, sys; run = subprocess.run(sys.argv[1:]);"
+        "print(run.returncode, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, sys.executable, ROOT / script, *flags],
+        capture_output=True,
+    )
+    exit_code, kilobytes = map(int, run.stdout.split())
+    return exit_code, run.stderr.decode(errors="replace"), kilobytes
