@@ -9,12 +9,14 @@ ROOT = Path(__file__).parents[1]
 
 
 def command(script, *flags, cache=None, cwd=None):
+    """Starts a script of the root, or "-m" with a module's name after it."""
+    script = script if script == "-m" else ROOT / script
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     del environment["XLA_FLAGS"]
     if cache:
         environment["JAX_COMPILATION_CACHE_DIR"] = str(cache)
     return subprocess.Popen(
-        [sys.executable, ROOT / script, *flags],
+        [sys.executable, script, *flags],
         env=environment,
         text=True,
         cwd=cwd,

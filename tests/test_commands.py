@@ -194,3 +194,23 @@ def test_help_is_no_failure(script):
     out, err = run.communicate(timeout=120)
     assert run.returncode == 0 and not err
     assert "--workdir" in out
+
+
+def test_exported_weights_score_as_their_run(finished, tmp_path):
+    folder, workdir = finished
+    path = tmp_path / "mine.safetensors"
+    flags = [f"--workdir={workdir}", f"--output={path}", "--dtype=float32"]
+    run = command("-m", "eddsrn_jax.export_weights", *flags)
+    out, err = run.communicate(timeout=120)
+    assert run.returncode == 0, err
+    assert out.startswith(f"{path}: ED-DSRN, step ")
+    scores = []
+    for i, origin in enumerate((f"--workdir={workdir}", f"--weights={path}")):
+        flags = [f"--dataset=mine={folder}", "--max_photos=1", "--novalidation", origin]
+        run = command("evaluate.py", *flags, f"--output_dir={tmp_path / str(i)}")
+        _, err = run.communicate(timeout=300)
+        assert run.returncode == 0, err
+        results = json.loads((tmp_path / str(i) / "results.json").read_text())
+        scores.append([row["psnr_y_crop4"] for row in results["images"]])
+    assert scores[0] == scores[1]
+    assert len(results["protocol"]["sha256"]) == 64

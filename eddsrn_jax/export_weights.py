@@ -1,0 +1,41 @@
+"""Writes a run's network to one file: python -m eddsrn_jax.export_weights [flags].
+
+It holds the parameters of a checkpoint and what is needed to use them: restore.py and
+evaluate.py take it as --weights, training as --config.init_from.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from eddsrn_jax.runtime import make_folder, run_command
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Run of train.py.", required=True)
+_STEP = flags.DEFINE_integer("step", None, "Checkpoint; the best one by default.")
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "File to write, such as mine.safetensors.", required=True
+)
+_DTYPE = flags.DEFINE_enum(
+    "dtype",
+    "float16",
+    ["float16", "bfloat16", "float32"],
+    "Of the parameters in the file.",
+)
+
+
+def main() -> None:
+    """Exports by the flags."""
+    from eddsrn_jax.checkpoint import read_run
+    from eddsrn_jax.complexity import count_parameters
+    from eddsrn_jax.weights import write_network
+
+    path = Path(_OUTPUT.value).expanduser()
+    network = read_run(Path(_WORKDIR.value).expanduser(), _STEP.value)
+    make_folder(path.parent, "folder")
+    write_network(path, network, dtype=_DTYPE.value)
+    count = count_parameters(network.params)
+    print(f"{path}: {network.name}, step {network.step}, {count:,} parameters")
+
+
+if __name__ == "__main__":
+    run_command(main)
