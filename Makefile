@@ -4,10 +4,13 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 	&& echo $$p && break; done)
 RUN = .venv/bin/python
 
-.PHONY: train test lint clean
+.PHONY: train demo test lint clean
 
 train: .venv/installed
 	$(RUN) train.py --config=configs/quickstart.py
+
+demo: .venv/installed-demo
+	$(RUN) -m eddsrn_jax.demo $(FLAGS)
 
 test: .venv/installed-dev
 	$(RUN) -m pytest -n 2 --dist loadfile
@@ -27,6 +30,10 @@ clean:
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-.venv/installed-dev: requirements-dev.txt .venv/installed
+.venv/installed-demo: requirements-demo.txt .venv/installed
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-demo.txt
+	@touch $@
+
+.venv/installed-dev: requirements-dev.txt requirements-demo.txt .venv/installed
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@

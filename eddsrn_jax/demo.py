@@ -1,0 +1,216 @@
+"""A web page that restores photographs, for this machine alone: make demo, or
+python -m eddsrn_jax.demo [--port=7860] [--workdir=RUN or --weights=FILE].
+
+It listens on 127.0.0.1; nothing is sent anywhere. Needs requirements-demo.txt.
+"""
+
+import concurrent.futures
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from PIL import Image
+
+from eddsrn_jax.errors import InputError
+from eddsrn_jax.runtime import run_command
+
+_PORT = flags.DEFINE_integer(
+    "port", None, "Of 127.0.0.1; the first free one from 7860 on by default."
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Run of train.py to take weights from.")
+_WEIGHTS = flags.DEFINE_string(
+    "weights",
+    None,
+    "Or a .safetensors file; with neither the one that comes with the package.",
+)
+_MAX_INPUT = flags.DEFINE_float(
+    "max_input_megapixels", 2, "Larger photographs are refused.", lower_bound=0
+)
+_OPEN = flags.DEFINE_boolean("open", False, "Show the page in a browser.")
+
+# Bytes of an upload, and photographs that may wait.
+_LARGEST_UPLOAD = "50mb"
+_LONGEST_QUEUE = 8
+_EXAMPLE_SIGMAS = {"astronaut": 1.8, "chelsea": 1.3}
+_STYLE = ".gradio-container { max-width: 1100px; margin: auto; }"
+
+
+def restore_upload(
+    path: Path, restorer: Any, folder: Path, *, strength: float, max_input_pixels: int
+) -> tuple[dict[str, Path], str]:
+    """Restores a file into a new folder within another, by the steps of restore.py.
+
+    Returns:
+        Both results' files, by output; and a note on sizes, time and doubts, Markdown.
+
+    Raises:
+        InputError: it cannot be restored; the message names it without its folder.
+    """
+    from eddsrn_jax.batch import restore_files
+    from eddsrn_jax.jobs import Limits, Placing
+
+    (job,) = restore_files(
+        [path],
+        lambda: restorer,
+        placing=Placing(("sr", "deblurred"), folder=Path(tempfile.mkdtemp(dir=folder))),
+        limits=Limits(input_pixels=max_input_pixels),
+        strength=strength,
+    )
+    if job.error:
+        raise InputError(f"{path.name}: {job.error}")
+    header = job.target_header("sr")
+    lines = [
+        f"**{path.name}**: {job.header.width} x {job.header.height} became"
+        f" {header.width} x {header.height} pixels in {job.seconds:.1f} seconds."
+    ]
+    return job.targets, "\n\n".join(lines + [f"Note: {x}." for x in job.warnings])
+
+
+def before(path: Path, like: Path) -> Image.Image:
+    """A photograph enlarged bicubically to the size of a result, to compare it with."""
+    from eddsrn_jax.images import read_image
+
+    with Image.open(like) as result:
+        size = result.size
+    return Image.fromarray(read_image(path)).resize(size, Image.Resampling.BICUBIC)
+
+
+def write_examples(folder: Path) -> list[str]:
+    """Blurs and shrinks the photographs that come with scikit-image and train nothing."""
+    from eddsrn_jax.data.sources import open_split
+    from eddsrn_jax.images import read_image, write_image
+    from eddsrn_jax.protocol import cut_to_scale, degrade_photo
+
+    paths = []
+    for file in open_split("bundled").validation.files():
+        hr = cut_to_scale(read_image(file.content, file.place))
+        name = Path(file.name).stem
+        _, lr_blur = degrade_photo(hr, _EXAMPLE_SIGMAS[name], max_sigma=2.0)
+        paths.append(folder / f"{name}.png")
+        write_image(paths[-1], lr_blur)
+    return [str(path) for path in paths]
+
+
+def make_page(gr: Any, work: Any, examples: list[str]) -> Any:
+    """The page.
+
+    Args:
+        gr: the module gradio, which is slow to import and reads the environment then.
+        work: maps a file and a strength to what `restore_upload` returns.
+        examples: files to try.
+    """
+
+    # As it came: decoded by this project alone, within its limits. Of an instance or a
+    # class derived from it Gradio would make others.
+    gr.Image.preprocess = lambda _, file: file and file.path
+
+    def run(path: str | None, strength: float) -> tuple:
+        if path is None:
+            raise gr.Error("Choose a photograph first.", print_exception=False)
+        path = Path(path)
+        try:
+            results, note = work(path, strength)
+        except InputError as error:
+            raise gr.Error(str(error), duration=None, print_exception=False) from error
+        sliders = [(before(path, file), str(file)) for file in results.values()]
+        return (*sliders, *(str(file) for file in results.values()), note)
+
+    with gr.Blocks(title="ED-DSRN", analytics_enabled=False) as page:
+        gr.Markdown(
+            "# ED-DSRN\nA blurry, small photograph in; a deblurred one, and a sharp one"
+            " of four times its side, out. Nothing leaves this machine."
+        )
+        with gr.Row():
+            with gr.Column(scale=1):
+                upload = gr.Image(
+                    label="Photograph",
+                    sources=["upload", "clipboard"],
+                    buttons=[],
+                    height=260,
+                )
+                strength = gr.Slider(0, 1, 1, step=0.05, label="Strength")
+                start = gr.Button("Restore", variant="primary")
+                gr.Examples(examples, upload, label="Try one of these")
+            with gr.Column(scale=2):
+                note = gr.Markdown("The result appears here.", elem_id="note")
+                with gr.Tab("x4 super-resolved"):
+                    sr = _slider(gr, "Bicubic | super-resolved", "sr")
+                    sr_file = gr.DownloadButton("Download x4", elem_id="download-sr")
+                with gr.Tab("Deblurred"):
+                    deblurred = _slider(gr, "Photograph | deblurred", "deblurred")
+                    deblurred_file = gr.DownloadButton("Download deblurred")
+        start.click(
+            run,
+            [upload, strength],
+            [sr, deblurred, sr_file, deblurred_file, note],
+            concurrency_limit=1,
+            api_visibility="private",
+        )
+    return page.queue(max_size=_LONGEST_QUEUE, default_concurrency_limit=1)
+
+
+def _slider(gr: Any, label: str, name: str) -> Any:
+    return gr.ImageSlider(
+        label=label,
+        format="png",
+        interactive=False,
+        buttons=["fullscreen"],
+        max_height=640,
+        elem_id=name,
+    )
+
+
+def main() -> None:
+    """Serves the page until it is stopped."""
+    from eddsrn_jax.restoration import Restorer
+
+    restorer = Restorer.from_pretrained(weights=_WEIGHTS.value, workdir=_WORKDIR.value)
+    # Python ends badly while a thread of Gradio's runs JAX; this one is waited for.
+    worker = concurrent.futures.ThreadPoolExecutor(1)
+
+    def work(path: Path, strength: float) -> tuple[dict[str, Path], str]:
+        pixels = int(1e6 * _MAX_INPUT.value)
+        options = {"strength": strength, "max_input_pixels": pixels}
+        return worker.submit(restore_upload, path, restorer, folder, **options).result()
+
+    with tempfile.TemporaryDirectory(prefix="eddsrn-demo-") as folder, worker:
+        # Uploads and results: gone with the page.
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        # It asks itself whether it is there, and a proxy would not know.
+        proxied = [os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), "127.0.0.1"]
+        os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(filter(None, proxied))
+        try:
+            import gradio as gr
+        except ImportError as error:
+            raise InputError(
+                f"the web page needs Gradio ({error}): pip install -r"
+                " requirements-demo.txt"
+            ) from error
+        examples = Path(folder, "examples")
+        page = make_page(gr, work, write_examples(examples))
+        *_, url, _ = page.launch(
+            server_name="127.0.0.1",
+            server_port=_PORT.value,
+            share=False,
+            inbrowser=_OPEN.value,
+            prevent_thread_lock=True,
+            quiet=True,
+            max_file_size=_LARGEST_UPLOAD,
+            allowed_paths=[folder],
+            footer_links=[],
+            ssr_mode=False,
+            # System fonts: others would be asked for on the web.
+            theme=gr.themes.Default(
+                font=["system-ui", "sans-serif"], font_mono=["monospace"]
+            ),
+            css=_STYLE,
+        )
+        print(f"{url} (Ctrl-C ends it)", flush=True)
+        page.block_thread()
+
+
+if __name__ == "__main__":
+    run_command(main)
