@@ -8,6 +8,7 @@ os.environ["XLA_FLAGS"] = (
 )
 os.environ["JAX_PLATFORMS"] = os.environ.get("EDDSRN_TEST_PLATFORM", "cpu")
 
+import signal
 from pathlib import Path
 
 import jax
@@ -21,6 +22,9 @@ from eddsrn_jax.images import read_image
 from eddsrn_jax.runtime import enable_compilation_cache
 from eddsrn_jax.training import train_and_evaluate
 
+# In the background a shell has its commands, and so theirs, ignore Ctrl-C, which some
+# tests send.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 enable_compilation_cache()
 
