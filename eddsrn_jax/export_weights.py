@@ -12,8 +12,8 @@ from eddsrn_jax.runtime import make_folder, run_command
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run of train.py.", required=True)
 _STEP = flags.DEFINE_integer("step", None, "Checkpoint; the best one by default.")
-_OUTPUT = flags.DEFINE_string(
-    "output", None, "File to write, such as mine.safetensors.", required=True
+_OUT = flags.DEFINE_string(
+    "out", None, "File to write, such as mine.safetensors.", required=True
 )
 _DTYPE = flags.DEFINE_enum(
     "dtype",
@@ -29,7 +29,7 @@ def main() -> None:
     from eddsrn_jax.complexity import count_parameters
     from eddsrn_jax.weights import write_network
 
-    path = Path(_OUTPUT.value).expanduser()
+    path = Path(_OUT.value).expanduser()
     network = read_run(Path(_WORKDIR.value).expanduser(), _STEP.value)
     make_folder(path.parent, "folder")
     write_network(path, network, dtype=_DTYPE.value)

@@ -199,7 +199,7 @@ def test_help_is_no_failure(script):
 def test_exported_weights_score_as_their_run(finished, tmp_path):
     folder, workdir = finished
     path = tmp_path / "mine.safetensors"
-    flags = [f"--workdir={workdir}", f"--output={path}", "--dtype=float32"]
+    flags = [f"--workdir={workdir}", f"--out={path}", "--dtype=float32"]
     run = command("-m", "eddsrn_jax.export_weights", *flags)
     out, err = run.communicate(timeout=120)
     assert run.returncode == 0, err
