@@ -238,8 +238,9 @@ class Restorer:
                 i += 1
 
     def _plan(self, height: int, width: int) -> tuple[tuple[int, int], list[Tile]]:
-        windows = window_sizes(self._largest_window)
-        return plan_tiles((height, width), halo=self._halo, windows=windows)
+        size = (height, width)
+        windows = window_sizes(size, self._largest_window)
+        return plan_tiles(size, halo=self._halo, windows=windows)
 
     def _shrink_window(self, window: tuple[int, int]) -> None:
         """Halves the largest window, after one that did not fit the memory."""

@@ -20,6 +20,8 @@ Size = tuple[int, int]
 # their pixels in the mean, those of DIV2K with 1.15, 12 megapixels with 1.75.
 _WINDOWS = ((128, 128), (192, 192), (256, 256), (384, 512), (512, 512))
 LARGEST_WINDOW = 1024
+# The other side of windows for photographs that fit into it but are very long.
+_STRIP = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +39,14 @@ class Tile:
     columns: Size
 
 
-def window_sizes(largest: int = LARGEST_WINDOW) -> tuple[Size, ...]:
-    """Sizes of windows up to a largest side, smallest first."""
+def window_sizes(size: Size, largest: int = LARGEST_WINDOW) -> tuple[Size, ...]:
+    """Sizes of windows for a photograph, up to a largest side, smallest first."""
+    height, width = size
+    # Rare, so that they get programs of their own: in square windows they are all halo.
+    if height < _STRIP - 1 and width > 2 * largest:
+        return ((_STRIP, largest),)
+    if width < _STRIP - 1 and height > 2 * largest:
+        return ((largest, _STRIP),)
     smaller = [size for size in _WINDOWS if max(size) <= largest and min(size) < largest]
     return (*smaller, (largest, largest))
 

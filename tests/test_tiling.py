@@ -11,7 +11,7 @@ HALO = 80
 
 @pytest.mark.parametrize("largest", [168, 256, 500, 1024])
 def test_windows_are_of_few_sizes_none_larger_than_the_largest(largest):
-    windows = window_sizes(largest)
+    windows = window_sizes((500, 500), largest)
     assert len(windows) <= 6
     assert windows[-1] == (largest, largest)
     assert max(max(size) for size in windows) == largest
@@ -20,14 +20,26 @@ def test_windows_are_of_few_sizes_none_larger_than_the_largest(largest):
 @pytest.mark.parametrize(
     "size",
     [
-        *[(1, 1), (1, 65535), (65535, 1), (7, 129), (120, 131), (128, 128), (129, 200)],
+        *[
+            (1, 1),
+            (1, 65535),
+            (65535, 1),
+            (61, 3000),
+            (62, 3000),
+            (3000, 63),
+            (64, 3000),
+            (7, 129),
+            (120, 131),
+            (128, 128),
+            (129, 200),
+        ],
         *[(510, 339), (513, 512), (1023, 1025), (3000, 4000), (2999, 4001)],
     ],
 )
 @pytest.mark.parametrize("largest", [168, 512, 1024])
 def test_tiles_take_every_pixel_once_and_see_a_halo_around_it(size, largest):
-    window, tiles = plan_tiles(size, halo=HALO, windows=window_sizes(largest))
-    assert window in window_sizes(largest)
+    window, tiles = plan_tiles(size, halo=HALO, windows=window_sizes(size, largest))
+    assert window in window_sizes(size, largest)
     rows = sorted({(tile.top, tile.rows) for tile in tiles})
     columns = sorted({(tile.left, tile.columns) for tile in tiles})
     found = [((tile.top, tile.rows), (tile.left, tile.columns)) for tile in tiles]
@@ -44,11 +56,14 @@ def test_tiles_take_every_pixel_once_and_see_a_halo_around_it(size, largest):
 
 
 def test_the_window_is_the_one_with_the_least_pixels():
-    windows = window_sizes()
+    windows = window_sizes((500, 500))
     assert plan_tiles((100, 100), halo=HALO, windows=windows)[0] == (128, 128)
     assert plan_tiles((192, 192), halo=HALO, windows=windows)[0] == (192, 192)
     # Bicubic interpolation of the last pixel needs two more.
     assert plan_tiles((191, 191), halo=HALO, windows=windows)[0] == (256, 256)
+    strip = (1, 65535)
+    window, tiles = plan_tiles(strip, halo=HALO, windows=window_sizes(strip))
+    assert window == (64, 1024) and len(tiles) == 76
     window, tiles = plan_tiles((340, 510), halo=HALO, windows=windows)
     assert window == (384, 512) and len(tiles) == 1
 
