@@ -111,12 +111,13 @@ def test_a_photograph_is_uploaded_restored_and_downloaded(page, photo, tmp_path)
     page.screenshot(path=tmp_path / "demo.png")
     expected = Restorer.from_pretrained()(blurry)
     found, name = downloaded(page, "Download x4")
-    np.testing.assert_array_equal(found, expected.sr)
+    # The page runs under other XLA flags than the tests.
+    assert np.abs(found.astype(int) - expected.sr).max() <= 1
     assert re.fullmatch(r"my.cat_x4.png", name)
     page.get_by_role("tab", name="Deblurred").click()
     assert natural_sizes(page, "deblurred") == [[112, 75]] * 2
     found, _ = downloaded(page, "Download deblurred")
-    np.testing.assert_array_equal(found, expected.deblurred)
+    assert np.abs(found.astype(int) - expected.deblurred).max() <= 1
     with Image.open(tmp_path / "demo.png") as screenshot:
         assert len(screenshot.convert("L").getcolors()) > 100
 
