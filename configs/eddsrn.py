@@ -40,6 +40,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.tfds_download = False
     # For decoded photographs (DIV2K: 6.6 GB); ~/.cache/eddsrn_jax/packs where empty.
     config.data.cache_dir = ""
+    # "stream": tf.data cuts crops on the host. "resident": the devices do, from all
+    # photographs in their memory; needs no TensorFlow.
+    config.data.pipeline = "stream"
     config.data.hr_patch_size = 256
     # An epoch; with the 800 photographs of DIV2K it has 1,000 steps.
     config.data.crops_per_image = 40

@@ -59,6 +59,8 @@ def check(config: ml_collections.ConfigDict) -> None:
     require(steps, config[steps] >= 1, "1 or more")
     side = config.data.hr_patch_size
     require("data.hr_patch_size", side % SCALE == 0, f"a multiple of {SCALE}")
+    holds = config.data.pipeline in ("stream", "resident")
+    require("data.pipeline", holds, "'stream' or 'resident'")
     sigmas = config.degradation.sigma_range
     holds = len(sigmas) == 2 and _are_sigmas(sigmas) and sigmas[0] <= sigmas[1]
     require("degradation.sigma_range", holds, "two sigmas in (0, 10], low and high")

@@ -1,6 +1,7 @@
 """Data parallelism: one axis of devices, a replicated state, batches split over it."""
 
 import logging
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -33,6 +34,13 @@ def connect(coordinator: str, num_processes: int | None, process_id: int | None)
     if process_id > 0:
         # The first process speaks for all.
         logging.getLogger("eddsrn_jax").setLevel(logging.WARNING)
+
+
+def device_memory(device: jax.Device) -> int:
+    """Bytes that a device has; of a CPU the machine's."""
+    if stats := device.memory_stats():
+        return stats["bytes_limit"]
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:

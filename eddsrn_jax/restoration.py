@@ -7,7 +7,6 @@ Photographs are uint8, uint16, or float in [0, 1]; [h, w, C] with one channel (g
 import dataclasses
 import functools
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from eddsrn_jax.complexity import activation_bytes_per_pixel
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.images.decoding import from_pillow, to_pillow
 from eddsrn_jax.models import SCALE, STRIDE
+from eddsrn_jax.parallel import device_memory
 from eddsrn_jax.resize import bicubic_upscale
 from eddsrn_jax.tiling import LARGEST_WINDOW, Tile, cut, plan_tiles, window_sizes
 from eddsrn_jax.weights import read_network
@@ -106,7 +106,9 @@ class Restorer:
         self._halo = -(-model.reach // STRIDE) * STRIDE
         smallest = 2 * self._halo + STRIDE
         if largest_window is None:
-            pixels = _MEMORY_SHARE * _memory(device) / activation_bytes_per_pixel(model)
+            pixels = (
+                _MEMORY_SHARE * device_memory(device) / activation_bytes_per_pixel(model)
+            )
             fitting = int(pixels**0.5) // 64 * 64
             largest_window = max(min(fitting, LARGEST_WINDOW), smallest)
         if largest_window < smallest or largest_window % STRIDE:
@@ -378,10 +380,3 @@ def _enlarged(around: np.ndarray) -> np.ndarray:
     if around.dtype.kind == "f":
         return np.clip(large, 0, 1)
     return np.floor(np.clip(large, 0, peak_of(around.dtype)) + 0.5).astype(around.dtype)
-
-
-def _memory(device: jax.Device) -> int:
-    """Bytes that a device has."""
-    if stats := device.memory_stats():
-        return stats["bytes_limit"]
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

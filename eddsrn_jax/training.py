@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from eddsrn_jax.checkpoint import Checkpoints
 from eddsrn_jax.data.crops import CropSampler
 from eddsrn_jax.data.pack import open_pack
 from eddsrn_jax.data.pipeline import prefetch_to_device, stream_batches
+from eddsrn_jax.data.resident import resident_batches
 from eddsrn_jax.data.sources import open_split
 from eddsrn_jax.evaluation import evaluate_network
 from eddsrn_jax.models import EDDSRN, SCALE, abstract_params, init_params
@@ -83,10 +84,8 @@ def train_and_evaluate(
             _write_config(workdir, config)
         else:
             _log.info("%s: %d steps done, nothing left to train", workdir, first_step)
-        batches = stream_batches(
-            sampler, range(first_step, total_steps), rows=rows, **config.pipeline
-        )
-        batches = prefetch_to_device(batches, lambda b: parallel.split_batch(b, mesh))
+        steps = range(first_step, total_steps)
+        batches = _open_batches(config, sampler, steps, mesh, rows)
         with Reporter(
             workdir,
             first_step=first_step,
@@ -208,6 +207,21 @@ def open_data(config: ml_collections.ConfigDict) -> tuple[CropSampler, list[Phot
     held_out = held_out.at_least(_MIN_VALIDATION_SIDE, "the least to validate on")
     photos = list(zip(held_out.names, held_out.images, strict=True))
     return sampler, photos[: config.validation.max_photos]
+
+
+def _open_batches(
+    config: ml_collections.ConfigDict,
+    sampler: CropSampler,
+    steps: range,
+    mesh: jax.sharding.Mesh,
+    rows: slice,
+) -> Iterator[dict[str, jax.Array]]:
+    """The batches of `steps` on their devices, some of them ahead."""
+    if config.data.pipeline == "resident":
+        batches = resident_batches(sampler, steps, mesh, rows=rows)
+        return prefetch_to_device(batches, lambda batch: batch)
+    batches = stream_batches(sampler, steps, rows=rows, **config.pipeline)
+    return prefetch_to_device(batches, lambda b: parallel.split_batch(b, mesh))
 
 
 def _compile_step(

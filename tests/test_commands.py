@@ -10,23 +10,10 @@ import jax
 import numpy as np
 import pytest
 from processes import command
-from tiny import final_state, metrics_rows, tiny_config
+from tiny import final_state, metrics_rows, tiny_config, tiny_flags
 
-from configs import eddsrn
 from eddsrn_jax.checkpoint import Checkpoints
-from eddsrn_jax.config import flatten
 from eddsrn_jax.training import train_and_evaluate
-
-
-def tiny_flags(folder, workdir, **changes):
-    config = tiny_config(folder, **changes)
-    default = eddsrn.get_config()
-    changed = {k: v for k, v in flatten(config).items() if v != flatten(default)[k]}
-    return [
-        "--config=configs/eddsrn.py",
-        f"--workdir={workdir}",
-        *(f"--config.{name}={value}" for name, value in changed.items()),
-    ]
 
 
 def test_untouched_runs_agree_with_a_cold_and_a_warm_compilation_cache(

@@ -2,13 +2,16 @@ import collections
 import os
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+from eddsrn_jax import parallel
 from eddsrn_jax.data.crops import CropSampler, crop_plan
 from eddsrn_jax.data.pack import Pack, open_pack
 from eddsrn_jax.data.pipeline import prefetch_to_device, stream_batches
+from eddsrn_jax.data.resident import resident_batches
 from eddsrn_jax.data.sources import (
     BUNDLED_TRAIN,
     BUNDLED_VALIDATION,
@@ -252,6 +255,41 @@ def test_the_stream_is_the_plan_from_any_step_with_any_threads(sampler, threads)
 def test_the_stream_of_one_process(sampler):
     (batch,) = stream_batches(sampler, range(2, 3), rows=slice(2, 4))
     np.testing.assert_array_equal(batch["hr"], sampler.batch(2)["hr"][2:])
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_devices_cut_the_crops_of_the_plan(sampler, devices):
+    steps, mesh = range(4, 15), parallel.make_mesh(jax.devices()[:devices])
+    found = list(resident_batches(sampler, steps, mesh))
+    assert len(found) == len(steps)
+    for step, batch in zip(steps, found, strict=True):
+        expected = sampler.batch(step)
+        assert batch.keys() == expected.keys()
+        for name in expected:
+            assert len(batch[name].sharding.device_set) == devices
+            assert batch[name].dtype == expected[name].dtype
+            np.testing.assert_array_equal(batch[name], expected[name])
+
+
+def test_the_devices_crops_reach_every_corner(photo):
+    """Odd sizes; crops of one pixel less than a photograph start everywhere."""
+    images = [np.ascontiguousarray(photo[:33, :35]), photo[40:74, 7:40].copy()]
+    pack = Pack(images, ["a", "b"])
+    sampler = CropSampler(pack, seed=0, batch_size=2, crops_per_image=9, patch_size=32)
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    corners = set()
+    for step, batch in enumerate(resident_batches(sampler, range(9), mesh)):
+        np.testing.assert_array_equal(batch["hr"], sampler.batch(step)["hr"])
+        plan = sampler.plan(step)
+        corners |= set(zip(plan.image, plan.y, plan.x, strict=True))
+    assert {(0, 1, 3), (1, 2, 1)} & corners and len(corners) > 5
+
+
+def test_photographs_that_do_not_fit_the_devices(sampler, monkeypatch):
+    monkeypatch.setattr(parallel, "device_memory", lambda _: 100_000)
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    with pytest.raises(InputError, match=r"'resident': 0.00 GB of photographs, more"):
+        resident_batches(sampler, range(2), mesh)
 
 
 def test_prefetching_keeps_order_and_runs_ahead():

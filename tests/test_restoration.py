@@ -346,10 +346,12 @@ def test_the_window_must_hold_its_halo(restorer):
 
 def test_the_default_window_fits_the_memory(restorer, monkeypatch):
     for gigabytes, side in ((0.001, 168), (64, 1024)):
-        monkeypatch.setattr(restoration, "_memory", lambda _, g=gigabytes: int(g * 1e9))
+        monkeypatch.setattr(
+            restoration, "device_memory", lambda _, g=gigabytes: int(g * 1e9)
+        )
         assert Restorer(MODEL, restorer._params)._largest_window == side
     paper = EDDSRN()
-    monkeypatch.setattr(restoration, "_memory", lambda _: int(4e9))
+    monkeypatch.setattr(restoration, "device_memory", lambda _: int(4e9))
     assert 256 < Restorer(paper, {})._largest_window < 512
 
 

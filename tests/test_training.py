@@ -4,11 +4,14 @@ import json
 import logging
 import os
 import signal
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
-from tiny import SMALL, final_state, metrics_rows, tiny_config
+from processes import ROOT
+from tiny import SMALL, final_state, metrics_rows, tiny_config, tiny_flags
 
 from eddsrn_jax.checkpoint import Checkpoints, read_run
 from eddsrn_jax.errors import InputError
@@ -175,3 +178,24 @@ def test_a_workdir_that_cannot_be_made(finished, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="--workdir=.*file/run: cannot be made"):
         train_and_evaluate(tiny_config(folder), tmp_path / "file" / "run")
+
+
+def test_resident_photographs_train_alike_without_tensorflow(finished, tmp_path):
+    """Bit for bit the run that streams; in a process that cannot import TensorFlow."""
+    folder, workdir = finished
+    flags = tiny_flags(folder, tmp_path / "run", **{"data.pipeline": "resident"})
+    code = (
+        "import runpy, sys; sys.modules['tensorflow'] = None;"
+        "sys.modules['tensorflow_datasets'] = None;"
+        "runpy.run_path('train.py', run_name='__main__')"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, *flags], cwd=ROOT, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        final_state(tmp_path / "run", 10),
+        final_state(workdir, 10),
+    )
+    assert metrics_rows(tmp_path / "run") == metrics_rows(workdir)

@@ -7,6 +7,7 @@ import optax
 
 from configs import eddsrn
 from eddsrn_jax.checkpoint import Checkpoints
+from eddsrn_jax.config import flatten
 from eddsrn_jax.models import EDDSRN, init_params
 from eddsrn_jax.steps import create_train_state
 
@@ -36,6 +37,18 @@ def tiny_config(photo_folder, **changes):
     }
     config.update_from_flattened_dict(changes)
     return config
+
+
+def tiny_flags(folder, workdir, **changes):
+    """The same for train.py."""
+    config = tiny_config(folder, **changes)
+    default = eddsrn.get_config()
+    changed = {k: v for k, v in flatten(config).items() if v != flatten(default)[k]}
+    return [
+        "--config=configs/eddsrn.py",
+        f"--workdir={workdir}",
+        *(f"--config.{name}={value}" for name, value in changed.items()),
+    ]
 
 
 def final_state(workdir, step):

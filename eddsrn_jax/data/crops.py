@@ -71,7 +71,15 @@ def crop_plan(
 
 
 class CropSampler:
-    """Batches of crops, each a pure function of its step."""
+    """Batches of crops, each a pure function of its step.
+
+    Attributes:
+        images: photographs large enough for a crop, uint8 [H, W, 3].
+        sizes: int [photographs, 2], their heights and widths.
+        patch_size: side of a crop.
+        num_photos: how many there are.
+        steps_per_epoch: whole batches of an epoch.
+    """
 
     def __init__(
         self,
@@ -87,12 +95,13 @@ class CropSampler:
         Raises:
             InputError: an epoch would not fill a single batch.
         """
-        self._images = pack.at_least(
+        self.images = pack.at_least(
             patch_size, "a crop (config.data.hr_patch_size)"
         ).images
+        self.sizes = np.array([image.shape[:2] for image in self.images])
+        self.patch_size = patch_size
         self._batch_size = batch_size
-        self._patch_size = patch_size
-        self.num_photos = len(self._images)
+        self.num_photos = len(self.images)
         rows = self.num_photos * crops_per_image
         self.steps_per_epoch = rows // batch_size
         if not self.steps_per_epoch:
@@ -104,7 +113,7 @@ class CropSampler:
         plan = functools.partial(
             crop_plan,
             seed,
-            sizes=np.array([image.shape[:2] for image in self._images]),
+            sizes=self.sizes,
             batch_size=batch_size,
             crops_per_image=crops_per_image,
             patch_size=patch_size,
@@ -112,19 +121,27 @@ class CropSampler:
         # Prefetching reads ahead into the next epoch while this one still runs.
         self._plan = functools.lru_cache(maxsize=2)(plan)
 
+    def plan(self, step: int, rows: slice = slice(None)) -> CropPlan:
+        """The crops of a step's batch, or of a process's slice of its rows."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        first = position * self._batch_size
+        rows = range(first, first + self._batch_size)[rows]
+        plan = self._plan(epoch)
+        return CropPlan(
+            **{
+                field.name: getattr(plan, field.name)[rows.start : rows.stop]
+                for field in dataclasses.fields(CropPlan)
+            }
+        )
+
     def batch(self, step: int, rows: slice = slice(None)) -> dict[str, np.ndarray]:
         """The batch of a step, or a process's slice of its rows.
 
         Returns:
             "hr": uint8 [rows, patch, patch, 3]; "key": uint32 [rows, 2].
         """
-        epoch, position = divmod(step, self.steps_per_epoch)
-        plan = self._plan(epoch)
-        first = position * self._batch_size
-        rows = range(first, first + self._batch_size)[rows]
-        side = self._patch_size
-        hr = np.empty((len(rows), side, side, 3), np.uint8)
-        for i, row in enumerate(rows):
-            y, x = plan.y[row], plan.x[row]
-            hr[i] = self._images[plan.image[row]][y : y + side, x : x + side]
-        return {"hr": hr, "key": plan.key[rows.start : rows.stop]}
+        plan, side = self.plan(step, rows), self.patch_size
+        hr = np.empty((len(plan.image), side, side, 3), np.uint8)
+        for i, (image, y, x) in enumerate(zip(plan.image, plan.y, plan.x, strict=True)):
+            hr[i] = self.images[image][y : y + side, x : x + side]
+        return {"hr": hr, "key": plan.key}
