@@ -20,8 +20,9 @@ Size = tuple[int, int]
 # their pixels in the mean, those of DIV2K with 1.15, 12 megapixels with 1.75.
 _WINDOWS = ((128, 128), (192, 192), (256, 256), (384, 512), (512, 512))
 LARGEST_WINDOW = 1024
-# The other side of windows for photographs that fit into it but are very long.
-_STRIP = 64
+# The other side of windows for photographs that fit into it and are so many times longer
+# than a window: rare enough for programs of their own.
+_STRIP, _LONG = 64, 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,10 +43,10 @@ class Tile:
 def window_sizes(size: Size, largest: int = LARGEST_WINDOW) -> tuple[Size, ...]:
     """Sizes of windows for a photograph, up to a largest side, smallest first."""
     height, width = size
-    # Rare, so that they get programs of their own: in square windows they are all halo.
-    if height < _STRIP - 1 and width > 2 * largest:
+    # In square windows they would be nearly all halo.
+    if height < _STRIP - 1 and width > _LONG * largest:
         return ((_STRIP, largest),)
-    if width < _STRIP - 1 and height > 2 * largest:
+    if width < _STRIP - 1 and height > _LONG * largest:
         return ((largest, _STRIP),)
     smaller = [size for size in _WINDOWS if max(size) <= largest and min(size) < largest]
     return (*smaller, (largest, largest))
