@@ -1,5 +1,6 @@
 """Trains a network: python train.py --config=configs/eddsrn.py --workdir=runs/eddsrn."""
 
+import math
 import signal
 from pathlib import Path
 
@@ -17,6 +18,12 @@ _WORKDIR = flags.DEFINE_string(
     None,
     "Folder for checkpoints, logs and results; a run that it holds is resumed. Default:"
     " runs/NAME with the name of the config's file.",
+)
+_MAX_MINUTES = flags.DEFINE_float(
+    "max_minutes", math.inf, "Then the run is saved and ends.", lower_bound=0
+)
+_PROFILE = flags.DEFINE_integer(
+    "profile", 0, "Steps to trace with JAX's profiler, into the workdir.", lower_bound=0
 )
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "HOST:PORT of the first process, where there are several."
@@ -39,9 +46,17 @@ def main() -> int:
     if not config_file.is_file():
         raise UsageError(f"--config={config_file}: no such file")
     workdir = Path(_WORKDIR.value or Path("runs", config_file.stem))
+    if _COORDINATOR.value and _MAX_MINUTES.value < math.inf:
+        # Each process would stop at a step of its own.
+        raise UsageError(f"--max_minutes={_MAX_MINUTES.value:g}: not with --coordinator")
     if _COORDINATOR.value:
         connect(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-    stopped = train_and_evaluate(_CONFIG.value, workdir.expanduser())
+    stopped = train_and_evaluate(
+        _CONFIG.value,
+        workdir.expanduser(),
+        max_minutes=_MAX_MINUTES.value,
+        profile_steps=_PROFILE.value,
+    )
     return 128 + stopped if stopped == signal.SIGINT else 0
 
 

@@ -21,6 +21,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.total_steps = 0
     # Weights to start from: a .safetensors file or a workdir.
     config.init_from = ""
+    # Of the moving average of the weights that is validated and kept for use; 0 uses the
+    # weights themselves, as the paper does.
+    config.ema_decay = 0.0
     config.log_every_steps = 100
 
     config.model = ml_collections.ConfigDict()
@@ -55,6 +58,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.degradation.sigma_range = (1.0, 2.0)
 
     config.loss = ml_collections.ConfigDict()
+    # Of the x4 image: "mse" or "charbonnier".
+    config.loss.sr = "mse"
     config.loss.alpha = 0.2
     config.loss.eps = 1e-3
 

@@ -149,7 +149,8 @@ class Checkpoints:
                 continue
             for damaged_step in damaged:
                 self._move_aside(damaged_step)
-            state = like.replace(params=restored["params"], **restored["train"])
+            used = {_used(like): restored["params"]}
+            state = like.replace(**used, **restored["train"])
             return state, restored["config"]
         if damaged:
             raise InputError(
@@ -198,6 +199,7 @@ class Checkpoints:
             if like["params"] is None:
                 like = {**like, "params": saved}
             check_matches(saved, like["params"], f"{self._folder}/{step}")
+            self._check_averaged(step, like.get("train"))
             arrays = {name: ocp.args.StandardRestore(like[name]) for name in like}
             values = {name: ocp.args.JsonRestore() for name in ("config", "checksums")}
             args = ocp.args.Composite(**arrays, **values)
@@ -223,6 +225,18 @@ class Checkpoints:
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
             self._manager.item_metadata(step)["params"].tree,
         )
+
+    def _check_averaged(self, step: int, like: Any) -> None:
+        if like is None:
+            return
+        saved = "params" in self._manager.item_metadata(step)["train"].tree
+        if saved != ("params" in like):
+            raise InputError(
+                f"{self._folder}/{step} was saved with"
+                f" {'an' if saved else 'no'} average of the weights: config.ema_decay"
+                " cannot be switched on or off within a run (config.init_from starts"
+                " another one from its weights)"
+            )
 
     def _move_aside(self, step: int) -> None:
         """Frees the step of a damaged checkpoint, which will be done again."""
@@ -259,6 +273,11 @@ def read_run(workdir: Path, step: int | None = None) -> Network:
 
 
 def _items(state: TrainState) -> tuple[Any, dict[str, Any]]:
-    """A state's parameters, and the rest of it by name."""
+    """A state's parameters that are used, and the rest of it by name."""
     rest = {name: getattr(state, name) for name in state.__dataclass_fields__}
-    return rest.pop("params"), rest
+    used = rest.pop(_used(state))
+    return used, {name: value for name, value in rest.items() if value is not None}
+
+
+def _used(state: TrainState) -> str:
+    return "params" if state.average is None else "average"

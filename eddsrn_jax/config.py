@@ -59,6 +59,8 @@ def check(config: ml_collections.ConfigDict) -> None:
     require(steps, config[steps] >= 1, "1 or more")
     side = config.data.hr_patch_size
     require("data.hr_patch_size", side % SCALE == 0, f"a multiple of {SCALE}")
+    require("loss.sr", config.loss.sr in ("mse", "charbonnier"), "'mse' or 'charbonnier'")
+    require("ema_decay", 0 <= config.ema_decay < 1, "0 or more and less than 1")
     holds = config.data.pipeline in ("stream", "resident")
     require("data.pipeline", holds, "'stream' or 'resident'")
     sigmas = config.degradation.sigma_range

@@ -18,6 +18,7 @@ def joint_loss(
     outputs: dict[str, jax.Array],
     targets: dict[str, jax.Array],
     *,
+    sr: str,
     alpha: float,
     eps: float,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -26,6 +27,7 @@ def joint_loss(
     Args:
         outputs: "sr" [N, H, W, 3] and, if the network has it, "deblurred".
         targets: "hr" [N, H, W, 3] and "lr_sharp" [N, h, w, 3].
+        sr: "mse" (the paper's) or "charbonnier".
         alpha: weight of the deblurring loss.
         eps: of the Charbonnier loss.
 
@@ -35,7 +37,10 @@ def joint_loss(
     Source: paper, Eq. 3 to 6. Differs: Eq. 5 divides by N, W and H alone; here every
     loss is a mean over the channels too.
     """
-    parts = {"loss_sr": mse(outputs["sr"], targets["hr"])}
+    if sr == "mse":
+        parts = {"loss_sr": mse(outputs["sr"], targets["hr"])}
+    else:
+        parts = {"loss_sr": charbonnier(outputs["sr"], targets["hr"], eps=eps)}
     loss = parts["loss_sr"]
     if "deblurred" in outputs:
         parts["loss_db"] = charbonnier(outputs["deblurred"], targets["lr_sharp"], eps=eps)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
@@ -152,3 +153,31 @@ class Clock:
             "time/images_per_second": steps * self._batch_size / seconds,
             "time/share_waiting_for_data": waited / seconds,
         }
+
+
+class Tracer:
+    """Traces some steps with JAX's profiler, for TensorBoard or Perfetto."""
+
+    def __init__(self, folder: Path, steps: int):
+        """Traces `steps` steps into a folder; 0 none."""
+        self._folder, self._left = folder, steps
+        self._running = False
+
+    def start(self) -> None:
+        """Begins, if anything is to be traced."""
+        if self._left:
+            jax.profiler.start_trace(self._folder)
+            self._running = True
+            # What this step did is not in it.
+            self._left += 1
+
+    def after_step(self, result: Any) -> None:
+        """Ends with the last step, once its result is there."""
+        if not self._running:
+            return
+        self._left -= 1
+        if not self._left:
+            jax.block_until_ready(result)
+            jax.profiler.stop_trace()
+            self._running = False
+            _log.info("traced into %s", self._folder)

@@ -2,10 +2,12 @@
 
 import hashlib
 import logging
+import math
 import os
 import platform
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -162,10 +164,26 @@ def _parse_flags(argv: list[str]) -> list[str]:
 class StopSignal:
     """Remembers SIGTERM or SIGINT, so that a run ends after its step, not within it.
 
-    A second signal acts at once, as it would have without this.
+    A second signal acts at once, as it would have without this. So many minutes that have
+    passed are a reason to end too.
+
+    Attributes:
+        received: the signal, if there was one.
     """
 
+    def __init__(self, max_minutes: float = math.inf):
+        self._max_minutes = max_minutes
+
+    @property
+    def reason(self) -> str | None:
+        """Why a run is to end; None where it is to go on."""
+        if self.received:
+            return self.received.name
+        late = time.monotonic() - self._start > 60 * self._max_minutes
+        return f"{self._max_minutes:g} minutes have passed" if late else None
+
     def __enter__(self) -> "StopSignal":
+        self._start = time.monotonic()
         self.received: signal.Signals | None = None
         self._previous = {
             number: signal.signal(number, self._receive)

@@ -21,6 +21,7 @@ class TrainState:
     Attributes:
         step: int32, updates done.
         params: of the network.
+        average: moving average of `params`, which is then what is used; or None.
         opt_state: of the optimiser.
         sums: float32 by name, metrics added up since they were last logged. Kept here
             so that a resumed run logs what an uninterrupted one does.
@@ -30,19 +31,37 @@ class TrainState:
 
     step: jax.Array
     params: Any
+    average: Any
     opt_state: Any
     sums: dict[str, jax.Array]
     count: jax.Array
     bad_step: jax.Array
 
+    @property
+    def used_params(self) -> Any:
+        """What is validated, evaluated and restored with."""
+        return self.params if self.average is None else self.average
+
 
 def create_train_state(
-    params: Any, optimizer: optax.GradientTransformation, *, losses: Sequence[str]
+    params: Any,
+    optimizer: optax.GradientTransformation,
+    *,
+    losses: Sequence[str],
+    averaged: bool = False,
 ) -> TrainState:
-    """The state of a run that has not begun; `losses` as joint_loss names them."""
+    """The state of a run that has not begun.
+
+    Args:
+        params: to start from.
+        optimizer: of the run.
+        losses: as joint_loss names them.
+        averaged: whether a moving average of the parameters is kept.
+    """
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
+        average=params if averaged else None,
         opt_state=optimizer.init(params),
         sums={name: jnp.zeros(()) for name in (*losses, "grad_norm")},
         count=jnp.zeros((), jnp.int32),
@@ -58,8 +77,10 @@ def train_step(
     optimizer: optax.GradientTransformation,
     scale: int,
     sigma_range: tuple[float, float],
+    sr: str,
     alpha: float,
     eps: float,
+    ema_decay: float,
     log_every_steps: int,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update from this device's share of a batch.
@@ -73,7 +94,8 @@ def train_step(
         model: maps lr_blur to outputs, see EDDSRN.
         optimizer: updates the parameters.
         scale, sigma_range: of the degradation, see training_triple.
-        alpha, eps: of the loss, see joint_loss.
+        sr, alpha, eps: of the loss, see joint_loss.
+        ema_decay: of the moving average, where the state has one.
         log_every_steps: metrics are added up anew after as many steps.
 
     Returns:
@@ -86,19 +108,25 @@ def train_step(
 
     def loss_fn(params: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
         outputs = model.apply({"params": params}, examples["lr_blur"])
-        return joint_loss(outputs, examples, alpha=alpha, eps=eps)
+        return joint_loss(outputs, examples, sr=sr, alpha=alpha, eps=eps)
 
     grads, metrics = jax.grad(loss_fn, has_aux=True)(state.params)
     grads, metrics = jax.lax.pmean((grads, metrics), DATA_AXIS)
     metrics["grad_norm"] = optax.tree.norm(grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params, average = optax.apply_updates(state.params, updates), state.average
+    if average is not None:
+        # Shorter at first: the weights that a run begins with are not worth keeping.
+        decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
+        average = optax.incremental_update(params, average, 1.0 - decay)
 
     finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
     kept = state.step % log_every_steps != 0
     first_bad = (state.bad_step < 0) & ~finite
     state = state.replace(
         step=state.step + 1,
-        params=optax.apply_updates(state.params, updates),
+        params=params,
+        average=average,
         opt_state=opt_state,
         sums={k: kept * v + metrics[k] for k, v in state.sums.items()},
         count=kept * state.count + 1,

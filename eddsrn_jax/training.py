@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import json
 import logging
+import math
 import os
 import signal
 import time
@@ -28,7 +29,7 @@ from eddsrn_jax.data.sources import open_split
 from eddsrn_jax.evaluation import evaluate_network
 from eddsrn_jax.models import EDDSRN, SCALE, abstract_params, init_params
 from eddsrn_jax.optimizer import make_optimizer
-from eddsrn_jax.reporting import Clock, Reporter
+from eddsrn_jax.reporting import Clock, Reporter, Tracer
 from eddsrn_jax.restoration import Restorer
 from eddsrn_jax.runtime import StopSignal, cache_root, make_folder
 from eddsrn_jax.scoring import Photo, validate
@@ -47,16 +48,23 @@ _MIN_VALIDATION_SIDE = SCALE * 16
 
 
 def train_and_evaluate(
-    config: ml_collections.ConfigDict, workdir: Path
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    *,
+    max_minutes: float = math.inf,
+    profile_steps: int = 0,
 ) -> signal.Signals | None:
     """Trains, or goes on with the run that the workdir holds, then evaluates its best.
 
     Args:
         config: see configs/eddsrn.py.
         workdir: for checkpoints, logs and results; made where absent.
+        max_minutes: after that long the run is saved and ends, to be resumed later.
+        profile_steps: of the first full steps so many are traced into
+            `workdir/profile`.
 
     Returns:
-        The signal that ended the run early, with everything saved; None at its end.
+        The signal that ended the run early, with everything saved; else None.
 
     Raises:
         InputError: something in the config, the data or the workdir cannot be used.
@@ -77,7 +85,7 @@ def train_and_evaluate(
     )
     step_fn = _compile_step(config, model, optimizer, mesh)
 
-    with Checkpoints(workdir) as checkpoints, StopSignal() as stop:
+    with Checkpoints(workdir) as checkpoints, StopSignal(max_minutes) as stop:
         state = _restore_or_create(checkpoints, config, model, optimizer, mesh)
         first_step = int(state.step)
         if first_step < total_steps:
@@ -101,6 +109,7 @@ def train_and_evaluate(
             )
             _log.info("XLA_FLAGS=%s", os.environ.get("XLA_FLAGS", ""))
             run = _Run(config, model, photos, learning_rate, checkpoints, reporter)
+            tracer = Tracer(workdir / "profile", profile_steps)
             in_flight: collections.deque[jax.Array] = collections.deque()
             for step, batch in enumerate(run.clock.time(batches), start=first_step + 1):
                 state, metrics = step_fn(state, batch)
@@ -108,16 +117,18 @@ def train_and_evaluate(
                     # Compiled with the first step; no part of the speed.
                     jax.block_until_ready(metrics)
                     run.clock.restart()
+                    tracer.start()
+                tracer.after_step(metrics)
                 in_flight.append(metrics["loss"])
                 if len(in_flight) > _STEPS_IN_FLIGHT:
                     in_flight.popleft().block_until_ready()
                 # Read once: a signal that comes while saving is for the next step.
-                received = stop.received
-                run.after_step(step, state, stopping=received is not None)
-                if received:
+                reason = stop.reason
+                run.after_step(step, state, stopping=reason is not None)
+                if reason:
                     checkpoints.wait()
-                    _log.info("%s: saved step %d, stopping", received.name, step)
-                    return received
+                    _log.info("%s: saved step %d, stopping", reason, step)
+                    return stop.received
     evaluate_network(workdir=workdir, max_photos=config.validation.max_photos)
     return None
 
@@ -162,7 +173,7 @@ class _Run:
 
     def _validate(self, step: int, state: TrainState) -> dict[str, float]:
         _check_finite(state)
-        restorer = Restorer(self.model, jax.device_get(state.params))
+        restorer = Restorer(self.model, jax.device_get(state.used_params))
         values, examples = validate(
             restorer,
             self.photos,
@@ -237,6 +248,7 @@ def _compile_step(
         scale=SCALE,
         **config.degradation,
         **config.loss,
+        ema_decay=config.ema_decay,
         log_every_steps=config.log_every_steps,
     )
     return parallel.map_step(step, mesh)
@@ -259,7 +271,8 @@ def _restore_or_create(
     """The newest checkpoint's state, or a new one, from `init_from` if that is set."""
     params = init_params(model, jax.random.key(config.seed))
     losses = ["loss", "loss_sr"] + ["loss_db"] * bool(config.model.deblur_features)
-    state = create_train_state(params, optimizer, losses=losses)
+    averaged = config.ema_decay > 0
+    state = create_train_state(params, optimizer, losses=losses, averaged=averaged)
     state = parallel.replicate(state, mesh)
     restored = checkpoints.restore_latest(state)
     if restored is not None:
@@ -269,7 +282,8 @@ def _restore_or_create(
         return state
     if config.init_from:
         params = load_params(Path(config.init_from).expanduser(), model)
-        state = state.replace(params=parallel.replicate(params, mesh))
+        state = create_train_state(params, optimizer, losses=losses, averaged=averaged)
+        state = parallel.replicate(state, mesh)
     return state
 
 

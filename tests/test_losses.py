@@ -21,13 +21,16 @@ def test_charbonnier_by_hand():
 def test_joint_loss_weights_the_deblurring_loss():
     outputs = {"sr": PRED, "deblurred": PRED}
     targets = {"hr": TARGET, "lr_sharp": TARGET}
-    loss, parts = joint_loss(outputs, targets, alpha=0.2, eps=1e-3)
+    loss, parts = joint_loss(outputs, targets, sr="mse", alpha=0.2, eps=1e-3)
     assert parts["loss_sr"] == pytest.approx(25 / 3)
     assert parts["loss_db"] == pytest.approx((3 + 4 + 1e-3) / 3)
     assert loss == pytest.approx(25 / 3 + 0.2 * 7.001 / 3)
 
 
 def test_joint_loss_without_a_deblurred_output_is_the_sr_loss():
-    loss, parts = joint_loss({"sr": PRED}, {"hr": TARGET}, alpha=0.2, eps=1e-3)
+    losses = {"alpha": 0.2, "eps": 1e-3}
+    loss, parts = joint_loss({"sr": PRED}, {"hr": TARGET}, sr="mse", **losses)
     assert loss == pytest.approx(25 / 3)
+    loss, _ = joint_loss({"sr": PRED}, {"hr": TARGET}, sr="charbonnier", **losses)
+    assert loss == pytest.approx((3 + 4 + 1e-3) / 3)
     assert "loss_db" not in parts

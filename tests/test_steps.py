@@ -17,8 +17,10 @@ LOSSES = ("loss", "loss_sr", "loss_db")
 OPTIONS = {
     "scale": 4,
     "sigma_range": (1.0, 2.0),
+    "sr": "mse",
     "alpha": 0.2,
     "eps": 1e-3,
+    "ema_decay": 0.9,
     "log_every_steps": 2,
 }
 
@@ -135,6 +137,26 @@ def test_bfloat16_keeps_parameters_and_losses_in_float32(batch):
     assert metrics["loss"].dtype == np.float32
     assert metrics["loss"] != reference["loss"]
     assert metrics["loss"] == pytest.approx(float(reference["loss"]), rel=0.01)
+
+
+def test_the_average_follows_the_weights(batch):
+    """By hand, over three steps; the decay starts at 1 / 10 and grows."""
+    model, optimizer = EDDSRN(**SMALL), optax.sgd(0.1)
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    params = init_params(model, jax.random.key(0))
+    state = create_train_state(params, optimizer, losses=LOSSES, averaged=True)
+    state = parallel.replicate(state, mesh)
+    step = functools.partial(train_step, model=model, optimizer=optimizer, **OPTIONS)
+    step, average = parallel.map_step(step, mesh), params
+    for decay in (1 / 10, 2 / 11, 3 / 12):
+        state, _ = step(state, parallel.split_batch(batch, mesh))
+        average = jax.tree.map(
+            lambda a, p, d=decay: d * a + (1 - d) * p,
+            average,
+            jax.device_get(state.params),
+        )
+    close = functools.partial(np.testing.assert_allclose, atol=1e-7)
+    jax.tree.map(close, jax.device_get(state.used_params), average)
 
 
 def test_a_batch_that_does_not_divide_is_refused():

@@ -199,3 +199,34 @@ def test_resident_photographs_train_alike_without_tensorflow(finished, tmp_path)
         final_state(workdir, 10),
     )
     assert metrics_rows(tmp_path / "run") == metrics_rows(workdir)
+
+
+def test_averaged_weights_are_what_is_validated_and_kept(finished, tmp_path):
+    """With the average of a run that stops and goes on, bit for bit."""
+    folder, _ = finished
+    config = tiny_config(folder, ema_decay=0.9)
+    train_and_evaluate(config, tmp_path / "whole")
+    with Checkpoints(tmp_path / "whole") as checkpoints:
+        kept = checkpoints.restore_params(10)[2]
+    raw = final_state(tmp_path / "whole", 10, averaged=True)
+    jax.tree.map(np.testing.assert_array_equal, kept, raw.average)
+    apart = jax.tree.map(lambda a, b: np.abs(a - b).max(), raw.params, raw.average)
+    assert max(jax.tree.leaves(apart)) > 1e-4
+    stopped = tmp_path / "stopped"
+    assert train_and_evaluate(config, stopped, max_minutes=0.0) is None
+    assert not (stopped / "evaluation").exists()
+    assert metrics_rows(stopped) == []
+    train_and_evaluate(config, stopped)
+    jax.tree.map(
+        np.testing.assert_array_equal, final_state(stopped, 10, averaged=True), raw
+    )
+    with pytest.raises(InputError, match="saved with an average .* config.ema_decay"):
+        train_and_evaluate(tiny_config(folder), stopped)
+
+
+def test_steps_can_be_traced(finished, tmp_path):
+    folder, _ = finished
+    config = tiny_config(folder, total_steps=4)
+    train_and_evaluate(config, tmp_path / "run", profile_steps=2)
+    (trace,) = (tmp_path / "run" / "profile").rglob("*.xplane.pb")
+    assert trace.stat().st_size > 1000

@@ -51,7 +51,7 @@ def tiny_flags(folder, workdir, **changes):
     ]
 
 
-def final_state(workdir, step):
+def final_state(workdir, step, *, averaged=False):
     """The state of a tiny run's newest checkpoint, which must be of that step."""
     model = EDDSRN(**SMALL)
     params = init_params(model, jax.random.key(0))
@@ -59,6 +59,7 @@ def final_state(workdir, step):
         params,
         optax.chain(optax.identity(), optax.adam(optax.constant_schedule(1.0))),
         losses=("loss", "loss_sr", "loss_db"),
+        averaged=averaged,
     )
     with Checkpoints(workdir) as checkpoints:
         state, _ = checkpoints.restore_latest(like)
