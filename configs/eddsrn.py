@@ -32,6 +32,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.sr_features = (64, 64, 64)
     config.model.deblur_features = 64
     config.model.dtype = "float32"
+    # Less memory for more time: parts of the network are computed again backwards.
+    config.model.rematerialize = False
 
     config.data = ml_collections.ConfigDict()
     # "tfds:div2k", "folder:DIR" or "bundled".

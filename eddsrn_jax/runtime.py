@@ -1,5 +1,6 @@
 """What a command needs around it: cache, messages, one-line errors, signals."""
 
+import ctypes
 import hashlib
 import logging
 import math
@@ -63,11 +64,44 @@ def _processor() -> str:
 # One way of lowering convolutions on CPUs less: training steps take 0.8 times as long.
 # GPUs and TPUs do not read it.
 _XLA_FLAGS = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
+# Convolutions and large matrix products by oneDNN, what that leaves by Eigen.
+_ONEDNN_FLAGS = (
+    f"{_XLA_FLAGS},-individual_dot,-dot --xla_cpu_experimental_onednn_custom_call=true"
+)
+# Of glibc's mallopt.
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
 
 def set_xla_flags() -> None:
     """Sets the XLA flags that help, unless the user has set some; before JAX's start."""
     os.environ.setdefault("XLA_FLAGS", _XLA_FLAGS)
+
+
+def use_onednn() -> None:
+    """Has CPUs compute by oneDNN, unless the user has set XLA flags; before JAX's start.
+
+    Faster, but XLA does not keep such programs between runs. Two cores of an Intel Xeon
+    with AVX-512: a training step of the lite network takes 0.83 times as long in float32,
+    in bfloat16 half; restoring 0.6 times.
+    """
+    if os.environ.get("XLA_FLAGS", _XLA_FLAGS) == _XLA_FLAGS:
+        os.environ["XLA_FLAGS"] = _ONEDNN_FLAGS
+        _keep_freed_memory()
+
+
+def _keep_freed_memory() -> None:
+    """Lets the process keep what it frees: a step then finds its memory mapped already.
+
+    By default glibc gives every large buffer back, and the kernel clears its pages anew
+    each step: 0.9 times the time without that, with oneDNN. Elsewhere than on glibc
+    nothing is done.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt and platform.libc_ver()[0] == "glibc":
+        # Buffers of any size come from the one heap, which is never cut back.
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(_M_ARENA_MAX, 1)
 
 
 def make_folder(folder: Path, name: str) -> None:

@@ -71,6 +71,7 @@ def train_and_evaluate(
         FloatingPointError: a loss or gradient was not finite.
         OSError: the workdir or the cache cannot be written.
     """
+    start = time.monotonic()
     config_lib.check(config)
     make_folder(workdir, "--workdir")
     mesh = parallel.make_mesh()
@@ -116,6 +117,7 @@ def train_and_evaluate(
                 if step == first_step + 1:
                     # Compiled with the first step; no part of the speed.
                     jax.block_until_ready(metrics)
+                    _log.info("first step after %.1f s", time.monotonic() - start)
                     run.clock.restart()
                     tracer.start()
                 tracer.after_step(metrics)

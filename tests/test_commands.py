@@ -201,3 +201,17 @@ def test_exported_weights_score_as_their_run(finished, tmp_path):
         scores.append([row["psnr_y_crop4"] for row in results["images"]])
     assert scores[0] == scores[1]
     assert len(results["protocol"]["sha256"]) == 64
+
+
+def test_onednn_trains_alike(finished, tmp_path):
+    """Every loss within 1 %: convolutions add up in another order."""
+    folder, workdir = finished
+    flags = tiny_flags(folder, tmp_path / "run")
+    run = command("train.py", "--onednn", *flags)
+    _, err = run.communicate(timeout=300)
+    assert run.returncode == 0, err
+    assert "xla_cpu_experimental_onednn_custom_call=true" in err
+    for found, expected in zip(
+        metrics_rows(tmp_path / "run"), metrics_rows(workdir), strict=True
+    ):
+        assert found == pytest.approx(expected, rel=0.01)

@@ -41,11 +41,14 @@ class Trunk(nn.Module):
     features: tuple[int, int, int, int] = (64, 128, 256, 512)
     num_pairs: int = 2
     dtype: DTypeLike = "float32"
+    rematerialize: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        kind = nn.remat(ResidualBlock) if self.rematerialize else ResidualBlock
+
         def block(features: int, name: str) -> ResidualBlock:
-            return ResidualBlock(features, self.num_pairs, self.dtype, name=name)
+            return kind(features, self.num_pairs, self.dtype, name=name)
 
         full, half, quarter, eighth = self.features
         x = nn.relu(conv(full, "stem", kernel_size=7, dtype=self.dtype)(x))
@@ -110,6 +113,8 @@ class EDDSRN(nn.Module):
         sr_features: widths of the super-resolution head at x1, x2 and x4.
         deblur_features: width of the deblurring head; 0 leaves the head out.
         dtype: of the computation; parameters and outputs are float32.
+        rematerialize: whether training computes residual blocks and heads a second time,
+            backwards, rather than keep all that is within them: less memory, more time.
     """
 
     features: tuple[int, int, int, int] = (64, 128, 256, 512)
@@ -117,6 +122,7 @@ class EDDSRN(nn.Module):
     sr_features: tuple[int, int, int] = (64, 64, 64)
     deblur_features: int = 64
     dtype: DTypeLike = "float32"
+    rematerialize: bool = False
 
     @nn.compact
     def __call__(self, lr_blur: jax.Array) -> dict[str, jax.Array]:
@@ -133,12 +139,15 @@ class EDDSRN(nn.Module):
         """
         _, h, w, _ = lr_blur.shape
         image = pad_to_multiple(lr_blur, STRIDE)
-        x = Trunk(self.features, self.num_pairs, self.dtype, name="trunk")(image)
-        sr_head = SuperResolutionHead(self.sr_features, self.dtype, name="sr_head")
+        kept = nn.remat if self.rematerialize else lambda head: head
+        trunk = (self.features, self.num_pairs, self.dtype, self.rematerialize)
+        x = Trunk(*trunk, name="trunk")(image)
+        sr_head = kept(SuperResolutionHead)(self.sr_features, self.dtype, name="sr_head")
         residual = sr_head(x).astype(jnp.float32)[:, : SCALE * h, : SCALE * w]
         outputs = {"sr": residual + bicubic_upscale(lr_blur, SCALE)}
         if self.deblur_features:
-            head = DeblurringHead(self.deblur_features, self.dtype, name="deblur_head")
+            settings = (self.deblur_features, self.dtype)
+            head = kept(DeblurringHead)(*settings, name="deblur_head")
             residual = head(x).astype(jnp.float32)[:, :h, :w]
             outputs["deblurred"] = residual + lr_blur
         return outputs

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from eddsrn_jax.models.convolution import convolution_for_training
 from eddsrn_jax.resize import mirrored
 
 # He et al., ICCV 2015: keeps the variance of activations through a chain of ReLUs.
@@ -31,6 +32,7 @@ def conv(
         padding="SAME",
         kernel_init=kernel_init,
         dtype=dtype,
+        conv_general_dilated=convolution_for_training(),
         name=name,
     )
 

@@ -1,0 +1,127 @@
+"""Measures this machine beside PyTorch: python -m benchmarks [--sections=...].
+
+Prints a table and saves it, with machine, versions and commit, below benchmarks/results.
+PyTorch runs the same networks with the same weights in channels-last memory; outputs are
+compared before anything is timed. Ratios are medians of calls in turn; above 1 JAX is
+faster.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import flags
+
+from eddsrn_jax.errors import UsageError
+from eddsrn_jax.runtime import run_command, use_onednn
+
+Row = dict[str, Any]
+
+_SECTIONS = flags.DEFINE_list(
+    "sections",
+    ["training", "networks", "photos", "sizes", "runs", "memory"],
+    "What to measure.",
+)
+_PHOTOS = flags.DEFINE_string(
+    "photos", None, "Folder of photographs to train on; the bundled ones by default."
+)
+_SET = flags.DEFINE_string(
+    "set", None, "Folder of photographs to restore, such as Set14's; the bundled ones."
+)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Crops of a training step.")
+_SIDE = flags.DEFINE_integer("side", 192, "Of a crop.")
+_REPEATS = flags.DEFINE_integer("repeats", 7, "Calls of which the median is taken.")
+_TORCH_COMPILE = flags.DEFINE_boolean(
+    "torch_compile",
+    None,
+    "Whether PyTorch's networks are compiled; by default on GPUs: on the CPUs seen, eager"
+    " execution was the faster one.",
+)
+_ONEDNN = flags.DEFINE_boolean("onednn", False, "On CPUs: what train.py --onednn does.")
+_RESULTS = Path(__file__).parent / "results"
+
+
+def sections() -> dict[str, Callable[[], Iterator[Row]]]:
+    """What there is to measure, by name."""
+    # Here, so that --help answers at once and XLA's flags are set before.
+    from benchmarks import memory, restoring, runs, training
+
+    compiled = _TORCH_COMPILE.value
+    if compiled is None:
+        compiled = jax.default_backend() == "gpu"
+    repeats = _REPEATS.value
+    folder = Path(_SET.value).expanduser() if _SET.value else None
+    source = f"folder:{_PHOTOS.value}" if _PHOTOS.value else "bundled"
+    batch = {"batch_size": _BATCH_SIZE.value, "side": _SIDE.value}
+    timed = {"repeats": repeats, "compiled": compiled}
+    return {
+        "training": lambda: training.compare_steps(**batch, **timed),
+        "networks": lambda: restoring.compare_networks(**timed),
+        "photos": lambda: restoring.compare_photos(folder, **timed),
+        "sizes": lambda: restoring.time_sizes(repeats=repeats),
+        "runs": lambda: runs.measure_runs(source, **batch),
+        "memory": memory.measure_memory,
+    }
+
+
+def main() -> None:
+    """Measures by the flags."""
+    from benchmarks.timing import machine
+
+    if _ONEDNN.value:
+        use_onednn()
+    measure = sections()
+    for name in _SECTIONS.value:
+        if name not in measure:
+            raise UsageError(f"--sections={name}: expected some of {', '.join(measure)}")
+    rows = []
+    for name in _SECTIONS.value:
+        for row in measure[name]():
+            rows.append(row)
+            print(format_row(row), flush=True)
+    where = machine()
+    _RESULTS.mkdir(exist_ok=True)
+    slug = re.sub(r"\W+", "-", where["device"] if _on_gpu() else where["processor"])
+    slug = f"{slug.strip('-').lower()}{'-onednn' * _ONEDNN.value}"
+    path = _RESULTS / f"{slug}.json"
+    path.write_text(json.dumps({"machine": where, "rows": rows}, indent=1) + "\n")
+    table = format_table(where, rows)
+    print(f"\n{table}\n\nsaved in {path}")
+
+
+def _on_gpu() -> bool:
+    return jax.default_backend() == "gpu"
+
+
+def format_table(where: dict[str, Any], rows: Sequence[Row]) -> str:
+    """The table in Markdown, under a line of where it was measured."""
+    versions = where["versions"]
+    device = where["device"] if _on_gpu() else f"{where['cores']} x {where['processor']}"
+    return "\n".join(
+        [
+            f"{device}; jax {versions['jax']}, PyTorch {versions['torch']}, Python"
+            f" {where['python']}, {where['date']}{', --onednn' * _ONEDNN.value}:",
+            "",
+            "| what | unit | JAX | PyTorch | ratio |",
+            "| --- | --- | ---: | ---: | ---: |",
+            *map(format_row, rows),
+        ]
+    )
+
+
+def format_row(row: Row) -> str:
+    """One line of the table."""
+
+    def number(name: str) -> str:
+        return f"{row[name]:.3g}" if name in row else ""
+
+    ratio = f"{row['ratio']:.2f}" if "ratio" in row else ""
+    numbers = f"{number('jax')} | {number('torch')} | {ratio}"
+    return f"| {row['what']} | {row['unit']} | {numbers} |"
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,64 @@
+"""Memory: of training steps as XLA plans it, of restore.py as the system counts it."""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from benchmarks.restoring import photo_of
+from benchmarks.training import CONFIGS, random_batch, step_memory
+
+_SIDE = 192
+# From a small process: a child counts what its parent had when it was forked.
+_MEASURE = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+
+
+def measure_memory() -> Iterator[dict[str, Any]]:
+    """Rows: gigabytes of steps by batch size, of restoring by size and window."""
+    for name, module in CONFIGS.items():
+        for rematerialize in (False, True):
+            for batch_size in (4, 8, 16):
+                config = module.get_config()
+                config.model.rematerialize = rematerialize
+                yield {
+                    "what": f"memory of a step, {name}, {batch_size} crops of {_SIDE}"
+                    + ", rematerialised" * rematerialize,
+                    "unit": "GB",
+                    "jax": step_memory(config, random_batch(batch_size, _SIDE)),
+                }
+    for height, width in ((339, 510), (900, 1200), (3000, 4000)):
+        for window in (1024, 512):
+            what = f"restore.py, {width} x {height}, windows up to {window}"
+            rate, gigabytes = restore(height, width, window)
+            yield {"what": what, "unit": "megapixels/s", "jax": rate}
+            yield {"what": f"memory of {what}", "unit": "GB", "jax": gigabytes}
+
+
+def restore(height: int, width: int, window: int) -> tuple[float, float]:
+    """Runs the command on a photograph of a size, in a process of its own.
+
+    Returns:
+        Megapixels a second, reading and writing PNG included; and the process's peak
+        memory in GB.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path, report = Path(folder, "photo.png"), Path(folder, "report.json")
+        Image.fromarray(photo_of(height, width)).save(path)
+        flags = [f"--report={report}", f"--largest_window={window}"]
+        command = [sys.executable, "-c", _MEASURE, sys.executable, "restore.py", path]
+        # Once to compile.
+        for _ in range(2 if height * width < 2e6 else 1):
+            found = subprocess.run([*command, *flags], capture_output=True, check=True)
+        (entry,) = json.loads(report.read_text())["files"]
+    # Kilobytes, on macOS bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return height * width / 1e6 / entry["seconds"], int(found.stdout) * unit / 1e9

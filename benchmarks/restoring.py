@@ -1,0 +1,186 @@
+"""Restoring beside PyTorch's: networks alone, and photographs from pixels to pixels."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+from benchmarks.timing import interleave
+from benchmarks.twin import Twin, make_twin, torch_device
+from eddsrn_jax.data.sources import folder_source, open_split
+from eddsrn_jax.evaluation import read_photos
+from eddsrn_jax.models import EDDSRN, SCALE, STRIDE, SRResNet
+from eddsrn_jax.protocol import cut_to_scale, degrade_photo
+from eddsrn_jax.restoration import Restorer
+from eddsrn_jax.tiling import cut
+from eddsrn_jax.weights import read_network
+
+# What DIV2K's photographs are after shrinking.
+HEIGHT, WIDTH = 339, 510
+_TOLERANCE = 1e-4
+
+
+def networks() -> dict[str, tuple[nn.Module, Any]]:
+    """Networks and their variables; those of the lite one are trained."""
+    lite = read_network()
+    found = {"lite": (lite.model, {"params": lite.params})}
+    for name, model in (("paper-size", EDDSRN()), ("SRResNet", SRResNet())):
+        found[name] = (model, model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3))))
+    return found
+
+
+def check_twin(model: nn.Module, variables: Any, twin: Twin) -> float:
+    """The largest difference of the two networks' outputs, over the largest output.
+
+    Raises:
+        AssertionError: it is above 1e-4.
+    """
+    image = np.random.default_rng(0).uniform(size=(1, 48, 64, 3)).astype(np.float32)
+    expected = jax.device_get(jax.jit(model.apply)(variables, image))
+    with torch.inference_mode():
+        found = twin(_to_torch(image))
+    worst = 0.0
+    for name, value in expected.items():
+        difference = np.abs(_to_numpy(found[name]) - value).max()
+        worst = max(worst, float(difference / max(np.abs(value).max(), 1)))
+    if worst > _TOLERANCE:
+        raise AssertionError(f"outputs differ by {worst:.2g} between JAX and PyTorch")
+    return worst
+
+
+def compare_networks(*, repeats: int, compiled: bool) -> Iterator[dict[str, Any]]:
+    """Rows: milliseconds of a network for one image of DIV2K's size."""
+    height, width = (-(-side // STRIDE) * STRIDE for side in (HEIGHT, WIDTH))
+    rng = np.random.default_rng(0)
+    image = rng.uniform(size=(1, height, width, 3)).astype(np.float32)
+    for name, (model, variables) in networks().items():
+        twin = make_twin(model, variables).to(torch_device()).eval()
+        check_twin(model, variables, twin)
+        for dtype in ("float32", "bfloat16"):
+            calls = {
+                "jax": _network_call(model.clone(dtype=dtype), variables, image),
+                "torch": _twin_call(twin, image, dtype, compiled=compiled),
+            }
+            seconds = interleave(calls, repeats=repeats)
+            yield _row(f"network alone, {name}, {dtype}, {WIDTH} x {HEIGHT}", seconds)
+
+
+def compare_photos(
+    folder: Path | None, *, repeats: int, compiled: bool
+) -> Iterator[dict[str, Any]]:
+    """Rows: milliseconds of the lite network for photographs, 8 bits in and out."""
+    network = read_network()
+    twin = make_twin(network.model, {"params": network.params})
+    twin = twin.to(torch_device()).eval()
+    restorer = Restorer(network.model, network.params)
+    many = list(_blurred(folder))
+    sets = {
+        f"{WIDTH} x {HEIGHT}": [photo_of(HEIGHT, WIDTH)],
+        f"{len(many)} of {folder.name if folder else 'scikit-image'}": many,
+    }
+    apply = _compiled(twin, compiled=compiled)
+    for name, photos in sets.items():
+        calls = {
+            "jax": lambda photos=photos: [restorer(x) for x in photos],
+            "torch": lambda photos=photos: [_restore(apply, x) for x in photos],
+        }
+        yield _row(f"pixels to pixels, lite, {name}", interleave(calls, repeats=repeats))
+
+
+def time_sizes(*, repeats: int) -> Iterator[dict[str, Any]]:
+    """Rows: seconds per megapixel of result, for results of several sizes."""
+    network = read_network()
+    restorer = Restorer(network.model, network.params)
+    for megapixels in (0.25, 1, 4, 16):
+        side = round((megapixels * 1e6 / SCALE**2 / 12) ** 0.5)
+        photo = photo_of(3 * side, 4 * side)
+        seconds = interleave(
+            {"jax": lambda photo=photo: restorer(photo)}, repeats=repeats
+        )
+        yield {
+            "what": f"restoring to {megapixels:g} megapixels, lite",
+            "unit": "s/megapixel",
+            "jax": seconds["jax"] / (photo[..., 0].size * SCALE**2 / 1e6),
+        }
+
+
+def photo_of(height: int, width: int) -> np.ndarray:
+    """A photograph of that size, of a bundled one and its mirror images."""
+    _, photo = next(read_photos(open_split("bundled").validation))
+    return np.ascontiguousarray(cut(photo, 0, 0, (height, width)))
+
+
+def _blurred(folder: Path | None) -> Iterator[np.ndarray]:
+    source = folder_source(folder) if folder else open_split("bundled").train
+    for _, photo in read_photos(source):
+        yield degrade_photo(cut_to_scale(photo), 1.5, max_sigma=2.0)[1]
+
+
+def _row(what: str, seconds: dict[str, float]) -> dict[str, Any]:
+    times = {name: 1e3 * value for name, value in seconds.items()}
+    return {
+        "what": what,
+        "unit": "ms",
+        **times,
+        "ratio": times["torch"] / times["jax"],
+    }
+
+
+def _network_call(
+    model: nn.Module, variables: Any, image: np.ndarray
+) -> Callable[[], None]:
+    apply, variables, image = jax.jit(model.apply), *jax.device_put((variables, image))
+    return lambda: jax.block_until_ready(apply(variables, image))
+
+
+def _compiled(twin: Twin, *, compiled: bool) -> Callable[..., Any]:
+    return torch.compile(twin) if compiled else twin
+
+
+def _twin_call(
+    twin: Twin, image: np.ndarray, dtype: str, *, compiled: bool
+) -> Callable[[], None]:
+    apply, image = _compiled(twin, compiled=compiled), _to_torch(image)
+    cast = torch.autocast(
+        torch_device(), getattr(torch, dtype), enabled=dtype != "float32"
+    )
+
+    def call() -> None:
+        with torch.inference_mode(), cast:
+            outputs = apply(image)
+        if torch_device() == "cuda":
+            torch.cuda.synchronize()
+        del outputs
+
+    return call
+
+
+def _restore(apply: Callable[..., Any], photo: np.ndarray) -> dict[str, np.ndarray]:
+    """What Restorer does: extended by mirroring to a multiple of 8, rounded, cut."""
+    height, width, _ = photo.shape
+    size = tuple(-(-side // STRIDE) * STRIDE for side in (height, width))
+    image = _to_torch(cut(photo, 0, 0, size)[None])
+    with torch.inference_mode():
+        outputs = apply(image.float() / 255)
+        levels = {
+            name: (255 * x.clamp(0, 1) + 0.5).floor().to(torch.uint8)
+            for name, x in outputs.items()
+        }
+    return {
+        "sr": _to_numpy(levels["sr"])[0, : SCALE * height, : SCALE * width],
+        "deblurred": _to_numpy(levels["deblurred"])[0, :height, :width],
+    }
+
+
+def _to_torch(image: np.ndarray) -> torch.Tensor:
+    tensor = torch.from_numpy(np.ascontiguousarray(image)).to(torch_device())
+    return tensor.permute(0, 3, 1, 2)
+
+
+def _to_numpy(x: torch.Tensor) -> np.ndarray:
+    return x.permute(0, 2, 3, 1).cpu().numpy()

@@ -1,0 +1,218 @@
+"""The same networks in PyTorch, with the same weights: the peer that is timed.
+
+Images are float [N, 3, h, w] in [0, 1] in channels-last memory, h and w multiples of 8.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import flax.traverse_util
+import ml_collections
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from eddsrn_jax.models import EDDSRN, SCALE, SRResNet
+from eddsrn_jax.resize import downscale_matrix
+
+Tensors = dict[str, torch.Tensor]
+
+
+def torch_device() -> str:
+    """Where PyTorch computes: on the GPU if there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def make_twin(model: nn.Module, variables: Mapping[str, Any]) -> "Twin":
+    """The PyTorch module that computes what `model.apply(variables, image)` does."""
+    return {EDDSRN: EDDSRNTwin, SRResNet: SRResNetTwin}[type(model)](model, variables)
+
+
+class Twin(torch.nn.Module):
+    """Holds weights by the names they have in Flax, such as "trunk/stem/kernel"."""
+
+    def __init__(self, model: nn.Module, variables: Mapping[str, Any]):
+        super().__init__()
+        self.model = model
+        self.weights = torch.nn.ParameterDict()
+        for collection, tree in variables.items():
+            for name, value in flax.traverse_util.flatten_dict(tree, sep="/").items():
+                tensor = torch.from_numpy(_torch_layout(name, np.array(value)))
+                if tensor.ndim == 4:
+                    tensor = tensor.to(memory_format=torch.channels_last)
+                trained = collection == "params"
+                self.weights[name] = torch.nn.Parameter(tensor, requires_grad=trained)
+
+    def conv(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        """A convolution that keeps the size of its input."""
+        kernel, bias = self.weights[f"{name}/kernel"], self.weights[f"{name}/bias"]
+        return F.conv2d(x, kernel, bias, padding=kernel.shape[-1] // 2)
+
+    def up(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        """A convolution and a pixel shuffle."""
+        return F.pixel_shuffle(self.conv(f"{name}/conv", x), 2)
+
+
+class EDDSRNTwin(Twin):
+    """See eddsrn_jax.models.eddsrn."""
+
+    def forward(self, image: torch.Tensor) -> Tensors:
+        x = self._trunk(image)
+        sr = x
+        for i in range(3):
+            sr = F.relu(self.conv(f"sr_head/flat{i}", sr))
+        for i in range(2):
+            sr = F.relu(self.up(f"sr_head/up{i}", sr))
+        sr = self.conv("sr_head/rgb", F.relu(self.conv("sr_head/flat3", sr)))
+        for i in range(2):
+            x = F.relu(self.conv(f"deblur_head/flat{i}", x))
+        deblurred = self.conv("deblur_head/rgb", x)
+        return {
+            "sr": sr.float() + bicubic_upscale(image),
+            "deblurred": deblurred.float() + image,
+        }
+
+    def _trunk(self, image: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.conv("trunk/stem", image))
+        skips = []
+        for i in (1, 2, 3):
+            skips.append(self.conv(f"trunk/skip{i}", x))
+            x = F.relu(self.conv(f"trunk/widen{i}", F.max_pool2d(x, 2)))
+            x = self._block(f"trunk/encoder_block{i}", x)
+        for i in (3, 2, 1):
+            x = F.relu(self.up(f"trunk/up{i}", x) + skips[i - 1])
+            if i > 1:
+                x = self._block(f"trunk/decoder_block{i}", x)
+        return x
+
+    def _block(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        for i in range(self.model.num_pairs):
+            y = F.relu(self.conv(f"{name}/conv{i}a", x))
+            x = x + self.conv(f"{name}/conv{i}b", y)
+        return x
+
+
+class SRResNetTwin(Twin):
+    """See eddsrn_jax.models.srresnet."""
+
+    def forward(self, image: torch.Tensor) -> Tensors:
+        x = shortcut = self._prelu("stem_prelu", self.conv("stem", image))
+        for i in range(self.model.num_blocks):
+            y = self._norm(f"block{i}_norm0", self.conv(f"block{i}_conv0", x))
+            y = self.conv(f"block{i}_conv1", self._prelu(f"block{i}_prelu", y))
+            x = x + self._norm(f"block{i}_norm1", y)
+        x = shortcut + self._norm("body_norm", self.conv("body", x))
+        for i in range(2):
+            x = self._prelu(f"up{i}_prelu", self.up(f"up{i}", x))
+        return {"sr": self.conv("rgb", x)}
+
+    def _prelu(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        return F.prelu(x, self.weights[f"{name}/negative_slope"].reshape(1))
+
+    def _norm(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        names = ("mean", "var", "scale", "bias")
+        return F.batch_norm(x, *(self.weights[f"{name}/{n}"] for n in names))
+
+
+def _torch_layout(name: str, value: np.ndarray) -> np.ndarray:
+    """A kernel [h, w, in, out] as [out, in, h, w]; biases stay.
+
+    What a pixel shuffle reads has its channels in another order there, see
+    depth_to_space.
+    """
+    *_, layer, module, kind = ("", "", *name.split("/"))
+    if layer.startswith("up") and module == "conv":
+        shape = value.shape
+        value = value.reshape(*shape[:-1], 4, shape[-1] // 4)
+        value = value.swapaxes(-1, -2).reshape(shape)
+    if kind == "kernel":
+        value = value.transpose(3, 2, 0, 1)
+    return np.ascontiguousarray(value)
+
+
+def bicubic_upscale(x: torch.Tensor) -> torch.Tensor:
+    """See eddsrn_jax.resize.
+
+    The filter is PyTorch's own: with antialiasing it has the same kernel, without another
+    one. At edges it does something else, so that these are mirrored before.
+    """
+    # Mirrored with the edge repeated, which PyTorch's own padding cannot do.
+    x = torch.cat([x[:, :, :2].flip(2), x, x[:, :, -2:].flip(2)], 2)
+    x = torch.cat([x[:, :, :, :2].flip(3), x, x[:, :, :, -2:].flip(3)], 3)
+    x = F.interpolate(x, scale_factor=SCALE, mode="bicubic", antialias=True)
+    edge = 2 * SCALE
+    return x[:, :, edge:-edge, edge:-edge]
+
+
+class TrainerTwin:
+    """Its training step: degradation, forward, backward, Adam, as in eddsrn_jax.steps."""
+
+    def __init__(self, twin: Twin, config: ml_collections.ConfigDict, *, dtype: str):
+        self._twin, self._config = twin, config
+        self._parameters = [p for p in twin.parameters() if p.requires_grad]
+        self._device = self._parameters[0].device
+        self._optimizer = torch.optim.Adam(
+            self._parameters, lr=config.optimizer.learning_rate, fused=True
+        )
+        self._cast = torch.autocast(
+            self._device.type, getattr(torch, dtype), enabled=dtype != "float32"
+        )
+
+    def step(self, hr: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """One update from uint8 [N, H, H, 3]; returns the loss."""
+        low, high = self._config.degradation.sigma_range
+        flips = torch.randint(2, (3, len(hr)), generator=generator).tolist()
+        sigma = low + (high - low) * torch.rand(len(hr), generator=generator)
+        hr = torch.stack([_turned(x, *f) for x, *f in zip(hr, *flips, strict=True)])
+        hr = hr.float() / 255
+        with torch.no_grad():
+            sharp, blurred = degrade(hr, sigma.to(self._device), max_sigma=high)
+        loss = self.loss(*(x.permute(0, 3, 1, 2) for x in (hr, sharp, blurred)))
+        self._optimizer.zero_grad()
+        loss.backward()
+        if clip_norm := self._config.optimizer.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self._parameters, clip_norm)
+        self._optimizer.step()
+        return loss.detach()
+
+    def loss(
+        self, hr: torch.Tensor, sharp: torch.Tensor, blurred: torch.Tensor
+    ) -> torch.Tensor:
+        """The joint loss of images [N, 3, H, W], [N, 3, h, w] and [N, 3, h, w]."""
+        with self._cast:
+            outputs = self._twin(blurred)
+        alpha, eps = self._config.loss.alpha, self._config.loss.eps
+        difference = outputs["deblurred"] - sharp
+        charbonnier = torch.sqrt(difference.square() + eps**2).mean()
+        return F.mse_loss(outputs["sr"], hr) + alpha * charbonnier
+
+
+def _turned(x: torch.Tensor, transpose: int, rows: int, columns: int) -> torch.Tensor:
+    x = x.transpose(0, 1) if transpose else x
+    return x.flip([axis for axis, flip in ((0, rows), (1, columns)) if flip])
+
+
+def degrade(
+    hr: torch.Tensor, sigma: torch.Tensor, *, max_sigma: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """See eddsrn_jax.degradation; for a batch [N, H, H, 3] with sigma [N]."""
+    side = hr.shape[1]
+    shrink = torch.from_numpy(np.array(downscale_matrix(side, side, SCALE)))
+    shrink = shrink.to(hr.device)
+    tall = torch.einsum("ij,njkc->nikc", shrink, hr).clamp(0, 1)
+    sharp = torch.einsum("lk,nikc->nilc", shrink, tall).clamp(0, 1)
+    radius = math.ceil(2 * max_sigma)
+    taps = torch.arange(-radius, radius + 1, device=hr.device)
+    weights = torch.exp(-0.5 * (taps / sigma[:, None]).square())
+    weights = weights * (taps.abs() <= torch.ceil(2 * sigma)[:, None])
+    weights = weights / weights.sum(1, keepdim=True)
+    small = side // SCALE
+    indices = (torch.arange(small, device=hr.device)[:, None] + taps).clamp(0, small - 1)
+    blur = torch.zeros(len(hr), small, small, device=hr.device)
+    shape = (len(hr), small, len(taps))
+    blur.scatter_add_(2, indices.expand(shape), weights[:, None].expand(shape))
+    blurred = torch.einsum("nij,njkc->nikc", blur, sharp)
+    blurred = torch.einsum("nlk,nikc->nilc", blur, blurred).clamp(0, 1)
+    return sharp, torch.floor(blurred * 255 + 0.5) / 255
