@@ -178,7 +178,8 @@ def _restore(apply: Callable[..., Any], photo: np.ndarray) -> dict[str, np.ndarr
 
 
 def _to_torch(image: np.ndarray) -> torch.Tensor:
-    tensor = torch.from_numpy(np.ascontiguousarray(image)).to(torch_device())
+    # A copy: photographs may lie in memory that cannot be written to.
+    tensor = torch.from_numpy(np.array(image, order="C")).to(torch_device())
     return tensor.permute(0, 3, 1, 2)
 
 

@@ -129,3 +129,22 @@ def test_srresnet_of_the_papers_size():
     small = SRResNet(features=8, num_blocks=2)
     outputs = small.apply(small.init(jax.random.key(0), x), x)
     assert outputs["sr"].shape == (1, 16, 24, 3)
+
+
+def test_rematerialising_changes_no_gradient(small):
+    model, params = small
+    image = jax.random.uniform(jax.random.key(1), (1, 16, 24, 3))
+
+    def gradient(model):
+        def total(params):
+            outputs = model.apply({"params": params}, image)
+            return sum(jnp.square(x).mean() for x in outputs.values())
+
+        return jax.grad(total), str(jax.make_jaxpr(jax.grad(total))(params))
+
+    (plain, jaxpr), (again, again_jaxpr) = (
+        gradient(model.clone(rematerialize=value)) for value in (False, True)
+    )
+    assert "remat" in again_jaxpr and "remat" not in jaxpr
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7)  # noqa: E731
+    jax.tree.map(close, plain(params), again(params))
