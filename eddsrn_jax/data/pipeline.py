@@ -38,6 +38,10 @@ def stream_batches(
         batch = sampler.batch(int(step), rows)
         return batch["hr"], batch["key"]
 
+    # Nothing is left to tune, and the end of an iterator waits for the thread that would,
+    # which sleeps for up to a minute.
+    options = tf.data.Options()
+    options.autotune.enabled = False
     dataset = (
         tf.data.Dataset.range(steps.start, steps.stop)
         .map(
@@ -46,6 +50,7 @@ def stream_batches(
             deterministic=True,
         )
         .prefetch(prefetch)
+        .with_options(options)
     )
     for hr, key in dataset.as_numpy_iterator():
         yield {"hr": hr, "key": key}
