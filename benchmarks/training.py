@@ -1,6 +1,5 @@
 """The training step beside PyTorch's: degradation, forward, backward, Adam."""
 
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,9 +12,10 @@ from benchmarks.timing import interleave
 from benchmarks.twin import TrainerTwin, make_twin, torch_device
 from configs import eddsrn, eddsrn_lite
 from eddsrn_jax import parallel
-from eddsrn_jax.models import EDDSRN, SCALE, init_params
+from eddsrn_jax.models import EDDSRN, init_params
 from eddsrn_jax.optimizer import make_optimizer
-from eddsrn_jax.steps import create_train_state, train_step
+from eddsrn_jax.steps import create_train_state
+from eddsrn_jax.training import compile_step
 
 CONFIGS = {"lite": eddsrn_lite, "paper-size": eddsrn}
 Batch = dict[str, np.ndarray]
@@ -40,18 +40,9 @@ def prepare_step(config: ml_collections.ConfigDict, batch: Batch) -> tuple[Any, 
     losses = ("loss", "loss_sr", "loss_db")
     params = init_params(model, jax.random.key(0))
     state = create_train_state(params, optimizer, losses=losses)
-    step = functools.partial(
-        train_step,
-        model=model,
-        optimizer=optimizer,
-        scale=SCALE,
-        **config.degradation,
-        **config.loss,
-        ema_decay=config.ema_decay,
-        log_every_steps=config.log_every_steps,
-    )
+    step = compile_step(config, model, optimizer, mesh)
     state, batch = parallel.replicate(state, mesh), parallel.split_batch(batch, mesh)
-    return parallel.map_step(step, mesh), state, batch
+    return step, state, batch
 
 
 def _jax_call(config: ml_collections.ConfigDict, batch: Batch) -> Callable[[], None]:

@@ -84,7 +84,7 @@ def train_and_evaluate(
         steps_per_epoch=sampler.steps_per_epoch,
         total_steps=total_steps,
     )
-    step_fn = _compile_step(config, model, optimizer, mesh)
+    step_fn = compile_step(config, model, optimizer, mesh)
 
     with Checkpoints(workdir) as checkpoints, StopSignal(max_minutes) as stop:
         state = _restore_or_create(checkpoints, config, model, optimizer, mesh)
@@ -237,12 +237,13 @@ def _open_batches(
     return prefetch_to_device(batches, lambda b: parallel.split_batch(b, mesh))
 
 
-def _compile_step(
+def compile_step(
     config: ml_collections.ConfigDict,
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     mesh: jax.sharding.Mesh,
 ) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]:
+    """The training step of a config, mapped over a mesh."""
     step = functools.partial(
         train_step,
         model=model,
