@@ -8,7 +8,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from eddsrn_jax.errors import UsageError
-from eddsrn_jax.runtime import run_command, use_onednn
+from eddsrn_jax.runtime import run_command
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Recipe, such as configs/eddsrn.py.", lock_config=True
@@ -24,11 +24,6 @@ _MAX_MINUTES = flags.DEFINE_float(
 )
 _PROFILE = flags.DEFINE_integer(
     "profile", 0, "Steps to trace with JAX's profiler, into the workdir.", lower_bound=0
-)
-_ONEDNN = flags.DEFINE_boolean(
-    "onednn",
-    False,
-    "On CPUs: faster steps, for which the network is compiled anew at every start.",
 )
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "HOST:PORT of the first process, where there are several."
@@ -51,8 +46,6 @@ def main() -> int:
     if not config_file.is_file():
         raise UsageError(f"--config={config_file}: no such file")
     workdir = Path(_WORKDIR.value or Path("runs", config_file.stem))
-    if _ONEDNN.value:
-        use_onednn()
     if _COORDINATOR.value and _MAX_MINUTES.value < math.inf:
         # Each process would stop at a step of its own.
         raise UsageError(f"--max_minutes={_MAX_MINUTES.value:g}: not with --coordinator")

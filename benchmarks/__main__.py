@@ -16,7 +16,7 @@ import jax
 from absl import flags
 
 from eddsrn_jax.errors import UsageError
-from eddsrn_jax.runtime import run_command, use_onednn
+from eddsrn_jax.runtime import run_command
 
 Row = dict[str, Any]
 
@@ -40,7 +40,6 @@ _TORCH_COMPILE = flags.DEFINE_boolean(
     "Whether PyTorch's networks are compiled; by default on GPUs: on the CPUs seen, eager"
     " execution was the faster one.",
 )
-_ONEDNN = flags.DEFINE_boolean("onednn", False, "On CPUs: what train.py --onednn does.")
 _RESULTS = Path(__file__).parent / "results"
 
 
@@ -71,8 +70,6 @@ def main() -> None:
     """Measures by the flags."""
     from benchmarks.timing import machine
 
-    if _ONEDNN.value:
-        use_onednn()
     measure = sections()
     for name in _SECTIONS.value:
         if name not in measure:
@@ -85,8 +82,7 @@ def main() -> None:
     where = machine()
     _RESULTS.mkdir(exist_ok=True)
     slug = re.sub(r"\W+", "-", where["device"] if _on_gpu() else where["processor"])
-    slug = f"{slug.strip('-').lower()}{'-onednn' * _ONEDNN.value}"
-    path = _RESULTS / f"{slug}.json"
+    path = _RESULTS / f"{slug.strip('-').lower()}.json"
     path.write_text(json.dumps({"machine": where, "rows": rows}, indent=1) + "\n")
     table = format_table(where, rows)
     print(f"\n{table}\n\nsaved in {path}")
@@ -103,7 +99,7 @@ def format_table(where: dict[str, Any], rows: Sequence[Row]) -> str:
     return "\n".join(
         [
             f"{device}; jax {versions['jax']}, PyTorch {versions['torch']}, Python"
-            f" {where['python']}, {where['date']}{', --onednn' * _ONEDNN.value}:",
+            f" {where['python']}, {where['date']}:",
             "",
             "| what | unit | JAX | PyTorch | ratio |",
             "| --- | --- | ---: | ---: | ---: |",

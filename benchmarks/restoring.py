@@ -85,6 +85,8 @@ def compare_photos(
     }
     apply = _compiled(twin, compiled=compiled)
     for name, photos in sets.items():
+        for photo in photos:
+            restorer.prepare(*photo.shape[:2])
         calls = {
             "jax": lambda photos=photos: [restorer(x) for x in photos],
             "torch": lambda photos=photos: [_restore(apply, x) for x in photos],
@@ -99,6 +101,7 @@ def time_sizes(*, repeats: int) -> Iterator[dict[str, Any]]:
     for megapixels in (0.25, 1, 4, 16):
         side = round((megapixels * 1e6 / SCALE**2 / 12) ** 0.5)
         photo = photo_of(3 * side, 4 * side)
+        restorer.prepare(*photo.shape[:2])
         seconds = interleave(
             {"jax": lambda photo=photo: restorer(photo)}, repeats=repeats
         )

@@ -86,21 +86,23 @@ def bicubic_upscale(x: jax.Array | np.ndarray, scale: int) -> jax.Array | np.nda
     A filter bank of `scale` phases with at most five taps: unlike a matrix, its cost
     grows with the image alone.
     """
-    return _upscale_axis(_upscale_axis(x, scale, axis=1), scale, axis=2)
+    # Columns while there are few rows: rows are whole and quick to enlarge.
+    return _upscale_axis(_upscale_axis(x, scale, axis=2), scale, axis=1)
 
 
 def _upscale_axis(x: jax.Array, scale: int, *, axis: int) -> jax.Array:
     xp = x.__array_namespace__()
-    x = xp.moveaxis(x, axis, 1)
-    size = x.shape[1]
+    size = x.shape[axis]
     around = [(0, 0)] * x.ndim
-    around[1] = (2, 2)
+    around[axis] = (2, 2)
     padded = xp.pad(x, around, mode="symmetric")
+    before = (slice(None),) * axis
+    shifted = [padded[(*before, slice(k, k + size))] for k in range(5)]
     # Output sample `scale * i + phase` lies at i + offset of the input.
     offsets = (np.arange(scale) + 0.5) / scale - 0.5
     phases = []
     for offset in offsets:
         weights = cubic_kernel(np.arange(-2, 3) - offset).tolist()
-        phases.append(sum(w * padded[:, k : k + size] for k, w in enumerate(weights)))
-    x = xp.stack(phases, axis=2).reshape(x.shape[0], size * scale, *x.shape[2:])
-    return xp.moveaxis(x, 1, axis)
+        phases.append(sum(w * part for w, part in zip(weights, shifted, strict=True)))
+    enlarged = [*x.shape[:axis], scale * size, *x.shape[axis + 1 :]]
+    return xp.stack(phases, axis=axis + 1).reshape(enlarged)

@@ -4,6 +4,7 @@ Photographs are uint8, uint16, or float in [0, 1]; [h, w, C] with one channel (g
 (gray, alpha), three (RGB) or four (RGB, alpha).
 """
 
+import collections
 import dataclasses
 import functools
 import logging
@@ -23,7 +24,14 @@ from eddsrn_jax.images.decoding import from_pillow, to_pillow
 from eddsrn_jax.models import SCALE, STRIDE
 from eddsrn_jax.parallel import device_memory
 from eddsrn_jax.resize import bicubic_upscale
-from eddsrn_jax.tiling import LARGEST_WINDOW, Tile, cut, plan_tiles, window_sizes
+from eddsrn_jax.tiling import (
+    LARGEST_WINDOW,
+    Tile,
+    cut,
+    fitted_window,
+    plan_tiles,
+    window_sizes,
+)
 from eddsrn_jax.weights import read_network
 from eddsrn_jax.windows import peak_of, restore_window
 
@@ -31,6 +39,12 @@ _log = logging.getLogger(__name__)
 
 # Of the device's memory, what a window's activations may take.
 _MEMORY_SHARE = 1 / 3
+# The photograph of a size that gets a program of its own. Compiling one takes as long as
+# restoring 500,000 pixels (lite, two CPU cores): a folder of a hundred sizes, each seen
+# once, is best served by the few programs for all.
+_RECURRING = 3
+# A program takes some 12 MB.
+_MOST_FITTED = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +132,9 @@ class Restorer:
             )
         self._largest_window = largest_window
         self._prepared: set[tuple[int, int]] = set()
+        # How many photographs there were of each size.
+        self._seen: collections.Counter[tuple[int, int]] = collections.Counter()
+        self._fitted: set[tuple[int, int]] = set()
 
     @classmethod
     def from_pretrained(
@@ -160,12 +177,17 @@ class Restorer:
         )
 
     def prepare(self, height: int, width: int) -> None:
-        """Compiles what 8-bit photographs of this size need, so that calls are fast."""
-        size, _ = self._plan(height, width)
+        """Compiles a program for 8-bit photographs of this size, so that calls are fast.
+
+        Without it photographs of a size share programs with those of others, until the
+        third one of that size has come.
+        """
+        size = (height, width)
         if size not in self._prepared:
             self._prepared.add(size)
-            window = np.zeros((*size, 3), np.uint8)
-            jax.block_until_ready(self._run(window, np.array(size), 1.0))
+            self._fitted.add(self._fitted_window(size))
+            window, (tile, *_) = self._plan(height, width)
+            self._restore(np.zeros((*size, 3), np.uint8), tile, window, 1.0)
 
     def __call__(
         self, image: np.ndarray | Image.Image, *, strength: float = 1.0
@@ -240,9 +262,19 @@ class Restorer:
                 i += 1
 
     def _plan(self, height: int, width: int) -> tuple[tuple[int, int], list[Tile]]:
+        """The window's size, and tiles, for a photograph that is to be restored."""
         size = (height, width)
+        fitted = self._fitted_window(size)
+        self._seen[size] += 1
+        if self._seen[size] >= _RECURRING and len(self._fitted) < _MOST_FITTED:
+            self._fitted.add(fitted)
         windows = window_sizes(size, self._largest_window)
+        if fitted in self._fitted:
+            windows = [fitted]
         return plan_tiles(size, halo=self._halo, windows=windows)
+
+    def _fitted_window(self, size: tuple[int, int]) -> tuple[int, int]:
+        return fitted_window(size, halo=self._halo, largest=self._largest_window)
 
     def _shrink_window(self, window: tuple[int, int]) -> None:
         """Halves the largest window, after one that did not fit the memory."""
@@ -267,7 +299,10 @@ class Restorer:
             window = np.repeat(window, 3, axis=2)
         # The photograph ends, for the network, at the next multiple of its stride.
         ends = -(-np.array(color.shape[:2]) // STRIDE) * STRIDE - (tile.top, tile.left)
-        outputs = jax.device_get(self._run(window, np.minimum(ends, size), strength))
+        # A program for any photograph is one for photographs that end within it.
+        whole = size in self._fitted and (ends >= size).all()
+        ends = None if whole else np.minimum(ends, size)
+        outputs = jax.device_get(self._run(window, ends, strength))
         images = {}
         for name, output in outputs.items():
             scale = SCALE if name == "sr" else 1
@@ -283,7 +318,7 @@ class Restorer:
         return images
 
     def _run(
-        self, window: np.ndarray, size: np.ndarray, strength: float
+        self, window: np.ndarray, size: np.ndarray | None, strength: float
     ) -> dict[str, jax.Array]:
         run = functools.partial(
             *(restore_window, self._params, window, size, np.float32(strength)),

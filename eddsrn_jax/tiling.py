@@ -4,7 +4,9 @@ Sizes and positions are in pixels of the small image, (rows, columns).
 """
 
 import dataclasses
+import functools
 import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,10 +16,10 @@ from eddsrn_jax.resize import mirrored
 
 Size = tuple[int, int]
 
-# What programs are compiled for; one of the largest size that is allowed joins them. A
-# pixel costs the same in a window of any size (two CPU cores, float32), so that the least
-# waste is the fastest: these cover photographs of a megapixel and less with 1.7 times
-# their pixels in the mean, those of DIV2K with 1.15, 12 megapixels with 1.75.
+# What programs are compiled for whatever comes; one of the largest size that is allowed
+# joins them. A pixel costs the same in a window of any size (two CPU cores, float32), so
+# that the least waste is the fastest: these cover photographs of a megapixel and less
+# with 1.7 times their pixels in the mean, those of DIV2K with 1.15.
 _WINDOWS = ((128, 128), (192, 192), (256, 256), (384, 512), (512, 512))
 LARGEST_WINDOW = 1024
 # The other side of windows for photographs that fit into it and are so many times longer
@@ -50,6 +52,25 @@ def window_sizes(size: Size, largest: int = LARGEST_WINDOW) -> tuple[Size, ...]:
         return ((largest, _STRIP),)
     smaller = [size for size in _WINDOWS if max(size) <= largest and min(size) < largest]
     return (*smaller, (largest, largest))
+
+
+def fitted_window(size: Size, *, halo: int, largest: int = LARGEST_WINDOW) -> Size:
+    """The size of windows that cover a photograph with the least pixels in all.
+
+    Args:
+        size: of the photograph.
+        halo: multiple of STRIDE.
+        largest: side, a multiple of STRIDE above two halos.
+    """
+    sides = [*range(STRIDE, largest, STRIDE), largest]
+
+    def pixels_along(length: int, side: int) -> float:
+        return len(_plan_axis(length, side, halo)) * side or math.inf
+
+    height, width = (
+        min(sides, key=functools.partial(pixels_along, length)) for length in size
+    )
+    return height, width
 
 
 def plan_tiles(

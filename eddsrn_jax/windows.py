@@ -1,5 +1,6 @@
 """Applying a network to a window of a photograph: from its pixels to restored pixels."""
 
+import contextlib
 import functools
 from typing import Any
 
@@ -16,7 +17,7 @@ from eddsrn_jax.resize import bicubic_upscale
 def restore_window(
     params: Any,
     window: jax.Array,
-    size: jax.Array,
+    size: jax.Array | None,
     strength: jax.Array,
     *,
     model: nn.Module,
@@ -30,7 +31,8 @@ def restore_window(
     Args:
         params: of the model.
         window: [h, w, 3], uint8, uint16, or float32 in [0, 1].
-        size: height and width at which it ends, int [2], multiples of STRIDE.
+        size: height and width at which it ends, int [2], multiples of STRIDE; None where
+            it does not end before it does, which is 0.9 times the work.
         strength: 1 for the network's outputs, 0 for what they are added to.
         model: maps float [N, h, w, 3] to images by name.
         names: the outputs to compute; all where None.
@@ -53,7 +55,8 @@ def restore_window(
 
     peak = peak_of(window.dtype)
     image = window[None].astype(jnp.float32) / peak
-    with nn.intercept_methods(end_at_size):
+    ends = contextlib.nullcontext() if size is None else nn.intercept_methods(end_at_size)
+    with ends:
         outputs = model.apply({"params": params}, image)
     plain = {"sr": bicubic_upscale(image, SCALE), "deblurred": image}
     finite, results = jnp.bool(True), {}

@@ -8,13 +8,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
-def command(script, *flags, cache=None, cwd=None):
+def command(script, *flags, cwd=None, **variables):
     """Starts a script of the root, or "-m" with a module's name after it."""
     script = script if script == "-m" else ROOT / script
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     del environment["XLA_FLAGS"]
-    if cache:
-        environment["JAX_COMPILATION_CACHE_DIR"] = str(cache)
+    environment |= variables
     return subprocess.Popen(
         [sys.executable, script, *flags],
         env=environment,

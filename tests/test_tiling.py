@@ -1,10 +1,11 @@
 import itertools
+import math
 
 import numpy as np
 import pytest
 
 from eddsrn_jax.models import STRIDE
-from eddsrn_jax.tiling import cut, plan_tiles, window_sizes
+from eddsrn_jax.tiling import cut, fitted_window, plan_tiles, window_sizes
 
 HALO = 80
 
@@ -38,8 +39,15 @@ def test_windows_are_of_few_sizes_none_larger_than_the_largest(largest):
 )
 @pytest.mark.parametrize("largest", [168, 512, 1024])
 def test_tiles_take_every_pixel_once_and_see_a_halo_around_it(size, largest):
-    window, tiles = plan_tiles(size, halo=HALO, windows=window_sizes(size, largest))
-    assert window in window_sizes(size, largest)
+    own = fitted_window(size, halo=HALO, largest=largest)
+    assert max(own) <= largest
+    for windows in (window_sizes(size, largest), [own]):
+        window, tiles = plan_tiles(size, halo=HALO, windows=windows)
+        assert window in windows
+        check_cover(size, window, tiles)
+
+
+def check_cover(size, window, tiles):
     rows = sorted({(tile.top, tile.rows) for tile in tiles})
     columns = sorted({(tile.left, tile.columns) for tile in tiles})
     found = [((tile.top, tile.rows), (tile.left, tile.columns)) for tile in tiles]
@@ -66,6 +74,19 @@ def test_the_window_is_the_one_with_the_least_pixels():
     assert window == (64, 1024) and len(tiles) == 76
     window, tiles = plan_tiles((340, 510), halo=HALO, windows=windows)
     assert window == (384, 512) and len(tiles) == 1
+
+
+def test_a_window_that_fits_has_the_least_pixels_of_all():
+    assert fitted_window((100, 125), halo=HALO) == (104, 128)
+    # Bicubic interpolation of the last pixel needs two more.
+    assert fitted_window((339, 511), halo=HALO) == (344, 520)
+    rows, columns = fitted_window((1, 65535), halo=HALO)
+    assert rows == 8 and columns > 900
+    size = (3000, 4000)
+    window, tiles = plan_tiles(size, halo=HALO, windows=[fitted_window(size, halo=HALO)])
+    assert len(tiles) * math.prod(window) < 1.4 * math.prod(size)
+    _, others = plan_tiles(size, halo=HALO, windows=window_sizes(size))
+    assert len(tiles) * math.prod(window) < len(others) * 1024**2
 
 
 def test_windows_that_are_all_halo_are_refused():
