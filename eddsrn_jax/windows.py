@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from eddsrn_jax.models import SCALE
+from eddsrn_jax.models.layers import Conv
 from eddsrn_jax.resize import bicubic_upscale
 
 
@@ -42,7 +43,7 @@ def restore_window(
     """
 
     def end_at_size(next_call, args, kwargs, context):
-        if isinstance(context.module, nn.Conv) and context.method_name == "__call__":
+        if isinstance(context.module, Conv) and context.method_name == "__call__":
             (x,) = args
             # Within the network sizes are multiples or fractions of the window's.
             rows, columns = (

@@ -13,9 +13,9 @@ from jax.typing import DTypeLike
 
 from eddsrn_jax.models.layers import (
     RESIDUAL_NORMAL,
+    Conv,
     ResidualBlock,
     UpConv,
-    conv,
     max_pool_2x2,
     pad_to_multiple,
 )
@@ -51,11 +51,13 @@ class Trunk(nn.Module):
             return kind(features, self.num_pairs, self.dtype, name=name)
 
         full, half, quarter, eighth = self.features
-        x = nn.relu(conv(full, "stem", kernel_size=7, dtype=self.dtype)(x))
+        x = nn.relu(Conv(full, kernel_size=7, dtype=self.dtype, name="stem")(x))
         skips = []
         for i, features in enumerate((half, quarter, eighth), start=1):
-            skips.append(conv(x.shape[-1], f"skip{i}", dtype=self.dtype)(x))
-            x = nn.relu(conv(features, f"widen{i}", dtype=self.dtype)(max_pool_2x2(x)))
+            skips.append(Conv(x.shape[-1], dtype=self.dtype, name=f"skip{i}")(x))
+            x = nn.relu(
+                Conv(features, dtype=self.dtype, name=f"widen{i}")(max_pool_2x2(x))
+            )
             x = block(features, f"encoder_block{i}")(x)
         for i, features in ((3, quarter), (2, half), (1, full)):
             x = UpConv(features, self.dtype, name=f"up{i}")(x)
@@ -81,11 +83,11 @@ class SuperResolutionHead(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         flat, double, quadruple = self.features
         for i in range(3):
-            x = nn.relu(conv(flat, f"flat{i}", dtype=self.dtype)(x))
+            x = nn.relu(Conv(flat, dtype=self.dtype, name=f"flat{i}")(x))
         x = nn.relu(UpConv(double, self.dtype, name="up0")(x))
         x = nn.relu(UpConv(quadruple, self.dtype, name="up1")(x))
-        x = nn.relu(conv(quadruple, "flat3", dtype=self.dtype)(x))
-        return conv(3, "rgb", kernel_init=RESIDUAL_NORMAL, dtype=self.dtype)(x)
+        x = nn.relu(Conv(quadruple, dtype=self.dtype, name="flat3")(x))
+        return Conv(3, kernel_init=RESIDUAL_NORMAL, dtype=self.dtype, name="rgb")(x)
 
 
 class DeblurringHead(nn.Module):
@@ -100,8 +102,8 @@ class DeblurringHead(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         for i in range(2):
-            x = nn.relu(conv(self.features, f"flat{i}", dtype=self.dtype)(x))
-        return conv(3, "rgb", kernel_init=RESIDUAL_NORMAL, dtype=self.dtype)(x)
+            x = nn.relu(Conv(self.features, dtype=self.dtype, name=f"flat{i}")(x))
+        return Conv(3, kernel_init=RESIDUAL_NORMAL, dtype=self.dtype, name="rgb")(x)
 
 
 class EDDSRN(nn.Module):

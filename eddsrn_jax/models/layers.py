@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from eddsrn_jax.models.convolution import convolution_for_training
+from eddsrn_jax.models.convolution import convolve
 from eddsrn_jax.resize import mirrored
 
 # He et al., ICCV 2015: keeps the variance of activations through a chain of ReLUs.
@@ -17,24 +17,23 @@ HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 RESIDUAL_NORMAL = nn.initializers.variance_scaling(0.02, "fan_in", "normal")
 
 
-def conv(
-    features: int,
-    name: str,
-    *,
-    kernel_size: int = 3,
-    kernel_init: nn.initializers.Initializer = HE_NORMAL,
-    dtype: DTypeLike = "float32",
-) -> nn.Conv:
-    """A stride-1 convolution that keeps the size of its input ("flat")."""
-    return nn.Conv(
-        features,
-        (kernel_size, kernel_size),
-        padding="SAME",
-        kernel_init=kernel_init,
-        dtype=dtype,
-        conv_general_dilated=convolution_for_training(),
-        name=name,
-    )
+class Conv(nn.Module):
+    """A stride-1 convolution that keeps the size of its input ("flat"), and a bias.
+
+    Of the parameters' names and shapes of `nn.Conv`.
+    """
+
+    features: int
+    kernel_size: int = 3
+    kernel_init: nn.initializers.Initializer = HE_NORMAL
+    dtype: DTypeLike = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return convolve(*(a.astype(self.dtype) for a in (x, kernel, bias)))
 
 
 def depth_to_space(x: jax.Array, scale: int) -> jax.Array:
@@ -79,12 +78,12 @@ class ResidualBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         for i in range(self.num_pairs):
-            y = nn.relu(conv(self.features, f"conv{i}a", dtype=self.dtype)(x))
-            x = x + conv(
+            y = nn.relu(Conv(self.features, dtype=self.dtype, name=f"conv{i}a")(x))
+            x = x + Conv(
                 self.features,
-                f"conv{i}b",
                 kernel_init=RESIDUAL_NORMAL,
                 dtype=self.dtype,
+                name=f"conv{i}b",
             )(y)
         return x
 
@@ -101,5 +100,5 @@ class UpConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = conv(4 * self.features, "conv", dtype=self.dtype)(x)
+        x = Conv(4 * self.features, dtype=self.dtype, name="conv")(x)
         return depth_to_space(x, 2)

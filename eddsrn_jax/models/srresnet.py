@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 from jax.typing import DTypeLike
 
-from eddsrn_jax.models.layers import UpConv, conv
+from eddsrn_jax.models.layers import Conv, UpConv
 
 
 class SRResNet(nn.Module):
@@ -42,19 +42,19 @@ class SRResNet(nn.Module):
             return nn.BatchNorm(not train, dtype=self.dtype, name=name)
 
         def block(x: jax.Array, i: int) -> jax.Array:
-            y = conv(self.features, f"block{i}_conv0", dtype=self.dtype)(x)
+            y = Conv(self.features, dtype=self.dtype, name=f"block{i}_conv0")(x)
             y = nn.PReLU(name=f"block{i}_prelu")(norm(f"block{i}_norm0")(y))
-            y = conv(self.features, f"block{i}_conv1", dtype=self.dtype)(y)
+            y = Conv(self.features, dtype=self.dtype, name=f"block{i}_conv1")(y)
             return x + norm(f"block{i}_norm1")(y)
 
-        x = conv(self.features, "stem", kernel_size=9, dtype=self.dtype)(lr)
+        x = Conv(self.features, kernel_size=9, dtype=self.dtype, name="stem")(lr)
         x = shortcut = nn.PReLU(name="stem_prelu")(x)
         for i in range(self.num_blocks):
             x = block(x, i)
-        x = conv(self.features, "body", dtype=self.dtype)(x)
+        x = Conv(self.features, dtype=self.dtype, name="body")(x)
         x = shortcut + norm("body_norm")(x)
         for i in range(2):
             x = UpConv(self.features, self.dtype, name=f"up{i}")(x)
             x = nn.PReLU(name=f"up{i}_prelu")(x)
-        x = conv(3, "rgb", kernel_size=9, dtype=self.dtype)(x)
+        x = Conv(3, kernel_size=9, dtype=self.dtype, name="rgb")(x)
         return {"sr": x.astype("float32")}
