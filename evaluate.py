@@ -30,6 +30,9 @@ _SEED = flags.DEFINE_integer("seed", 0, "Seed of --sigmas=random.")
 _MAX_PHOTOS = flags.DEFINE_integer(
     "max_photos", None, "Photographs of each set at most.", lower_bound=1
 )
+_SELF_ENSEMBLE = flags.DEFINE_boolean(
+    "self_ensemble", False, "Score the mean of eight turned and mirrored copies too."
+)
 _SAVE_IMAGES = flags.DEFINE_boolean("save_images", False, "Write every image as PNG.")
 _OUTPUT_DIR = flags.DEFINE_string(
     "output_dir",
@@ -92,6 +95,7 @@ def main() -> None:
         sigmas=sigmas,
         seed=_SEED.value,
         max_photos=_MAX_PHOTOS.value,
+        ensemble=_SELF_ENSEMBLE.value,
         save_images=_SAVE_IMAGES.value,
         output_dir=_path(_OUTPUT_DIR),
     )

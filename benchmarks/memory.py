@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from benchmarks.restoring import photo_of
-from benchmarks.training import CONFIGS, random_batch, step_memory
+from benchmarks.steps import CONFIGS, random_batch, step_memory
 
 _SIDE = 192
 # From a small process: a child counts what its parent had when it was forked.
@@ -36,7 +36,7 @@ def measure_memory() -> Iterator[dict[str, Any]]:
                     "jax": step_memory(config, random_batch(batch_size, _SIDE)),
                 }
     for height, width in ((339, 510), (900, 1200), (3000, 4000)):
-        for window in (1024, 512):
+        for window in (768, 512):
             what = f"restore.py, {width} x {height}, windows up to {window}"
             rate, gigabytes = restore(height, width, window)
             yield {"what": what, "unit": "megapixels/s", "jax": rate}

@@ -25,6 +25,9 @@ def get_config() -> ml_collections.ConfigDict:
     # weights themselves, as the paper does.
     config.ema_decay = 0.0
     config.log_every_steps = 100
+    # Steps that a device is given at once: for accelerators that are done with a step
+    # sooner than the host has sent it.
+    config.steps_per_dispatch = 1
 
     config.model = ml_collections.ConfigDict()
     config.model.features = (64, 128, 256, 512)

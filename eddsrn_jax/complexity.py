@@ -24,7 +24,7 @@ def macs_per_pixel(model: nn.Module, *, side: int = 64) -> float:
         side: of the image that the count is made for.
     """
     macs = 0
-    for _, kernel, output in _convolutions(_trace(model, side)):
+    for _, kernel, output in convolutions(model, side):
         *taps_and_inputs, _ = kernel.shape
         macs += math.prod(output.shape) * math.prod(taps_and_inputs)
     return macs / side**2
@@ -40,22 +40,22 @@ def activation_bytes_per_pixel(model: nn.Module, *, side: int = 64) -> float:
         model: maps [N, h, w, 3] to images.
         side: of the image that the sum is made for.
     """
-    convolutions = _convolutions(_trace(model, side))
-    return max(_nbytes(x) + _nbytes(output) for x, _, output in convolutions) / side**2
+    sizes = (_nbytes(x) + _nbytes(output) for x, _, output in convolutions(model, side))
+    return max(sizes) / side**2
 
 
 def _nbytes(x: jax.ShapeDtypeStruct) -> int:
     return x.size * x.dtype.itemsize
 
 
-def _trace(model: nn.Module, side: int) -> jex.Jaxpr:
+def convolutions(model: nn.Module, side: int) -> Iterator[list[jax.ShapeDtypeStruct]]:
+    """Input, kernel and output of every convolution, for one image of that side."""
     image = jax.ShapeDtypeStruct((1, side, side, 3), "float32")
     variables = jax.eval_shape(model.init, jax.random.key(0), image)
-    return jax.make_jaxpr(model.apply)(variables, image).jaxpr
+    return _convolutions(jax.make_jaxpr(model.apply)(variables, image).jaxpr)
 
 
 def _convolutions(jaxpr: jex.Jaxpr) -> Iterator[list[jax.ShapeDtypeStruct]]:
-    """Input, kernel and output of every convolution."""
     for equation in jaxpr.eqns:
         if equation.primitive.name == "conv_general_dilated":
             arrays = (*equation.invars, *equation.outvars)

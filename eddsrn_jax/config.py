@@ -3,6 +3,7 @@
 from typing import Any
 
 import flax.traverse_util
+import jax
 import jax.numpy as jnp
 import ml_collections
 
@@ -12,6 +13,7 @@ from eddsrn_jax.models import SCALE
 _AT_LEAST_ONE = (
     "batch_size",
     "log_every_steps",
+    "steps_per_dispatch",
     "data.crops_per_image",
     "data.hr_patch_size",
     "pipeline.num_threads",
@@ -57,6 +59,16 @@ def check(config: ml_collections.ConfigDict) -> None:
         require(name, flatten(config)[name] > 0, "more than 0")
     steps = "total_steps" if config.total_steps else "num_epochs"
     require(steps, config[steps] >= 1, "1 or more")
+    together = config.steps_per_dispatch
+    holds = together == 1 or jax.default_backend() != "cpu"
+    require(
+        "steps_per_dispatch",
+        holds,
+        "1 on CPUs, whose convolutions take tens of times as long within a loop",
+    )
+    for name in ("log_every_steps", "validation.every_steps", "checkpoint.every_steps"):
+        holds = flatten(config)[name] % together == 0
+        require(name, holds, f"a multiple of config.steps_per_dispatch={together}")
     side = config.data.hr_patch_size
     require("data.hr_patch_size", side % SCALE == 0, f"a multiple of {SCALE}")
     require("loss.sr", config.loss.sr in ("mse", "charbonnier"), "'mse' or 'charbonnier'")

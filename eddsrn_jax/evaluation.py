@@ -14,6 +14,7 @@ import ml_collections
 
 from eddsrn_jax.checkpoint import Checkpoints, network_of
 from eddsrn_jax.data.sources import Source, folder_source, open_split
+from eddsrn_jax.ensemble import self_ensemble
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.images import read_image
 from eddsrn_jax.protocol import HEADLINE_SIGMAS, bicubic, untouched
@@ -55,6 +56,7 @@ def evaluate_network(
     sigmas: Sequence[float] | None = HEADLINE_SIGMAS,
     seed: int = 0,
     max_photos: int | None = None,
+    ensemble: bool = False,
     save_images: bool = False,
     output_dir: Path | None = None,
 ) -> list[Row]:
@@ -70,6 +72,7 @@ def evaluate_network(
         sigmas: see `scoring.evaluate`.
         seed: of random sigmas.
         max_photos: that many of each set at most.
+        ensemble: whether to score the network's self-ensemble too.
         save_images: whether to write every image.
         output_dir: for results and images; where None the first of
             `workdir/evaluation/STEP`, `STEP-2` .. that is not there yet, of weights
@@ -99,7 +102,7 @@ def evaluate_network(
     make_folder(output_dir, "--output_dir")
 
     rows, examples = [], []
-    methods = _methods(candidate.network)
+    methods = _methods(candidate.network, ensemble=ensemble)
     for source in sources:
         example = output_dir / f"before_after_{source.name}.png"
         found = evaluate(
@@ -161,9 +164,12 @@ def _open_weights(path: Path | None) -> _Candidate:
     )
 
 
-def _methods(network: Network) -> dict[str, Method]:
+def _methods(network: Network, *, ensemble: bool) -> dict[str, Method]:
     """The network after what it is compared with."""
-    methods = {"bicubic": bicubic, network.name: Restorer(network.model, network.params)}
+    restorer = Restorer(network.model, network.params)
+    methods = {"bicubic": bicubic, network.name: restorer}
+    if ensemble:
+        methods[f"{network.name}, x8 ensemble"] = self_ensemble(restorer)
     if network.model.deblur_features:
         methods = {"blurred input": untouched, **methods}
     return methods

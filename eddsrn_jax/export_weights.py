@@ -18,7 +18,7 @@ _OUT = flags.DEFINE_string(
 _DTYPE = flags.DEFINE_enum(
     "dtype",
     "float16",
-    ["float16", "bfloat16", "float32"],
+    ["int8", "float16", "bfloat16", "float32"],
     "Of the parameters in the file.",
 )
 

@@ -180,12 +180,12 @@ class Restorer:
         """Compiles a program for 8-bit photographs of this size, so that calls are fast.
 
         Without it photographs of a size share programs with those of others, until the
-        third one of that size has come.
+        third one of that size has come; so they do once there are 32 such programs.
         """
         size = (height, width)
         if size not in self._prepared:
             self._prepared.add(size)
-            self._fitted.add(self._fitted_window(size))
+            self._fit(size)
             window, (tile, *_) = self._plan(height, width)
             self._restore(np.zeros((*size, 3), np.uint8), tile, window, 1.0)
 
@@ -264,14 +264,19 @@ class Restorer:
     def _plan(self, height: int, width: int) -> tuple[tuple[int, int], list[Tile]]:
         """The window's size, and tiles, for a photograph that is to be restored."""
         size = (height, width)
-        fitted = self._fitted_window(size)
         self._seen[size] += 1
-        if self._seen[size] >= _RECURRING and len(self._fitted) < _MOST_FITTED:
-            self._fitted.add(fitted)
+        if self._seen[size] >= _RECURRING:
+            self._fit(size)
+        fitted = self._fitted_window(size)
         windows = window_sizes(size, self._largest_window)
         if fitted in self._fitted:
             windows = [fitted]
         return plan_tiles(size, halo=self._halo, windows=windows)
+
+    def _fit(self, size: tuple[int, int]) -> None:
+        """From now on, a window for this size of photographs, unless there are many."""
+        if len(self._fitted) < _MOST_FITTED:
+            self._fitted.add(self._fitted_window(size))
 
     def _fitted_window(self, size: tuple[int, int]) -> tuple[int, int]:
         return fitted_window(size, halo=self._halo, largest=self._largest_window)

@@ -55,19 +55,20 @@ def means(rows: Sequence[Row], *, by_sigma: bool) -> list[dict[str, Any]]:
 _OUTPUT_TITLES = {"sr": "x4 SR", "deblurred": "deblurred"}
 
 
-def format_table(rows: Sequence[Row]) -> str:
+def format_table(rows: Sequence[Row], *, by_sigma: bool = False) -> str:
     """The means as a Markdown table whose columns line up; "PSNR / SSIM" in its cells."""
-    found = means(rows, by_sigma=False)
+    found = means(rows, by_sigma=by_sigma)
     datasets = list(dict.fromkeys(mean["dataset"] for mean in found))
     outputs = list(_OUTPUT_TITLES)
     found.sort(key=lambda m: (datasets.index(m["dataset"]), outputs.index(m["output"])))
     protocols = [(channel, border) for channel in ("y", "rgb") for border in (4, 0)]
-    header = ["set", "output", "method"]
+    header = ["set", "output", "method", *["sigma"] * by_sigma]
     header += [f"{channel.upper()}, border {border}" for channel, border in protocols]
     table = [[*header, "ms/image"]]
     for mean in found:
         cells = [f"{mean['dataset']} ({mean['images']})"]
         cells += [_OUTPUT_TITLES[mean["output"]], mean["method"]]
+        cells += [f"{mean['sigma']:.4g}"] if by_sigma else []
         for channel, border in protocols:
             psnr, ssim = (mean[f"{m}_{channel}_crop{border}"] for m in ("psnr", "ssim"))
             cells.append(f"{psnr:.2f} / {ssim:.4f}")
@@ -83,11 +84,11 @@ def format_table(rows: Sequence[Row]) -> str:
 def write_results(
     folder: Path, rows: Sequence[Row], *, protocol: Mapping[str, Any]
 ) -> None:
-    """Writes results.json and results.csv.
+    """Writes results.json, results.csv, and the tables of their means as results.md.
 
-    Both hold a row for each image and the means, which in the CSV are rows with "mean"
-    for the image and, over all sigmas, for the sigma; those have the protocol, as JSON,
-    in their last column.
+    The first two hold a row for each image and the means, which in the CSV are rows
+    with "mean" for the image and, over all sigmas, for the sigma; those have the
+    protocol, as JSON, in their last column.
 
     Args:
         folder: to write into.
@@ -107,6 +108,8 @@ def write_results(
     }
     text = json.dumps(_without_infinities(results), indent=1, allow_nan=False)
     (folder / "results.json").write_text(text)
+    tables = format_table(rows), format_table(rows, by_sigma=True)
+    (folder / "results.md").write_text("\n\n".join(tables) + "\n")
     with (folder / "results.csv").open("w", newline="") as file:
         fields = [*by_image[0], "protocol"]
         writer = csv.DictWriter(file, fields, extrasaction="ignore")

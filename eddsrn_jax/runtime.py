@@ -9,6 +9,7 @@ import platform
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,6 +48,8 @@ def enable_compilation_cache(folder: Path | None = None) -> None:
     except OSError as error:
         _log.warning("no compilation cache: %s", error)
         return
+    # XLA cannot write programs with oneDNN in them ("MemoryError: std::bad_alloc").
+    warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry")
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 

@@ -1,5 +1,6 @@
 """The training step: degradation, forward, backward, update; pure, for one device."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -133,6 +134,28 @@ def train_step(
         bad_step=jnp.where(first_bad, state.step + 1, state.bad_step),
     )
     return state, metrics
+
+
+def train_steps(
+    state: TrainState, batches: tuple[dict[str, jax.Array], ...], **options: Any
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """An update from each batch in turn, in one program.
+
+    Args:
+        state: replicated.
+        batches: this device's shares, all of one size.
+        options: of `train_step`.
+
+    Returns:
+        The new state, and what the last step returns.
+    """
+    if len(batches) == 1:
+        return train_step(state, batches[0], **options)
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *batches)
+    state, metrics = jax.lax.scan(
+        functools.partial(train_step, **options), state, stacked
+    )
+    return state, jax.tree.map(lambda x: x[-1], metrics)
 
 
 def mean_metrics(state: TrainState) -> dict[str, float]:

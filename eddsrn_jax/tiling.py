@@ -21,7 +21,7 @@ Size = tuple[int, int]
 # that the least waste is the fastest: these cover photographs of a megapixel and less
 # with 1.7 times their pixels in the mean, those of DIV2K with 1.15.
 _WINDOWS = ((128, 128), (192, 192), (256, 256), (384, 512), (512, 512))
-LARGEST_WINDOW = 1024
+LARGEST_WINDOW = 768
 # The other side of windows for photographs that fit into it and are so many times longer
 # than a window: rare enough for programs of their own.
 _STRIP, _LONG = 64, 8

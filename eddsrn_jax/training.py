@@ -26,6 +26,7 @@ from eddsrn_jax.data.pack import open_pack
 from eddsrn_jax.data.pipeline import prefetch_to_device, stream_batches
 from eddsrn_jax.data.resident import resident_batches
 from eddsrn_jax.data.sources import open_split
+from eddsrn_jax.errors import InputError
 from eddsrn_jax.evaluation import evaluate_network
 from eddsrn_jax.models import EDDSRN, SCALE, abstract_params, init_params
 from eddsrn_jax.optimizer import make_optimizer
@@ -33,7 +34,7 @@ from eddsrn_jax.reporting import Clock, Reporter, Tracer
 from eddsrn_jax.restoration import Restorer
 from eddsrn_jax.runtime import StopSignal, cache_root, make_folder
 from eddsrn_jax.scoring import Photo, validate
-from eddsrn_jax.steps import TrainState, create_train_state, mean_metrics, train_step
+from eddsrn_jax.steps import TrainState, create_train_state, mean_metrics, train_steps
 from eddsrn_jax.weights import load_weights
 
 _log = logging.getLogger(__name__)
@@ -89,6 +90,11 @@ def train_and_evaluate(
     with Checkpoints(workdir) as checkpoints, StopSignal(max_minutes) as stop:
         state = _restore_or_create(checkpoints, config, model, optimizer, mesh)
         first_step = int(state.step)
+        if (total_steps - first_step) % config.steps_per_dispatch:
+            raise InputError(
+                f"config.steps_per_dispatch={config.steps_per_dispatch} does not divide"
+                f" the steps from {first_step} to {total_steps}"
+            )
         if first_step < total_steps:
             _write_config(workdir, config)
         else:
@@ -112,9 +118,13 @@ def train_and_evaluate(
             run = _Run(config, model, photos, learning_rate, checkpoints, reporter)
             tracer = Tracer(workdir / "profile", profile_steps)
             in_flight: collections.deque[jax.Array] = collections.deque()
-            for step, batch in enumerate(run.clock.time(batches), start=first_step + 1):
-                state, metrics = step_fn(state, batch)
-                if step == first_step + 1:
+            together = config.steps_per_dispatch
+            # So many times the same iterator: it is taken from in turn.
+            groups = zip(*[run.clock.time(batches)] * together, strict=True)
+            for step, group in zip(steps[together - 1 :: together], groups, strict=True):
+                step += 1
+                state, metrics = step_fn(state, group)
+                if step == first_step + together:
                     # Compiled with the first step; no part of the speed.
                     jax.block_until_ready(metrics)
                     _log.info("first step after %.1f s", time.monotonic() - start)
@@ -243,9 +253,9 @@ def compile_step(
     optimizer: optax.GradientTransformation,
     mesh: jax.sharding.Mesh,
 ) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]:
-    """The training step of a config, mapped over a mesh."""
+    """The training steps of a config, see `train_steps`, mapped over a mesh."""
     step = functools.partial(
-        train_step,
+        train_steps,
         model=model,
         optimizer=optimizer,
         scale=SCALE,

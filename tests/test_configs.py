@@ -89,6 +89,7 @@ def test_lite_has_one_to_two_million_parameters():
         ("degradation.sigma_range", ("a", "b"), "expected two sigmas in (0, 10]"),
         ("seed", -1, "config.seed=-1: expected 0 or more"),
         ("optimizer.learning_rate", -1.0, "learning_rate=-1.0: expected more than 0"),
+        ("steps_per_dispatch", 2, "steps_per_dispatch=2: expected 1 on CPUs"),
         ("model.dtype", "float33", "config.model.dtype='float33': expected a floating"),
         ("model.dtype", "int32", "config.model.dtype='int32': expected a floating"),
     ],

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from eddsrn_jax.data.sources import folder_source
+from eddsrn_jax.ensemble import self_ensemble
 from eddsrn_jax.evaluation import read_photos
 from eddsrn_jax.images import read_image
 from eddsrn_jax.metrics import score
@@ -214,6 +215,30 @@ def test_results_files_hold_rows_means_and_protocol(tmp_path):
     ]
     assert [r["protocol"] for r in table] == ["", "", '{"seed": 3}', '{"seed": 3}']
     assert [r["ssim_y_crop0"] for r in table] == ["1.0", "3.0", "2.0", "2.0"]
+
+
+def test_tables_by_sigma_have_a_column_for_it(tmp_path):
+    rows = [row(1.0), row(2.0, sigma=1.25)]
+    lines = format_table(rows, by_sigma=True).splitlines()
+    assert [line.split("|")[4].strip() for line in lines] == ["sigma", "-----", "1", "1.25"]
+    write_results(tmp_path, rows, protocol={})
+    text = (tmp_path / "results.md").read_text()
+    assert text == f"{format_table(rows)}\n\n" + "\n".join(lines) + "\n"
+
+
+def test_the_ensemble_is_the_mean_over_turned_and_mirrored_copies(photo):
+    image = photo[:20, :28]
+
+    def ramp(pixels):
+        """Darker from the top down, whichever way the photograph is turned."""
+        rows = np.linspace(1, 0, len(pixels), dtype=np.float32)[:, None, None]
+        return Restored(sr=pixels.repeat(4, 0).repeat(4, 1), deblurred=pixels * rows)
+
+    found = self_ensemble(ramp)(image)
+    np.testing.assert_array_equal(found.sr, image.repeat(4, 0).repeat(4, 1))
+    # Up, down, left and right in turn: what is left is half of everything.
+    np.testing.assert_allclose(found.deblurred, image / 2, atol=0.51)
+    assert found.deblurred.dtype == np.uint8
 
 
 def test_before_after_enlarges_small_images_to_the_same_detail():

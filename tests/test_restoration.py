@@ -22,7 +22,7 @@ from eddsrn_jax.protocol import bicubic, degrade_photo
 from eddsrn_jax.resize import bicubic_upscale
 from eddsrn_jax.restoration import Restorer
 from eddsrn_jax.tiling import plan_tiles
-from eddsrn_jax.weights import Network, write_network
+from eddsrn_jax.weights import Network, read_network, write_network
 from eddsrn_jax.windows import restore_window
 
 MODEL = EDDSRN(**SMALL)
@@ -358,7 +358,7 @@ def test_the_window_must_hold_its_halo(restorer):
 
 
 def test_the_default_window_fits_the_memory(restorer, monkeypatch):
-    for gigabytes, side in ((0.001, 168), (64, 1024)):
+    for gigabytes, side in ((0.001, 168), (64, 768)):
         monkeypatch.setattr(
             restoration, "device_memory", lambda _, g=gigabytes: int(g * 1e9)
         )
@@ -392,6 +392,39 @@ def test_weights_come_from_a_file_or_a_run(restorer, finished, photo, tmp_path):
     assert from_file.sigma_range == (0.5, 1.5)
     rounded = Restorer.from_pretrained(weights=str(path), dtype="bfloat16")(image)
     assert 0 < np.abs(rounded.sr - restorer(image).sr.astype(int)).max() < 8
+
+
+def test_eight_bit_weights_are_half_the_size_and_nearly_the_same(tmp_path, photo):
+    network = read_network()
+    sizes = {}
+    for dtype in ("int8", "float16"):
+        path = tmp_path / f"{dtype}.safetensors"
+        write_network(path, network, dtype=dtype)
+        sizes[dtype] = path.stat().st_size
+    assert sizes["int8"] < 0.52 * sizes["float16"]
+    found = read_network(tmp_path / "int8.safetensors").params
+    kernels = zip(*map(jax.tree.leaves, (found, network.params)), strict=True)
+    for kernel, expected in kernels:
+        assert kernel.dtype == expected.dtype
+        largest = np.abs(expected).max(axis=tuple(range(expected.ndim - 1)))
+        assert (np.abs(kernel - expected) <= 0.501 / 127 * largest).all()
+    images = [
+        Restorer(network.model, params)(photo[:64, :80]).sr.astype(int)
+        for params in (found, network.params)
+    ]
+    assert 0 < np.abs(images[0] - images[1]).mean() < 1
+
+
+def test_a_scale_without_its_kernel_is_refused(tmp_path):
+    path = tmp_path / "mine.safetensors"
+    write_network(path, read_network(), dtype="int8")
+    arrays = safetensors.numpy.load_file(path)
+    with safetensors.safe_open(path, "numpy") as file:
+        metadata = file.metadata()
+    del arrays["trunk/stem/kernel"]
+    safetensors.numpy.save_file(arrays, path, metadata=metadata)
+    with pytest.raises(InputError, match="trunk/stem/kernel:scale is of no kernel in it"):
+        read_network(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"not weights at all", None])

@@ -11,7 +11,7 @@ from eddsrn_jax import parallel
 from eddsrn_jax.degradation import training_triple
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.models import EDDSRN, init_params
-from eddsrn_jax.steps import create_train_state, mean_metrics, train_step
+from eddsrn_jax.steps import create_train_state, mean_metrics, train_step, train_steps
 
 LOSSES = ("loss", "loss_sr", "loss_db")
 OPTIONS = {
@@ -47,6 +47,29 @@ def run(batch, *, devices=1, steps=1, optimizer=None, model=None, losses=LOSSES)
         state, metrics = step(state, parallel.split_batch(batch, mesh))
         history.append(jax.device_get(metrics))
     return state, history
+
+
+def test_steps_given_at_once_are_those_given_in_turn(batch):
+    """As GPUs run them; on CPUs a loop is slow, not wrong."""
+    model, optimizer = EDDSRN(**SMALL), optax.adam(1e-3)
+    mesh = parallel.make_mesh(jax.devices()[:2])
+    step = functools.partial(train_steps, model=model, optimizer=optimizer, **OPTIONS)
+    step = parallel.map_step(step, mesh)
+    params = init_params(model, jax.random.key(0))
+    batches = tuple(
+        parallel.split_batch({"hr": batch["hr"][:, i:, i:][:, :48, :48], **keys}, mesh)
+        for i, keys in enumerate([{"key": batch["key"] + n} for n in range(3)])
+    )
+    results = []
+    for groups in ([batches], [batches[:1], batches[1:2], batches[2:]]):
+        state = create_train_state(params, optimizer, losses=LOSSES)
+        state = parallel.replicate(state, mesh)
+        for group in groups:
+            state, metrics = step(state, group)
+        results.append(jax.device_get((state, metrics)))
+    assert results[0][0].step == 3
+    for found, expected in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_one_and_eight_devices_agree(batch):

@@ -71,7 +71,7 @@ def test_the_window_is_the_one_with_the_least_pixels():
     assert plan_tiles((191, 191), halo=HALO, windows=windows)[0] == (256, 256)
     strip = (1, 65535)
     window, tiles = plan_tiles(strip, halo=HALO, windows=window_sizes(strip))
-    assert window == (64, 1024) and len(tiles) == 76
+    assert window == (64, 768) and len(tiles) == 108
     window, tiles = plan_tiles((340, 510), halo=HALO, windows=windows)
     assert window == (384, 512) and len(tiles) == 1
 
@@ -81,12 +81,12 @@ def test_a_window_that_fits_has_the_least_pixels_of_all():
     # Bicubic interpolation of the last pixel needs two more.
     assert fitted_window((339, 511), halo=HALO) == (344, 520)
     rows, columns = fitted_window((1, 65535), halo=HALO)
-    assert rows == 8 and columns > 900
+    assert rows == 8 and columns > 700
     size = (3000, 4000)
     window, tiles = plan_tiles(size, halo=HALO, windows=[fitted_window(size, halo=HALO)])
-    assert len(tiles) * math.prod(window) < 1.4 * math.prod(size)
+    assert len(tiles) * math.prod(window) < 1.6 * math.prod(size)
     _, others = plan_tiles(size, halo=HALO, windows=window_sizes(size))
-    assert len(tiles) * math.prod(window) < len(others) * 1024**2
+    assert len(tiles) * math.prod(window) < len(others) * 768**2
 
 
 def test_windows_that_are_all_halo_are_refused():

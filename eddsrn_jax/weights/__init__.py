@@ -14,6 +14,8 @@ import safetensors.numpy
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.models import EDDSRN, abstract_params
 
+# After the name of a kernel stored in 8 bits: what its output channels are multiplied by.
+_SCALE = ":scale"
 SHIPPED = Path(__file__).with_name("eddsrn_lite.safetensors")
 
 
@@ -42,7 +44,8 @@ def write_network(path: Path, network: Network, *, dtype: str = "float16") -> No
     Args:
         path: ends in .safetensors.
         network: to write.
-        dtype: that the parameters are stored in.
+        dtype: that the parameters are stored in; "int8" stores kernels so, with a scale
+            for each output channel, and the rest in float32.
 
     Raises:
         InputError: another extension, the file cannot be written, or a parameter is not
@@ -52,12 +55,13 @@ def write_network(path: Path, network: Network, *, dtype: str = "float16") -> No
         raise InputError(f"{path}: expected a name that ends in .safetensors")
     arrays = {}
     for name, value in _flat(network.params).items():
-        # An overflow is named below.
-        with np.errstate(over="ignore"):
-            array = np.asarray(value, np.float32).astype(jnp.dtype(dtype))
+        value = np.asarray(value, np.float32)
+        if not np.isfinite(value).all():
+            raise InputError(f"{path}: {name} is not finite")
+        arrays |= _stored(name, value, dtype)
+    for name, array in arrays.items():
         if not np.isfinite(array.astype(np.float32)).all():
             raise InputError(f"{path}: {name} is not finite in {dtype}")
-        arrays[name] = np.ascontiguousarray(array)
     fields = {
         field.name: getattr(network.model, field.name)
         for field in dataclasses.fields(network.model)
@@ -76,6 +80,19 @@ def write_network(path: Path, network: Network, *, dtype: str = "float16") -> No
         raise InputError(f"{path}: cannot be written ({error})") from error
 
 
+def _stored(name: str, value: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
+    """What a parameter is in a file: itself, or whole numbers and their scales."""
+    if dtype != "int8":
+        # An overflow is the caller's to see.
+        with np.errstate(over="ignore"):
+            return {name: np.ascontiguousarray(value.astype(jnp.dtype(dtype)))}
+    if value.ndim < 2:
+        return {name: value}
+    largest = np.abs(value).max(axis=tuple(range(value.ndim - 1)))
+    scale = np.where(largest > 0, largest, 1) / 127
+    return {name: np.rint(value / scale).astype(np.int8), name + _SCALE: scale}
+
+
 def load_weights(path: Path, like: Any) -> Any:
     """Reads parameters.
 
@@ -90,6 +107,12 @@ def load_weights(path: Path, like: Any) -> Any:
         arrays = safetensors.numpy.load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
         raise InputError(f"{path}: cannot be read as safetensors ({error})") from error
+    scales = {name: arrays.pop(name) for name in [*arrays] if name.endswith(_SCALE)}
+    for name, scale in scales.items():
+        kernel = name.removesuffix(_SCALE)
+        if kernel not in arrays or scale.shape != arrays[kernel].shape[-1:]:
+            raise InputError(f"{path}: {name} is of no kernel in it")
+        arrays[kernel] = arrays[kernel].astype(np.float32) * scale
     check_matches(flax.traverse_util.unflatten_dict(arrays, sep="/"), like, str(path))
     cast = {name: arrays[name].astype(x.dtype) for name, x in _flat(like).items()}
     return flax.traverse_util.unflatten_dict(cast, sep="/")

@@ -1,0 +1,117 @@
+"""What a step and an image need at least: python -m benchmarks.roofline [flags].
+
+Arithmetic is that of the convolutions, three times in a step: forward, and backward to
+input and kernel. Memory is what cannot stay in a cache: every convolution's input and
+output read or written once a pass, and Adam's state. A floor is the larger of both, at
+this device's own rates, which are measured, or at those of an H200.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from absl import flags
+
+from eddsrn_jax.complexity import convolutions
+from eddsrn_jax.models import EDDSRN, SCALE
+from eddsrn_jax.runtime import run_command
+from eddsrn_jax.weights import read_network
+
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Crops of a training step.")
+_SIDE = flags.DEFINE_integer("side", 192, "Of a crop.")
+# An H200's matrix products in bfloat16 (in float32: TF32) and its memory, as measured:
+# operations and bytes a second.
+_H200 = {"bfloat16": 790e12, "float32": 395e12, "memory": 4.3e12}
+# Adam reads parameter, gradient and two moments in float32, and writes all but one.
+_ADAM_BYTES = 7 * 4
+# A DIV2K photograph, extended to multiples of 8.
+_IMAGE_PIXELS = 344 * 512
+
+
+def cost(model: nn.Module, pixels: int, *, training: bool) -> tuple[float, float]:
+    """Operations (two a multiply-accumulate) and bytes for so many pixels of input."""
+    side = 64
+    operations = moved = parameters = 0.0
+    for x, kernel, output in convolutions(model, side):
+        *window, _ = kernel.shape
+        operations += 2 * math.prod(output.shape) * math.prod(window)
+        moved += (x.size + output.size) * x.dtype.itemsize
+        parameters += kernel.size
+    passes = 3 if training else 1
+    scale = passes * pixels / side**2
+    return scale * operations, scale * moved + training * parameters * _ADAM_BYTES
+
+
+def measure_rates() -> dict[str, float]:
+    """Operations a second of convolutions by type, bytes a second of memory."""
+    rates = {}
+    on_cpu = jax.default_backend() == "cpu"
+    n, side, channels = (8, 64, 64) if on_cpu else (32, 64, 256)
+    for dtype in ("float32", "bfloat16"):
+        x = jnp.ones((n, side, side, channels), dtype)
+        kernel = jnp.ones((3, 3, channels, channels), dtype)
+        convolve = jax.jit(
+            lambda x, kernel: jax.lax.conv_general_dilated(
+                *(x, kernel, (1, 1), "SAME"), dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+        )
+        operations = 2 * x.size * kernel[..., 0].size
+        rates[dtype] = operations / _fastest(lambda c=convolve, a=(x, kernel): c(*a))
+    x = jnp.ones(2**26 if on_cpu else 2**30, "float32")
+    double = jax.jit(lambda x: 2 * x, donate_argnums=0)
+    holder = [x]
+
+    def scale() -> jax.Array:
+        holder[0] = double(holder[0])
+        return holder[0]
+
+    rates["memory"] = 2 * x.nbytes / _fastest(scale)
+    return rates
+
+
+def _fastest(call: Callable[[], Any]) -> float:
+    seconds = []
+    for _ in range(12):
+        start = time.perf_counter()
+        jax.block_until_ready(call())
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def main() -> None:
+    """Prints the floors as a table."""
+    here = measure_rates()
+    device = jax.devices()[0].device_kind
+    for name, rates in ((device, here), ("H200", _H200)):
+        print(
+            f"{name}: {rates['float32'] / 1e12:.3g} TFLOP/s in float32,"
+            f" {rates['bfloat16'] / 1e12:.3g} in bfloat16,"
+            f" {rates['memory'] / 1e9:.3g} GB/s"
+        )
+    print(f"\n| what | TFLOP | GB | floor, {device}, ms | floor, H200, ms |")
+    print("| --- | ---: | ---: | ---: | ---: |")
+    pixels = _BATCH_SIZE.value * (_SIDE.value // SCALE) ** 2
+    jobs = {
+        f"step of {_BATCH_SIZE.value} crops of {_SIDE.value}": (pixels, True),
+        "image of 510 x 339": (_IMAGE_PIXELS, False),
+    }
+    for what, (pixels, training) in jobs.items():
+        for name, model in (("lite", read_network().model), ("paper-size", EDDSRN())):
+            for dtype in ("float32", "bfloat16"):
+                work, moved = cost(model.clone(dtype=dtype), pixels, training=training)
+                floors = (
+                    1e3 * max(work / rates[dtype], moved / rates["memory"])
+                    for rates in (here, _H200)
+                )
+                print(
+                    f"| {what}, {name}, {dtype} | {work / 1e12:.3g} |"
+                    f" {moved / 1e9:.3g} | {' | '.join(f'{x:.3g}' for x in floors)} |"
+                )
+
+
+if __name__ == "__main__":
+    run_command(main)
