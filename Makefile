@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 	&& echo $$p && break; done)
 RUN = .venv/bin/python
 
-.PHONY: train demo test lint clean
+.PHONY: train demo test bench lint clean
 
 train: .venv/installed
 	$(RUN) train.py --config=configs/quickstart.py
@@ -14,6 +14,9 @@ demo: .venv/installed-demo
 
 test: .venv/installed-dev
 	$(RUN) -m pytest -n 2 --dist loadfile
+
+bench: .venv/installed-bench
+	$(RUN) -m benchmarks $(FLAGS)
 
 lint: .venv/installed-dev
 	$(RUN) -m ruff format --check .
@@ -32,6 +35,10 @@ clean:
 
 .venv/installed-demo: requirements-demo.txt .venv/installed
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-demo.txt
+	@touch $@
+
+.venv/installed-bench: requirements-bench.txt .venv/installed
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
 	@touch $@
 
 .venv/installed-dev: requirements-dev.txt requirements-demo.txt .venv/installed

@@ -30,6 +30,17 @@ _SEED = flags.DEFINE_integer("seed", 0, "Seed of --sigmas=random.")
 _MAX_PHOTOS = flags.DEFINE_integer(
     "max_photos", None, "Photographs of each set at most.", lower_bound=1
 )
+_DTYPE = flags.DEFINE_enum(
+    "dtype",
+    None,
+    ["float32", "bfloat16", "float16"],
+    "To compute in; the network's own by default.",
+)
+_PEERS = flags.DEFINE_string(
+    "peers",
+    None,
+    "Folder of others' published weights to score too: vdsr.npz, lapsrn.npz.",
+)
 _SELF_ENSEMBLE = flags.DEFINE_boolean(
     "self_ensemble", False, "Score the mean of eight turned and mirrored copies too."
 )
@@ -65,9 +76,9 @@ def parse_sigmas(value: str) -> tuple[float, ...] | None:
         sigmas = tuple(float(x) for x in value.split(","))
     except ValueError:
         sigmas = ()
-    if not sigmas or not all(0 < sigma <= 10 for sigma in sigmas):
+    if not sigmas or not all(0 <= sigma <= 10 for sigma in sigmas):
         raise UsageError(
-            f"--sigmas={value}: expected numbers in (0, 10] with commas, or 'random'"
+            f"--sigmas={value}: expected numbers in [0, 10] with commas, or 'random'"
         )
     return sigmas
 
@@ -95,7 +106,9 @@ def main() -> None:
         sigmas=sigmas,
         seed=_SEED.value,
         max_photos=_MAX_PHOTOS.value,
+        dtype=_DTYPE.value,
         ensemble=_SELF_ENSEMBLE.value,
+        peers=_path(_PEERS),
         save_images=_SAVE_IMAGES.value,
         output_dir=_path(_OUTPUT_DIR),
     )

@@ -82,10 +82,15 @@ def main() -> None:
     where = machine()
     _RESULTS.mkdir(exist_ok=True)
     slug = re.sub(r"\W+", "-", where["device"] if _on_gpu() else where["processor"])
-    path = _RESULTS / f"{slug.strip('-').lower()}.json"
+    # A part does not take the place of the whole.
+    names = [slug.strip("-").lower()]
+    if set(_SECTIONS.value) != set(measure):
+        names += _SECTIONS.value
+    path = _RESULTS / f"{'-'.join(names)}.json"
     path.write_text(json.dumps({"machine": where, "rows": rows}, indent=1) + "\n")
     table = format_table(where, rows)
-    print(f"\n{table}\n\nsaved in {path}")
+    path.with_suffix(".md").write_text(f"{table}\n")
+    print(f"\n{table}\n\nsaved in {path}, {path.with_suffix('.md').name}")
 
 
 def _on_gpu() -> bool:

@@ -77,9 +77,9 @@ def check(config: ml_collections.ConfigDict) -> None:
     require("data.pipeline", holds, "'stream' or 'resident'")
     sigmas = config.degradation.sigma_range
     holds = len(sigmas) == 2 and _are_sigmas(sigmas) and sigmas[0] <= sigmas[1]
-    require("degradation.sigma_range", holds, "two sigmas in (0, 10], low and high")
+    require("degradation.sigma_range", holds, "two sigmas in [0, 10], low and high")
     holds = _are_sigmas(config.validation.sigmas)
-    require("validation.sigmas", holds, "sigmas in (0, 10]")
+    require("validation.sigmas", holds, "sigmas in [0, 10]")
     model = config.model
     for name, count in (("features", 4), ("sr_features", 3)):
         holds = len(model[name]) == count and _are_widths(model[name])
@@ -93,7 +93,7 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 def _are_sigmas(values: tuple) -> bool:
     return bool(values) and all(
-        isinstance(v, float | int) and 0 < v <= 10 for v in values
+        isinstance(v, float | int) and 0 <= v <= 10 for v in values
     )
 
 

@@ -42,7 +42,7 @@ def blur_matrix(
     """The matrix that blurs `size` samples with a Gaussian, edges replicated.
 
     Args:
-        sigma: standard deviation in samples, in (0, max_sigma]; may be traced.
+        sigma: standard deviation in samples, in [0, max_sigma]; may be traced.
         size: samples that count; may be traced.
         padded_size: samples in the vector; those from `size` on are ignored.
         max_sigma: bounds the number of taps, which must be known when compiling.
@@ -52,7 +52,8 @@ def blur_matrix(
     """
     max_radius = math.ceil(2 * max_sigma)
     taps = jnp.arange(-max_radius, max_radius + 1)
-    weights = jnp.exp(-0.5 * jnp.square(taps / sigma))
+    # Without blur only the middle tap is left, 0 / 0.
+    weights = jnp.exp(-0.5 * jnp.square(taps / jnp.maximum(sigma, 1e-6)))
     weights = jnp.where(jnp.abs(taps) <= jnp.ceil(2 * sigma), weights, 0.0)
     indices = jnp.clip(jnp.arange(padded_size)[:, None] + taps[None, :], 0, size - 1)
     return band_matrix(indices, weights / weights.sum(), padded_size)

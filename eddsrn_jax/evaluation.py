@@ -17,6 +17,7 @@ from eddsrn_jax.data.sources import Source, folder_source, open_split
 from eddsrn_jax.ensemble import self_ensemble
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.images import read_image
+from eddsrn_jax.peers import read_peers
 from eddsrn_jax.protocol import HEADLINE_SIGMAS, bicubic, untouched
 from eddsrn_jax.restoration import Restorer
 from eddsrn_jax.results import Row, format_table, write_results
@@ -56,7 +57,9 @@ def evaluate_network(
     sigmas: Sequence[float] | None = HEADLINE_SIGMAS,
     seed: int = 0,
     max_photos: int | None = None,
+    dtype: str | None = None,
     ensemble: bool = False,
+    peers: Path | None = None,
     save_images: bool = False,
     output_dir: Path | None = None,
 ) -> list[Row]:
@@ -72,7 +75,9 @@ def evaluate_network(
         sigmas: see `scoring.evaluate`.
         seed: of random sigmas.
         max_photos: that many of each set at most.
+        dtype: to compute in, such as "bfloat16"; None for the network's own.
         ensemble: whether to score the network's self-ensemble too.
+        peers: folder of others' published weights to score too, see `read_peers`.
         save_images: whether to write every image.
         output_dir: for results and images; where None the first of
             `workdir/evaluation/STEP`, `STEP-2` .. that is not there yet, of weights
@@ -102,7 +107,8 @@ def evaluate_network(
     make_folder(output_dir, "--output_dir")
 
     rows, examples = [], []
-    methods = _methods(candidate.network, ensemble=ensemble)
+    methods = _methods(candidate.network, dtype=dtype, ensemble=ensemble)
+    methods |= read_peers(peers) if peers else {}
     for source in sources:
         example = output_dir / f"before_after_{source.name}.png"
         found = evaluate(
@@ -123,6 +129,7 @@ def evaluate_network(
         raise InputError(f"nothing to score in {', '.join(names)}")
     protocol = {
         **candidate.origin,
+        "dtype": dtype or candidate.network.model.dtype,
         "sigmas": list(sigmas) if sigmas else "random",
         "seed": seed,
         "max_photos": max_photos,
@@ -164,9 +171,10 @@ def _open_weights(path: Path | None) -> _Candidate:
     )
 
 
-def _methods(network: Network, *, ensemble: bool) -> dict[str, Method]:
+def _methods(network: Network, *, dtype: str | None, ensemble: bool) -> dict[str, Method]:
     """The network after what it is compared with."""
-    restorer = Restorer(network.model, network.params)
+    model = network.model.clone(dtype=dtype) if dtype else network.model
+    restorer = Restorer(model, network.params)
     methods = {"bicubic": bicubic, network.name: restorer}
     if ensemble:
         methods[f"{network.name}, x8 ensemble"] = self_ensemble(restorer)

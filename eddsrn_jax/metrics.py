@@ -10,6 +10,8 @@ from skimage.metrics import structural_similarity
 
 CHANNELS = ("rgb", "y")
 BORDERS = (0, 4)
+# BT.601 luminance of red, green and blue in 0..255, above 16.
+LUMINANCE = np.array([65.481, 128.553, 24.966]) / 255.0
 _SSIM_RADIUS = 5
 # Smaller images leave no SSIM window inside the widest border.
 MIN_SIDE = 2 * (max(BORDERS) + _SSIM_RADIUS) + 1
@@ -17,8 +19,7 @@ MIN_SIDE = 2 * (max(BORDERS) + _SSIM_RADIUS) + 1
 
 def luminance(image: np.ndarray) -> np.ndarray:
     """BT.601 luminance in 16..235 of uint8 [H, W, 3], as float64 [H, W, 1]."""
-    weights = np.array([65.481, 128.553, 24.966]) / 255.0
-    return 16.0 + image.astype(np.float64) @ weights[:, None]
+    return 16.0 + image.astype(np.float64) @ LUMINANCE[:, None]
 
 
 def crop_border(image: np.ndarray, border: int) -> np.ndarray:

@@ -140,7 +140,7 @@ def test_evaluate_scores_any_checkpoint_and_folder(finished, tmp_path):
         (
             "evaluate.py",
             ["--workdir=/absent", "--sigmas=1,x"],
-            *(2, "--sigmas=1,x: expected numbers in (0, 10] with commas, or 'random'"),
+            *(2, "--sigmas=1,x: expected numbers in [0, 10] with commas, or 'random'"),
         ),
         (
             "evaluate.py",

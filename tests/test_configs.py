@@ -78,7 +78,7 @@ def test_lite_has_one_to_two_million_parameters():
         (
             "degradation.sigma_range",
             (2.0, 1.0),
-            "expected two sigmas in (0, 10], low and high",
+            "expected two sigmas in [0, 10], low and high",
         ),
         (
             "model.features",
@@ -86,7 +86,7 @@ def test_lite_has_one_to_two_million_parameters():
             "config.model.features=(8, 8, 8): expected 4",
         ),
         ("model.sr_features", (8, 0, 8), "expected 3 widths of 1 or more"),
-        ("degradation.sigma_range", ("a", "b"), "expected two sigmas in (0, 10]"),
+        ("degradation.sigma_range", ("a", "b"), "expected two sigmas in [0, 10]"),
         ("seed", -1, "config.seed=-1: expected 0 or more"),
         ("optimizer.learning_rate", -1.0, "learning_rate=-1.0: expected more than 0"),
         ("steps_per_dispatch", 2, "steps_per_dispatch=2: expected 1 on CPUs"),

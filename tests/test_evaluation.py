@@ -220,7 +220,12 @@ def test_results_files_hold_rows_means_and_protocol(tmp_path):
 def test_tables_by_sigma_have_a_column_for_it(tmp_path):
     rows = [row(1.0), row(2.0, sigma=1.25)]
     lines = format_table(rows, by_sigma=True).splitlines()
-    assert [line.split("|")[4].strip() for line in lines] == ["sigma", "-----", "1", "1.25"]
+    assert [line.split("|")[4].strip() for line in lines] == [
+        "sigma",
+        "-----",
+        "1",
+        "1.25",
+    ]
     write_results(tmp_path, rows, protocol={})
     text = (tmp_path / "results.md").read_text()
     assert text == f"{format_table(rows)}\n\n" + "\n".join(lines) + "\n"

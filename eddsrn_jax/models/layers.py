@@ -20,11 +20,12 @@ RESIDUAL_NORMAL = nn.initializers.variance_scaling(0.02, "fan_in", "normal")
 class Conv(nn.Module):
     """A stride-1 convolution that keeps the size of its input ("flat"), and a bias.
 
-    Of the parameters' names and shapes of `nn.Conv`.
+    Its parameters have the names and shapes of `nn.Conv`'s.
     """
 
     features: int
     kernel_size: int = 3
+    use_bias: bool = True
     kernel_init: nn.initializers.Initializer = HE_NORMAL
     dtype: DTypeLike = "float32"
 
@@ -32,7 +33,9 @@ class Conv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        bias = jnp.zeros(self.features)
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,))
         return convolve(*(a.astype(self.dtype) for a in (x, kernel, bias)))
 
 
@@ -86,6 +89,32 @@ class ResidualBlock(nn.Module):
                 name=f"conv{i}b",
             )(y)
         return x
+
+
+class TransposedConv(nn.Module):
+    """A 4x4 convolution transposed with stride 2: twice the height and width, no bias.
+
+    As a 3x3 convolution, whose kernel has zeros between, and a pixel shuffle: 2.25 times
+    the arithmetic, and on CPUs a fraction of the time.
+    """
+
+    features: int
+    kernel_init: nn.initializers.Initializer = HE_NORMAL
+    dtype: DTypeLike = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (4, 4, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape)
+        # Of output pixel 2 i + p, inputs i - 1, i, i + 1 see these rows; 4 is zeros.
+        taps = np.array([[3, 1, 4], [4, 2, 0]])
+        padded = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))
+        rows = padded[taps[:, None, :, None], taps[None, :, None, :]]
+        # [p, q, 3, 3, C, C'] -> [3, 3, C, (p, q, C')], as depth_to_space has them.
+        flat = rows.transpose(2, 3, 4, 0, 1, 5).reshape(3, 3, x.shape[-1], -1)
+        bias = jnp.zeros(flat.shape[-1])
+        x = convolve(*(a.astype(self.dtype) for a in (x, flat, bias)))
+        return depth_to_space(x, 2)
 
 
 class UpConv(nn.Module):

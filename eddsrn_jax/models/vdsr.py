@@ -1,0 +1,48 @@
+"""VDSR, a deep plain network on the enlarged luminance.
+
+Source: Kim, Lee, Lee, "Accurate Image Super-Resolution Using Very Deep Convolutional
+Networks", CVPR 2016.
+"""
+
+import flax.linen as nn
+import jax
+from jax.typing import DTypeLike
+
+from eddsrn_jax.models.layers import RESIDUAL_NORMAL, Conv
+from eddsrn_jax.resize import bicubic_upscale
+
+
+class VDSR(nn.Module):
+    """Twenty 3x3 convolutions, whose result is added to the bicubic enlargement.
+
+    Differs: without biases, as the published weights are.
+
+    Attributes:
+        features: width throughout.
+        num_layers: convolutions, first and last included.
+        scale: whole factor.
+        dtype: of the computation; parameters and outputs are float32.
+    """
+
+    features: int = 64
+    num_layers: int = 20
+    scale: int = 4
+    dtype: DTypeLike = "float32"
+
+    @nn.compact
+    def __call__(self, y: jax.Array) -> dict[str, jax.Array]:
+        """Super-resolves luminance.
+
+        Args:
+            y: float [N, h, w, 1] in [0, 1].
+
+        Returns:
+            "sr": float32 [N, scale h, scale w, 1].
+        """
+        settings = {"use_bias": False, "dtype": self.dtype}
+        enlarged = bicubic_upscale(y, self.scale)
+        x = nn.relu(Conv(self.features, **settings, name="stem")(enlarged))
+        for i in range(self.num_layers - 2):
+            x = nn.relu(Conv(self.features, **settings, name=f"conv{i}")(x))
+        last = Conv(1, **settings, kernel_init=RESIDUAL_NORMAL, name="residual")
+        return {"sr": enlarged + last(x).astype("float32")}

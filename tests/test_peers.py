@@ -1,0 +1,80 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import shared_data
+from jax import lax
+
+from eddsrn_jax.complexity import count_parameters
+from eddsrn_jax.errors import InputError
+from eddsrn_jax.models.layers import TransposedConv
+from eddsrn_jax.models.vdsr import VDSR
+from eddsrn_jax.peers import PEERS, on_luminance, read_peer, read_peers
+from eddsrn_jax.protocol import bicubic
+
+
+@pytest.mark.parametrize(
+    "name, published", [("vdsr", 0.665e6), ("lapsrn", 0.812e6)], ids=["VDSR", "LapSRN"]
+)
+def test_published_weights_give_what_an_independent_implementation_gave(name, published):
+    folder = shared_data("peers")
+    params = read_peer(folder / f"{name}.npz", PEERS[name])
+    # LapSRN's paper counts 0.81 M; these arrays, of ten convolutions a level, 0.87 M.
+    assert count_parameters(params) == pytest.approx(published, rel=0.08)
+    with np.load(folder / "golden_comic.npz") as golden:
+        y, expected = golden["lr_y"][None, :, :, None], golden[f"{name}_y"]
+    found = jax.jit(PEERS[name].model.apply)({"params": params}, y)["sr"][0, :, :, 0]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_transposed_convolutions_are_those_of_other_libraries():
+    layer = TransposedConv(5)
+    x = jax.random.normal(jax.random.key(0), (2, 6, 7, 3))
+    variables = layer.init(jax.random.key(1), x)
+    kernel = variables["params"]["kernel"]
+    expected = lax.conv_general_dilated(
+        x,
+        kernel[::-1, ::-1],
+        (1, 1),
+        [(2, 2), (2, 2)],
+        lhs_dilation=(2, 2),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    assert expected.shape == (2, 12, 14, 5)
+    np.testing.assert_allclose(layer.apply(variables, x), expected, atol=1e-5)
+
+
+def test_a_network_without_a_residual_is_bicubic_interpolation(photo):
+    """In colour too: chroma is interpolated, luminance passes through and back."""
+    model = VDSR(features=4, num_layers=3)
+    zeros = jax.tree.map(
+        jnp.zeros_like, model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))["params"]
+    )
+    image = photo[:20, :30]
+    found = on_luminance(model, zeros)(image).sr
+    difference = np.abs(found.astype(int) - bicubic(image).sr)
+    assert difference.max() <= 1 and (difference > 0).mean() < 1e-3
+
+
+def test_what_is_no_such_network_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"no weights in it, expected vdsr.npz"):
+        read_peers(tmp_path)
+    path = tmp_path / "vdsr.npz"
+    path.write_bytes(b"no")
+    with pytest.raises(InputError, match=r"vdsr.npz: cannot be read as arrays"):
+        read_peers(tmp_path)
+    # Would be run, if it were unpickled.
+    np.savez(path, x=np.array([print], dtype=object))
+    with pytest.raises(InputError, match=r"vdsr.npz: cannot be read as arrays"):
+        read_peers(tmp_path)
+    kernel = np.zeros((64, 1, 3, 3), np.float32)
+    np.savez(path, **{"input.weight": kernel, "body.weight": kernel})
+    with pytest.raises(InputError, match=r"vdsr.npz: body.weight is of no layer known"):
+        read_peers(tmp_path)
+    np.savez(path, **{"input.weight": kernel})
+    with pytest.raises(InputError, match=r"conv0/kernel has nothing"):
+        read_peers(tmp_path)
+    whole = (shared_data("peers") / "vdsr.npz").read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"vdsr.npz: cannot be read as arrays"):
+        read_peers(tmp_path)
