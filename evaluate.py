@@ -36,6 +36,9 @@ _DTYPE = flags.DEFINE_enum(
     ["float32", "bfloat16", "float16"],
     "To compute in; the network's own by default.",
 )
+_WIENER = flags.DEFINE_boolean(
+    "wiener", False, "Score Wiener's filter too, which is told sigma."
+)
 _PEERS = flags.DEFINE_string(
     "peers",
     None,
@@ -108,6 +111,7 @@ def main() -> None:
         max_photos=_MAX_PHOTOS.value,
         dtype=_DTYPE.value,
         ensemble=_SELF_ENSEMBLE.value,
+        wiener=_WIENER.value,
         peers=_path(_PEERS),
         save_images=_SAVE_IMAGES.value,
         output_dir=_path(_OUTPUT_DIR),

@@ -13,6 +13,7 @@ import jax
 import ml_collections
 
 from eddsrn_jax.checkpoint import Checkpoints, network_of
+from eddsrn_jax.classical.wiener import Wiener
 from eddsrn_jax.data.sources import Source, folder_source, open_split
 from eddsrn_jax.ensemble import self_ensemble
 from eddsrn_jax.errors import InputError
@@ -59,6 +60,7 @@ def evaluate_network(
     max_photos: int | None = None,
     dtype: str | None = None,
     ensemble: bool = False,
+    wiener: bool = False,
     peers: Path | None = None,
     save_images: bool = False,
     output_dir: Path | None = None,
@@ -77,6 +79,7 @@ def evaluate_network(
         max_photos: that many of each set at most.
         dtype: to compute in, such as "bfloat16"; None for the network's own.
         ensemble: whether to score the network's self-ensemble too.
+        wiener: whether to score Wiener's filter, told sigma, too.
         peers: folder of others' published weights to score too, see `read_peers`.
         save_images: whether to write every image.
         output_dir: for results and images; where None the first of
@@ -108,7 +111,10 @@ def evaluate_network(
 
     rows, examples = [], []
     methods = _methods(candidate.network, dtype=dtype, ensemble=ensemble)
-    methods |= read_peers(peers) if peers else {}
+    if wiener:
+        methods["Wiener, told sigma"] = Wiener()
+    if peers:
+        methods |= read_peers(peers)
     for source in sources:
         example = output_dir / f"before_after_{source.name}.png"
         found = evaluate(

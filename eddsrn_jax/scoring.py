@@ -32,8 +32,8 @@ from eddsrn_jax.results import Row, before_after
 
 _log = logging.getLogger(__name__)
 
-# lr_blur, uint8 [h, w, 3], to uint8 images.
-Method = Callable[[np.ndarray], Restored]
+# lr_blur, uint8 [h, w, 3], to uint8 images; and sigma too, where `takes_sigma` is set.
+Method = Callable[..., Restored]
 # A name and uint8 [H, W, 3].
 Photo = tuple[str, np.ndarray]
 
@@ -84,7 +84,7 @@ def evaluate(
             results = []
             for sigma in sigmas or (random_sigma(seed, name),):
                 lr_sharp, lr_blur = degrade_photo(hr, sigma, max_sigma=max_sigma)
-                found = list(_apply(methods, lr_blur))
+                found = list(_apply(methods, lr_blur, sigma))
                 results.append((sigma, lr_sharp, found))
                 images = _captioned(lr_blur, found)
                 if save_dir:
@@ -116,12 +116,15 @@ def _middle(values: Sequence[float]) -> float:
 _Result = tuple[str, float, Restored]
 
 
-def _apply(methods: Mapping[str, Method], lr_blur: np.ndarray) -> Iterator[_Result]:
+def _apply(
+    methods: Mapping[str, Method], lr_blur: np.ndarray, sigma: float
+) -> Iterator[_Result]:
     for name, method in methods.items():
         if prepare := getattr(method, "prepare", None):
             prepare(*lr_blur.shape[:2])
         start = time.perf_counter()
-        outputs = method(lr_blur)
+        told = (sigma,) if getattr(method, "takes_sigma", False) else ()
+        outputs = method(lr_blur, *told)
         yield name, time.perf_counter() - start, outputs
 
 
