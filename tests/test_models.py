@@ -7,6 +7,9 @@ from tiny import SMALL
 
 from eddsrn_jax.complexity import count_parameters, macs_per_pixel
 from eddsrn_jax.models import EDDSRN, SRResNet, abstract_params, init_params
+from eddsrn_jax.models.cascade import Cascade
+from eddsrn_jax.models.deblur_cnn import DeblurCNN
+from eddsrn_jax.models.edsr import EDSR
 from eddsrn_jax.models.layers import depth_to_space, max_pool_2x2, pad_to_multiple
 from eddsrn_jax.resize import bicubic_upscale
 
@@ -129,6 +132,41 @@ def test_srresnet_of_the_papers_size():
     small = SRResNet(features=8, num_blocks=2)
     outputs = small.apply(small.init(jax.random.key(0), x), x)
     assert outputs["sr"].shape == (1, 16, 24, 3)
+
+
+@pytest.mark.parametrize(
+    "model, published",
+    [
+        (EDSR(), 43.1e6),
+        (EDSR(features=64, num_blocks=16, residual_scale=1.0), 1.52e6),
+        # The paper has no count; this is its table's layers.
+        (DeblurCNN(), 4.50e6),
+        (Cascade(DeblurCNN(), SRResNet()), 6.05e6),
+    ],
+    ids=["EDSR", "EDSR baseline", "DeblurCNN", "DeblurCNN, SRResNet"],
+)
+def test_other_networks_have_the_published_size(model, published):
+    params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    assert count_parameters(params["params"]) == pytest.approx(published, rel=0.03)
+
+
+def test_the_sizes_of_deblur_cnns_layers_take_50_pixels():
+    assert sum(size - 1 for size, _ in DeblurCNN().layers) == 50
+
+
+def test_cascades_super_resolve_what_was_deblurred():
+    deblur = DeblurCNN(layers=((5, 4), (1, 4), (3, 3)))
+    sr = EDSR(features=8, num_blocks=2)
+    cascade = Cascade(deblur, sr)
+    x = np.random.default_rng(0).random((2, 6, 9, 3), np.float32)
+    params = cascade.init(jax.random.key(0), x)["params"]
+    found = cascade.apply({"params": params}, x)
+    middle = deblur.apply({"params": params["deblur"]}, x)["deblurred"]
+    np.testing.assert_array_equal(found["deblurred"], middle)
+    middle = np.clip(middle, 0, 1)
+    expected = sr.apply({"params": params["super_resolve"]}, middle)["sr"]
+    assert expected.shape == (2, 24, 36, 3)
+    np.testing.assert_allclose(found["sr"], expected, atol=1e-6)
 
 
 def test_rematerialising_changes_no_gradient(small):

@@ -1,0 +1,52 @@
+"""DeblurCNN, a plain deep network that deblurs at the size of its input.
+
+Images are float RGB in [0, 1], [N, h, w, 3]; outputs are not clipped.
+
+Source: Hradis, Kotera, Zemcik, Sroubek, "Convolutional Neural Networks for Direct Text
+Deblurring", BMVC 2015, the network L15 of its Table 1.
+"""
+
+import flax.linen as nn
+import jax
+from jax.typing import DTypeLike
+
+from eddsrn_jax.models.layers import Conv
+
+# Size and filters of each layer. Together the sizes take 50 pixels off an image that is
+# not padded, as the authors' deployed network does (200 to 150).
+_LAYERS = (
+    *((19, 128), (1, 320), (1, 320), (1, 320), (1, 128)),
+    *((3, 128), (1, 512), (5, 128), (5, 128), (3, 128)),
+    *((5, 128), (5, 128), (1, 256), (7, 64), (7, 3)),
+)
+
+
+class DeblurCNN(nn.Module):
+    """Fifteen convolutions with ReLU between them.
+
+    Differs: padded with zeros, so that nothing is lost at the edges.
+
+    Attributes:
+        layers: size and filters of each.
+        dtype: of the computation; parameters and outputs are float32.
+    """
+
+    layers: tuple[tuple[int, int], ...] = _LAYERS
+    dtype: DTypeLike = "float32"
+
+    @nn.compact
+    def __call__(self, blurred: jax.Array) -> dict[str, jax.Array]:
+        """Deblurs a batch.
+
+        Args:
+            blurred: float [N, h, w, 3] in [0, 1].
+
+        Returns:
+            "deblurred": float32 of the same shape.
+        """
+        x = blurred
+        for i, (size, features) in enumerate(self.layers):
+            x = nn.relu(x) if i else x
+            conv = Conv(features, kernel_size=size, dtype=self.dtype, name=f"conv{i}")
+            x = conv(x)
+        return {"deblurred": x.astype("float32")}

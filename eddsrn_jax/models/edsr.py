@@ -1,0 +1,58 @@
+"""EDSR, wide residual blocks without batch norm.
+
+Images are float RGB in [0, 1], [N, h, w, 3]; outputs are not clipped.
+
+Source: Lim, Son, Kim, Nah, Lee, "Enhanced Deep Residual Networks for Single Image
+Super-Resolution", CVPR Workshops 2017.
+"""
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.typing import DTypeLike
+
+from eddsrn_jax.models.layers import Conv, UpConv
+
+# Of DIV2K's training photographs.
+_MEAN = np.array([[[[0.4488, 0.4371, 0.4040]]]], np.float32)
+
+
+class EDSR(nn.Module):
+    """Residual blocks at full size, then two sub-pixel x2 and a convolution to RGB.
+
+    The defaults are the paper's; its baseline has 16 blocks of 64 and a scale of 1.
+
+    Attributes:
+        features: width throughout.
+        num_blocks: residual blocks.
+        residual_scale: that blocks are multiplied by before they are added.
+        dtype: of the computation; parameters and outputs are float32.
+    """
+
+    features: int = 256
+    num_blocks: int = 32
+    residual_scale: float = 0.1
+    dtype: DTypeLike = "float32"
+
+    @nn.compact
+    def __call__(self, lr: jax.Array) -> dict[str, jax.Array]:
+        """Super-resolves a batch.
+
+        Args:
+            lr: float [N, h, w, 3] in [0, 1].
+
+        Returns:
+            "sr": float32 [N, 4h, 4w, 3].
+        """
+
+        def conv(features: int, name: str) -> Conv:
+            return Conv(features, dtype=self.dtype, name=name)
+
+        x = shortcut = conv(self.features, "stem")(lr - _MEAN)
+        for i in range(self.num_blocks):
+            y = nn.relu(conv(self.features, f"block{i}_conv0")(x))
+            x = x + self.residual_scale * conv(self.features, f"block{i}_conv1")(y)
+        x = shortcut + conv(self.features, "body")(x)
+        for i in range(2):
+            x = UpConv(self.features, self.dtype, name=f"up{i}")(x)
+        return {"sr": conv(3, "rgb")(x).astype("float32") + _MEAN}
