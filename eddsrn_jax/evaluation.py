@@ -13,7 +13,6 @@ import jax
 import ml_collections
 
 from eddsrn_jax.checkpoint import Checkpoints, network_of
-from eddsrn_jax.classical.wiener import Wiener
 from eddsrn_jax.data.sources import Source, folder_source, open_split
 from eddsrn_jax.ensemble import self_ensemble
 from eddsrn_jax.errors import InputError
@@ -112,6 +111,9 @@ def evaluate_network(
     rows, examples = [], []
     methods = _methods(candidate.network, dtype=dtype, ensemble=ensemble)
     if wiener:
+        # SciPy's transforms take a while to import.
+        from eddsrn_jax.classical.wiener import Wiener
+
         methods["Wiener, told sigma"] = Wiener()
     if peers:
         methods |= read_peers(peers)
