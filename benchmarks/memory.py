@@ -12,6 +12,7 @@ from PIL import Image
 
 from benchmarks.restoring import photo_of
 from benchmarks.steps import CONFIGS, random_batch, step_memory
+from benchmarks.timing import user_environment
 
 _SIDE = 192
 # From a small process: a child counts what its parent had when it was forked.
@@ -57,7 +58,12 @@ def restore(height: int, width: int, window: int) -> tuple[float, float]:
         command = [sys.executable, "-c", _MEASURE, sys.executable, "restore.py", path]
         # Once to compile.
         for _ in range(2 if height * width < 2e6 else 1):
-            found = subprocess.run([*command, *flags], capture_output=True, check=True)
+            found = subprocess.run(
+                [*command, *flags],
+                capture_output=True,
+                check=True,
+                env=user_environment(),
+            )
         (entry,) = json.loads(report.read_text())["files"]
     # Kilobytes, on macOS bytes.
     unit = 1 if sys.platform == "darwin" else 1024

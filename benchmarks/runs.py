@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.timing import user_environment
+
 # A first reading, which contains the pipeline's start, and one that counts.
 _LOG_EVERY, _STEPS = 20, 40
 
@@ -47,6 +49,7 @@ def _run(flags: list[str], *, stop_after: int) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as workdir:
         process = subprocess.Popen(
             [sys.executable, "train.py", f"--workdir={workdir}", *flags],
+            env=user_environment(),
             stderr=subprocess.PIPE,
             text=True,
         )

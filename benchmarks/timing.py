@@ -39,6 +39,11 @@ def interleave(
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
+def user_environment() -> dict[str, str]:
+    """For commands: as a user's, without the XLA flags that are set for this process."""
+    return {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+
+
 def machine() -> dict[str, Any]:
     """Where and with what the figures were measured."""
     packages = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")

@@ -54,21 +54,26 @@ def window_sizes(size: Size, largest: int = LARGEST_WINDOW) -> tuple[Size, ...]:
     return (*smaller, (largest, largest))
 
 
+@functools.lru_cache(1024)
 def fitted_window(size: Size, *, halo: int, largest: int = LARGEST_WINDOW) -> Size:
     """The size of windows that cover a photograph with the least pixels in all.
 
     Args:
         size: of the photograph.
         halo: multiple of STRIDE.
-        largest: side, a multiple of STRIDE above two halos.
+        largest: side of the largest square window, a multiple of STRIDE above two halos.
+            Others are no larger in area, and up to 4 / 3 as long.
     """
-    sides = [*range(STRIDE, largest, STRIDE), largest]
-
-    def pixels_along(length: int, side: int) -> float:
-        return len(_plan_axis(length, side, halo)) * side or math.inf
-
-    height, width = (
-        min(sides, key=functools.partial(pixels_along, length)) for length in size
+    sides = range(STRIDE, 4 * largest // 3 + 1, STRIDE)
+    rows, columns = (
+        [(len(_plan_axis(length, side, halo)) * side or math.inf, side) for side in sides]
+        for length in size
+    )
+    *_, height, width = min(
+        (pixels_down * pixels_across, height, width)
+        for pixels_down, height in rows
+        for pixels_across, width in columns
+        if height * width <= largest**2
     )
     return height, width
 
