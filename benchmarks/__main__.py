@@ -117,7 +117,8 @@ def format_row(row: Row) -> str:
     """One line of the table."""
 
     def number(name: str) -> str:
-        return f"{row[name]:.3g}" if name in row else ""
+        # Three digits, never as powers of ten.
+        return f"{float(f'{row[name]:.3g}'):g}" if name in row else ""
 
     ratio = f"{row['ratio']:.2f}" if "ratio" in row else ""
     numbers = f"{number('jax')} | {number('torch')} | {ratio}"
