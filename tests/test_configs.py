@@ -74,7 +74,7 @@ def test_lite_has_one_to_two_million_parameters():
             30,
             "config.data.hr_patch_size=30: expected a multiple of 4",
         ),
-        ("validation.sigmas", (), "config.validation.sigmas=(): expected sigmas in (0"),
+        ("validation.sigmas", (), "config.validation.sigmas=(): expected sigmas in [0"),
         (
             "degradation.sigma_range",
             (2.0, 1.0),
