@@ -17,7 +17,7 @@ _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
     "Folder for checkpoints, logs and results; a run that it holds is resumed. Default:"
-    " runs/NAME with the name of the config's file.",
+    " runs/NAME with the name of the config's file, and of the size where it is given.",
 )
 _MAX_MINUTES = flags.DEFINE_float(
     "max_minutes", math.inf, "Then the run is saved and ends.", lower_bound=0
@@ -42,10 +42,13 @@ def main() -> int:
     from eddsrn_jax.parallel import connect
     from eddsrn_jax.training import train_and_evaluate
 
-    config_file = Path(config_flags.get_config_filename(flags.FLAGS["config"]))
-    if not config_file.is_file():
+    # Some files take a size, such as configs/srresnet.py:lite.
+    given = config_flags.get_config_filename(flags.FLAGS["config"])
+    config_file, _, size = given.partition(":")
+    if not Path(config_file).is_file():
         raise UsageError(f"--config={config_file}: no such file")
-    workdir = Path(_WORKDIR.value or Path("runs", config_file.stem))
+    name = "-".join(filter(None, [Path(config_file).stem, size]))
+    workdir = Path(_WORKDIR.value or Path("runs", name))
     if _COORDINATOR.value and _MAX_MINUTES.value < math.inf:
         # Each process would stop at a step of its own.
         raise UsageError(f"--max_minutes={_MAX_MINUTES.value:g}: not with --coordinator")

@@ -29,6 +29,8 @@ def get_config() -> ml_collections.ConfigDict:
     # sooner than the host has sent it.
     config.steps_per_dispatch = 1
 
+    # Of eddsrn_jax.models; the model's values are its fields.
+    config.network = "EDDSRN"
     config.model = ml_collections.ConfigDict()
     config.model.features = (64, 128, 256, 512)
     config.model.num_pairs = 2
@@ -63,10 +65,18 @@ def get_config() -> ml_collections.ConfigDict:
     config.degradation.sigma_range = (1.0, 2.0)
 
     config.loss = ml_collections.ConfigDict()
-    # Of the x4 image: "mse" or "charbonnier".
+    # Of the x4 image and of the deblurred one: "mse", "l1" or "charbonnier".
     config.loss.sr = "mse"
+    config.loss.deblurred = "charbonnier"
     config.loss.alpha = 0.2
     config.loss.eps = 1e-3
+
+    # Against a discriminator; none where the weight is 0. See eddsrn_jax.adversarial.
+    config.adversarial = ml_collections.ConfigDict()
+    config.adversarial.weight = 0.0
+    config.adversarial.feature_weight = 0.0
+    config.adversarial.features = 64
+    config.adversarial.num_layers = 4
 
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.schedule = "step_decay"

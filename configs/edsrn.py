@@ -2,17 +2,17 @@
 
 The paper's numbers, luminance on Set14: 24.8101 dB / 0.6426. Not measured here.
 
-    python train.py --config=configs/edsrn.py --workdir=runs/edsrn
+    python train.py --config=configs/edsrn.py       # or configs/edsrn.py:lite
 """
 
 import ml_collections
 
-from configs import eddsrn
+from configs.sizes import of_size
 
 
-def get_config() -> ml_collections.ConfigDict:
-    """The paper's recipe without deblurring."""
-    config = eddsrn.get_config()
-    config.name = "ED-SRN"
+def get_config(size: str = "full") -> ml_collections.ConfigDict:
+    """The recipe of ED-DSRN at a size, "full" or "lite", without deblurring."""
+    config = of_size(size)
+    config.name = config.name.replace("ED-DSRN", "ED-SRN")
     config.model.deblur_features = 0
     return config

@@ -17,13 +17,14 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from eddsrn_jax import config as config_lib
 from eddsrn_jax.errors import InputError
-from eddsrn_jax.models import EDDSRN
+from eddsrn_jax.models import make_network, split_params
 from eddsrn_jax.steps import TrainState
 from eddsrn_jax.weights import Network, check_matches
 
 _log = logging.getLogger(__name__)
 
-BEST_METRIC = "val/psnr_y_crop4"
+# The best checkpoint is that of the highest; of the first that a network has.
+BEST_METRICS = ("val/psnr_y_crop4", "val/deblurred_psnr_y_crop4")
 
 
 def checksum(tree: Any) -> int:
@@ -59,7 +60,7 @@ class Checkpoints:
             raise InputError(f"{workdir}: no checkpoints in it (not a run's workdir?)")
 
         def metric(metrics: dict[str, float]) -> float:
-            return metrics[BEST_METRIC]
+            return next(metrics[name] for name in BEST_METRICS if name in metrics)
 
         best = preservation_policy.BestN(
             get_metric_fn=metric, n=1, keep_checkpoints_without_metrics=False
@@ -149,8 +150,10 @@ class Checkpoints:
                 continue
             for damaged_step in damaged:
                 self._move_aside(damaged_step)
-            used = {_used(like): restored["params"]}
-            state = like.replace(**used, **restored["train"])
+            used, batch_stats = split_params(restored["params"])
+            state = like.replace(
+                **{_used(like): used}, batch_stats=batch_stats, **restored["train"]
+            )
             return state, restored["config"]
         if damaged:
             raise InputError(
@@ -258,8 +261,9 @@ class Checkpoints:
 
 def network_of(step: int, config: ml_collections.ConfigDict, params: Any) -> Network:
     """What `Checkpoints.restore_params` returns as one."""
+    model = make_network(config.network, config.model)
     sigma_range = tuple(config.degradation.sigma_range)
-    return Network(EDDSRN(**config.model), params, config.name, step, sigma_range)
+    return Network(model, params, config.name, step, sigma_range)
 
 
 def read_run(workdir: Path, step: int | None = None) -> Network:
@@ -273,10 +277,12 @@ def read_run(workdir: Path, step: int | None = None) -> Network:
 
 
 def _items(state: TrainState) -> tuple[Any, dict[str, Any]]:
-    """A state's parameters that are used, and the rest of it by name."""
+    """What of a state evaluation uses, and the rest of it by name."""
     rest = {name: getattr(state, name) for name in state.__dataclass_fields__}
-    used = rest.pop(_used(state))
-    return used, {name: value for name, value in rest.items() if value is not None}
+    for name in (_used(state), "batch_stats"):
+        del rest[name]
+    rest = {name: value for name, value in rest.items() if value is not None}
+    return state.used_params, rest
 
 
 def _used(state: TrainState) -> str:

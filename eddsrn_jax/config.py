@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import ml_collections
 
 from eddsrn_jax.errors import InputError
-from eddsrn_jax.models import SCALE
+from eddsrn_jax.losses import LOSSES
+from eddsrn_jax.models import NETWORKS, SCALE
 
 _AT_LEAST_ONE = (
     "batch_size",
@@ -22,16 +23,22 @@ _AT_LEAST_ONE = (
     "validation.max_photos",
     "checkpoint.every_steps",
     "optimizer.halve_every_epochs",
-    "model.num_pairs",
+    "adversarial.features",
+    "adversarial.num_layers",
 )
 _AT_LEAST_ZERO = (
     "seed",
     "total_steps",
     "loss.alpha",
-    "model.deblur_features",
+    "adversarial.weight",
+    "adversarial.feature_weight",
     "optimizer.clip_norm",
     "optimizer.warmup_steps",
 )
+
+
+# Whose width of 0 leaves a part of a network out.
+_NONE_IS_ZERO = ("model.deblur_features",)
 
 
 def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -71,7 +78,8 @@ def check(config: ml_collections.ConfigDict) -> None:
         require(name, holds, f"a multiple of config.steps_per_dispatch={together}")
     side = config.data.hr_patch_size
     require("data.hr_patch_size", side % SCALE == 0, f"a multiple of {SCALE}")
-    require("loss.sr", config.loss.sr in ("mse", "charbonnier"), "'mse' or 'charbonnier'")
+    for name in ("loss.sr", "loss.deblurred"):
+        require(name, flatten(config)[name] in LOSSES, f"one of {', '.join(LOSSES)}")
     require("ema_decay", 0 <= config.ema_decay < 1, "0 or more and less than 1")
     holds = config.data.pipeline in ("stream", "resident")
     require("data.pipeline", holds, "'stream' or 'resident'")
@@ -80,12 +88,17 @@ def check(config: ml_collections.ConfigDict) -> None:
     require("degradation.sigma_range", holds, "two sigmas in [0, 10], low and high")
     holds = _are_sigmas(config.validation.sigmas)
     require("validation.sigmas", holds, "sigmas in [0, 10]")
-    model = config.model
-    for name, count in (("features", 4), ("sr_features", 3)):
-        holds = len(model[name]) == count and _are_widths(model[name])
-        require(f"model.{name}", holds, f"{count} widths of 1 or more")
+    require("network", config.network in NETWORKS, f"one of {', '.join(NETWORKS)}")
+    for name, value in flatten(config).items():
+        if name.startswith("model.") and type(value) is int:
+            least = int(name not in _NONE_IS_ZERO)
+            require(name, value >= least, f"{least} or more")
+    if config.network == "EDDSRN":
+        for name, count in (("features", 4), ("sr_features", 3)):
+            holds = len(config.model[name]) == count and _are_widths(config.model[name])
+            require(f"model.{name}", holds, f"{count} widths of 1 or more")
     try:
-        floating = jnp.issubdtype(jnp.dtype(model.dtype), jnp.floating)
+        floating = jnp.issubdtype(jnp.dtype(config.model.dtype), jnp.floating)
     except TypeError:
         floating = False
     require("model.dtype", floating, "a floating type such as 'float32' or 'bfloat16'")
@@ -109,7 +122,8 @@ def from_json(values: dict[str, Any]) -> ml_collections.ConfigDict:
             return {key: restore(v) for key, v in value.items()}
         return tuple(restore(v) for v in value) if isinstance(value, list) else value
 
-    return ml_collections.ConfigDict(restore(values)).lock()
+    # Before there were others it was left unsaid.
+    return ml_collections.ConfigDict({"network": "EDDSRN", **restore(values)}).lock()
 
 
 def differences(

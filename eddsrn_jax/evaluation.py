@@ -17,6 +17,7 @@ from eddsrn_jax.data.sources import Source, folder_source, open_split
 from eddsrn_jax.ensemble import self_ensemble
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.images import read_image
+from eddsrn_jax.models import abstract_outputs
 from eddsrn_jax.peers import read_peers
 from eddsrn_jax.protocol import HEADLINE_SIGMAS, bicubic, untouched
 from eddsrn_jax.restoration import Restorer
@@ -116,7 +117,8 @@ def evaluate_network(
 
         methods["Wiener, told sigma"] = Wiener()
     if peers:
-        methods |= read_peers(peers)
+        for name, peer in read_peers(peers).items():
+            methods[name] = Restorer(peer.model, peer.params)
     for source in sources:
         example = output_dir / f"before_after_{source.name}.png"
         found = evaluate(
@@ -186,7 +188,7 @@ def _methods(network: Network, *, dtype: str | None, ensemble: bool) -> dict[str
     methods = {"bicubic": bicubic, network.name: restorer}
     if ensemble:
         methods[f"{network.name}, x8 ensemble"] = self_ensemble(restorer)
-    if network.model.deblur_features:
+    if "deblurred" in abstract_outputs(model):
         methods = {"blurred input": untouched, **methods}
     return methods
 

@@ -1,7 +1,20 @@
 """Training losses: means over all values of float images in [0, 1]."""
 
+import functools
+from collections.abc import Iterable
+
 import jax
 import jax.numpy as jnp
+
+from eddsrn_jax.models.luminance import luminance
+from eddsrn_jax.resize import bicubic_downscale
+
+LOSSES = ("mse", "l1", "charbonnier")
+
+
+def l1(pred: jax.Array, target: jax.Array) -> jax.Array:
+    """Mean absolute error."""
+    return jnp.mean(jnp.abs(pred - target))
 
 
 def mse(pred: jax.Array, target: jax.Array) -> jax.Array:
@@ -19,30 +32,52 @@ def joint_loss(
     targets: dict[str, jax.Array],
     *,
     sr: str,
+    deblurred: str,
     alpha: float,
     eps: float,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """L_sr + alpha * L_db; L_sr alone where the network has no deblurred output.
+    """L_sr + alpha * L_db; one of them alone where the network has no other output.
 
     Args:
-        outputs: "sr" [N, H, W, 3] and, if the network has it, "deblurred".
+        outputs: "sr" [N, H, W, 3], "deblurred" [N, h, w, 3], or both. Where there are
+            images of luminance, "sr_y" and after smaller factors such as "sr_x2_y",
+            these take the place of "sr" and their losses add up.
         targets: "hr" [N, H, W, 3] and "lr_sharp" [N, h, w, 3].
-        sr: "mse" (the paper's) or "charbonnier".
+        sr, deblurred: of LOSSES; the paper's are "mse" and "charbonnier".
         alpha: weight of the deblurring loss.
         eps: of the Charbonnier loss.
 
     Returns:
-        The loss, and its parts by name, unweighted.
+        The loss, and its parts by name (see `loss_names`), unweighted.
 
     Source: paper, Eq. 3 to 6. Differs: Eq. 5 divides by N, W and H alone; here every
     loss is a mean over the channels too.
     """
-    if sr == "mse":
-        parts = {"loss_sr": mse(outputs["sr"], targets["hr"])}
-    else:
-        parts = {"loss_sr": charbonnier(outputs["sr"], targets["hr"], eps=eps)}
-    loss = parts["loss_sr"]
+    compare = {"mse": mse, "l1": l1}
+    compare["charbonnier"] = functools.partial(charbonnier, eps=eps)
+    parts = {}
+    if "sr" in outputs:
+        levels = [name for name in outputs if name.endswith("_y")] or ["sr"]
+        parts["loss_sr"] = sum(
+            compare[sr](outputs[name], _target(outputs[name], targets["hr"]))
+            for name in levels
+        )
     if "deblurred" in outputs:
-        parts["loss_db"] = charbonnier(outputs["deblurred"], targets["lr_sharp"], eps=eps)
-        loss = loss + alpha * parts["loss_db"]
+        parts["loss_db"] = compare[deblurred](outputs["deblurred"], targets["lr_sharp"])
+    weights = {"loss_sr": 1.0, "loss_db": alpha if "sr" in outputs else 1.0}
+    loss = sum(weights[name] * part for name, part in parts.items())
     return loss, {"loss": loss, **parts}
+
+
+def _target(output: jax.Array, hr: jax.Array) -> jax.Array:
+    """What an enlargement should be: of its size and, of luminance, in that."""
+    if output.shape[-1] == 1:
+        hr = luminance(hr)
+    factor = hr.shape[1] // output.shape[1]
+    return bicubic_downscale(hr, factor) if factor > 1 else hr
+
+
+def loss_names(outputs: Iterable[str]) -> tuple[str, ...]:
+    """The losses that `joint_loss` has for a network with these outputs."""
+    parts = {"sr": "loss_sr", "deblurred": "loss_db"}
+    return ("loss", *(parts[name] for name in parts if name in outputs))

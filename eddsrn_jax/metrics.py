@@ -8,10 +8,10 @@ that are left out on each side. Channels are "rgb", or "y": luminance of BT.601 
 import numpy as np
 from skimage.metrics import structural_similarity
 
+from eddsrn_jax.models.luminance import LUMINANCE
+
 CHANNELS = ("rgb", "y")
 BORDERS = (0, 4)
-# BT.601 luminance of red, green and blue in 0..255, above 16.
-LUMINANCE = np.array([65.481, 128.553, 24.966]) / 255.0
 _SSIM_RADIUS = 5
 # Smaller images leave no SSIM window inside the widest border.
 MIN_SIDE = 2 * (max(BORDERS) + _SSIM_RADIUS) + 1

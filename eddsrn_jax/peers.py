@@ -7,26 +7,19 @@ maps those to this project's is below.
 import dataclasses
 import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 import flax.traverse_util
-import jax
-import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
 
 from eddsrn_jax.errors import InputError
-from eddsrn_jax.metrics import LUMINANCE
-from eddsrn_jax.models import SCALE
-from eddsrn_jax.models.lapsrn import LapSRN
-from eddsrn_jax.models.vdsr import VDSR
-from eddsrn_jax.resize import bicubic_upscale
-from eddsrn_jax.restoration import Restored
-from eddsrn_jax.weights import check_matches
+from eddsrn_jax.models import VDSR, LapSRN, abstract_params
+from eddsrn_jax.weights import Network, check_matches
 
 _UNREADABLE = (
     *(OSError, ValueError, AttributeError),
@@ -95,10 +88,12 @@ class Peer:
     """Another's network, and how its published weights are named.
 
     Attributes:
-        model: of luminance.
+        name: for tables.
+        model: its architecture.
         names, transposed: see import_torch.
     """
 
+    name: str
     model: nn.Module
     names: Mapping[str, str]
     transposed: str = "$^"
@@ -107,6 +102,7 @@ class Peer:
 # By the stem of the files' names.
 PEERS = {
     "vdsr": Peer(
+        "VDSR",
         VDSR(),
         {
             r"input\.weight": "stem/kernel",
@@ -115,6 +111,7 @@ PEERS = {
         },
     ),
     "lapsrn": Peer(
+        "LapSRN",
         LapSRN(),
         {
             r"conv_input\.weight": "stem/kernel",
@@ -125,54 +122,33 @@ PEERS = {
         transposed=r"convt_I\d\.weight|convt_F\d\.0\.cov_block\.20\.weight",
     ),
 }
-_TITLES = {"vdsr": "VDSR", "lapsrn": "LapSRN"}
 
 
-def read_peers(folder: Path) -> dict[str, Callable[[np.ndarray], Restored]]:
-    """The methods whose weights, such as vdsr.npz, are in a folder, by name.
+def read_peers(folder: Path) -> dict[str, Network]:
+    """The networks whose weights, such as vdsr.npz, are in a folder, by name.
 
     Raises:
         InputError: there are none, or they are of another architecture.
     """
-    methods = {}
+    networks = {}
     for stem, peer in PEERS.items():
         for path in (folder / f"{stem}.npz", folder / f"{stem}.safetensors"):
             if path.is_file():
-                params = read_peer(path, peer)
-                methods[_TITLES[stem]] = on_luminance(peer.model, params)
-    if not methods:
+                networks[peer.name] = read_peer(path, peer)
+    if not networks:
         expected = " or ".join(f"{stem}.npz" for stem in PEERS)
         raise InputError(f"{folder}: no weights in it, expected {expected}")
-    return methods
+    return networks
 
 
-def read_peer(path: Path, peer: Peer) -> Any:
-    """The parameters of a peer from its file; raises as `import_torch`."""
-    small = jnp.zeros((1, 8, 8, 1))
-    like = jax.eval_shape(peer.model.init, jax.random.key(0), small)["params"]
-    arrays = read_arrays(path)
-    return import_torch(arrays, peer.names, like, str(path), transposed=peer.transposed)
-
-
-def on_luminance(model: nn.Module, params: Any) -> Callable[[np.ndarray], Restored]:
-    """A network of luminance as a method for photographs; chroma is enlarged bicubically.
-
-    Args:
-        model: maps float [N, h, w, 1] in [0, 1] to "sr".
-        params: of the model.
-    """
-
-    def luminance(rgb: jax.Array) -> jax.Array:
-        return 16 / 255 + rgb @ jnp.asarray(LUMINANCE[:, None], rgb.dtype)
-
-    @jax.jit
-    def restore(image: jax.Array) -> jax.Array:
-        rgb = image[None].astype(jnp.float32) / 255
-        sr = model.apply({"params": params}, luminance(rgb))["sr"]
-        enlarged = bicubic_upscale(rgb, SCALE)
-        # With its chroma kept, a colour gains as much in each of red, green and blue.
-        gained = (sr - luminance(enlarged)) / LUMINANCE.sum()
-        levels = 255 * jnp.clip(enlarged + gained, 0, 1)
-        return jnp.floor(levels + 0.5).astype(jnp.uint8)[0]
-
-    return lambda image: Restored(sr=np.asarray(restore(image)))
+def read_peer(path: Path, peer: Peer) -> Network:
+    """A peer with the weights of its file; raises as `import_torch`."""
+    params = import_torch(
+        read_arrays(path),
+        peer.names,
+        abstract_params(peer.model),
+        str(path),
+        transposed=peer.transposed,
+    )
+    # They were trained on photographs shrunk without blur.
+    return Network(peer.model, params, peer.name, step=0, sigma_range=(0.0, 0.0))

@@ -80,6 +80,13 @@ def resample_columns(matrix: jax.Array, image: jax.Array) -> jax.Array:
     return jnp.einsum("lk,ikc->ilc", matrix, image, precision=PRECISION)
 
 
+def bicubic_downscale(x: jax.Array, scale: int) -> jax.Array:
+    """Shrinks [N, scale * h, scale * w, C] to [N, h, w, C]."""
+    rows, columns = (downscale_matrix(size, size, scale) for size in x.shape[1:3])
+    shrink = lambda image: resample_columns(columns, resample_rows(rows, image))  # noqa: E731
+    return jax.vmap(shrink)(x)
+
+
 def bicubic_upscale(x: jax.Array | np.ndarray, scale: int) -> jax.Array | np.ndarray:
     """Enlarges [N, h, w, C] to [N, scale * h, scale * w, C], JAX or NumPy arrays.
 

@@ -21,7 +21,7 @@ from PIL import Image
 from eddsrn_jax.complexity import activation_bytes_per_pixel
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.images.decoding import from_pillow, to_pillow
-from eddsrn_jax.models import SCALE, STRIDE
+from eddsrn_jax.models import SCALE, STRIDE, abstract_outputs, apply
 from eddsrn_jax.parallel import device_memory
 from eddsrn_jax.resize import bicubic_upscale
 from eddsrn_jax.tiling import (
@@ -99,7 +99,8 @@ class Restorer:
         """Keeps the weights on the first device.
 
         Args:
-            model: maps float [N, h, w, 3] in [0, 1] to images by name, see EDDSRN.
+            model: maps float [N, h, w, 3] in [0, 1] to images by name, see
+                eddsrn_jax.models.
             params: of the model.
             sigma_range: lowest and highest blur that it was trained for.
             outputs: "sr", "deblurred" or both, of which alone time is spent on; where
@@ -113,7 +114,7 @@ class Restorer:
         """
         device = jax.local_devices()[0]
         self.sigma_range = sigma_range
-        self._outputs = _check_outputs(outputs, model, params) if outputs else None
+        self._outputs = _check_outputs(outputs, model) if outputs else None
         self._model = model
         self._params = jax.device_put(params, device)
         # The network sees `reach` pixels beyond a multiple of its stride.
@@ -303,7 +304,8 @@ class Restorer:
         if window.shape[2] == 1:
             window = np.repeat(window, 3, axis=2)
         # The photograph ends, for the network, at the next multiple of its stride.
-        ends = -(-np.array(color.shape[:2]) // STRIDE) * STRIDE - (tile.top, tile.left)
+        stride = self._model.stride
+        ends = -(-np.array(color.shape[:2]) // stride) * stride - (tile.top, tile.left)
         # A program for any photograph is one for photographs that end within it.
         whole = size in self._fitted and (ends >= size).all()
         ends = None if whole else np.minimum(ends, size)
@@ -351,19 +353,16 @@ class Restorer:
         sizes = jax.export.symbolic_shape("b, 8*h, 8*w, 3")
         images = jax.ShapeDtypeStruct(sizes, "float32")
         params = jax.device_get(self._params)
-        apply = jax.jit(lambda images: self._model.apply({"params": params}, images))
-        exported = jax.export.export(apply, platforms=("cpu", "cuda", "tpu"))(images)
+        restore = jax.jit(lambda images: apply(self._model, params, images))
+        exported = jax.export.export(restore, platforms=("cpu", "cuda", "tpu"))(images)
         try:
             Path(path).write_bytes(exported.serialize())
         except OSError as error:
             raise InputError(f"{path}: cannot be written ({error.strerror})") from error
 
 
-def _check_outputs(
-    outputs: Sequence[str], model: nn.Module, params: Any
-) -> tuple[str, ...]:
-    window = jax.ShapeDtypeStruct((1, STRIDE, STRIDE, 3), "float32")
-    known = jax.eval_shape(model.apply, {"params": params}, window)
+def _check_outputs(outputs: Sequence[str], model: nn.Module) -> tuple[str, ...]:
+    known = abstract_outputs(model)
     for name in outputs:
         if name not in known:
             raise InputError(

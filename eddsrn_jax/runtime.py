@@ -188,7 +188,10 @@ def _parse_flags(argv: list[str]) -> list[str]:
         # After --help; its reader may have seen enough.
         sys.exit(0)
     except flags.Error as error:
-        _show_error(" ".join(str(error).split()))
+        # What a config's file raised comes with all its traceback before it.
+        flag, traced, traceback = str(error).partition("Error whilst parsing config")
+        message = flag + traceback.splitlines()[-1] if traced else flag
+        _show_error(" ".join(message.split()))
     except (AttributeError, KeyError, OSError, SyntaxError) as error:
         # While flags are parsed the config's file is run, and its values are set.
         reason = error

@@ -160,8 +160,8 @@ def validate(
         num_examples: that many of the first photographs are pictured.
 
     Returns:
-        "psnr_y_crop4" of "sr" and, where there is that output, "deblurred_psnr_y_crop4";
-        and pictures of input, outputs and truth side by side, by photograph.
+        "psnr_y_crop4" of "sr" and "deblurred_psnr_y_crop4", of the outputs there are; and
+        pictures of input, outputs and truth side by side, by photograph.
     """
     examples: dict[str, np.ndarray] = {}
     values: dict[str, list[float]] = defaultdict(list)
@@ -171,7 +171,8 @@ def validate(
         sigma = sigmas[i % len(sigmas)]
         lr_sharp, lr_blur = degrade_photo(hr, sigma, max_sigma=max(sigmas))
         outputs = method(lr_blur)
-        values["psnr_y_crop4"].append(psnr_y(outputs.sr, hr, border=4))
+        if outputs.sr is not None:
+            values["psnr_y_crop4"].append(psnr_y(outputs.sr, hr, border=4))
         if outputs.deblurred is not None:
             values["deblurred_psnr_y_crop4"].append(
                 psnr_y(outputs.deblurred, lr_sharp, border=4)

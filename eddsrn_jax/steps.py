@@ -1,7 +1,7 @@
 """The training step: degradation, forward, backward, update; pure, for one device."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -12,6 +12,7 @@ import optax
 
 from eddsrn_jax.degradation import training_triple
 from eddsrn_jax.losses import joint_loss
+from eddsrn_jax.models import join_params, split_params
 from eddsrn_jax.parallel import DATA_AXIS
 
 
@@ -21,7 +22,8 @@ class TrainState:
 
     Attributes:
         step: int32, updates done.
-        params: of the network.
+        params: of the network, those that are trained.
+        batch_stats: statistics of its batch norm; empty where it has none.
         average: moving average of `params`, which is then what is used; or None.
         opt_state: of the optimiser.
         sums: float32 by name, metrics added up since they were last logged. Kept here
@@ -32,6 +34,7 @@ class TrainState:
 
     step: jax.Array
     params: Any
+    batch_stats: Any
     average: Any
     opt_state: Any
     sums: dict[str, jax.Array]
@@ -40,8 +43,9 @@ class TrainState:
 
     @property
     def used_params(self) -> Any:
-        """What is validated, evaluated and restored with."""
-        return self.params if self.average is None else self.average
+        """What is validated, evaluated and restored with, statistics included."""
+        trained = self.params if self.average is None else self.average
+        return join_params(trained, self.batch_stats)
 
 
 def create_train_state(
@@ -54,14 +58,16 @@ def create_train_state(
     """The state of a run that has not begun.
 
     Args:
-        params: to start from.
+        params: to start from, statistics included.
         optimizer: of the run.
-        losses: as joint_loss names them.
+        losses: see loss_names.
         averaged: whether a moving average of the parameters is kept.
     """
+    params, batch_stats = split_params(params)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
+        batch_stats=batch_stats,
         average=params if averaged else None,
         opt_state=optimizer.init(params),
         sums={name: jnp.zeros(()) for name in (*losses, "grad_norm")},
@@ -78,11 +84,9 @@ def train_step(
     optimizer: optax.GradientTransformation,
     scale: int,
     sigma_range: tuple[float, float],
-    sr: str,
-    alpha: float,
-    eps: float,
     ema_decay: float,
     log_every_steps: int,
+    **loss: Any,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update from this device's share of a batch.
 
@@ -92,28 +96,72 @@ def train_step(
     Args:
         state: replicated.
         batch: "hr" uint8 [n, H, H, 3] and "key" uint32 [n, 2], see CropSampler.
-        model: maps lr_blur to outputs, see EDDSRN.
+        model: maps lr_blur to outputs, see eddsrn_jax.models.
         optimizer: updates the parameters.
         scale, sigma_range: of the degradation, see training_triple.
-        sr, alpha, eps: of the loss, see joint_loss.
         ema_decay: of the moving average, where the state has one.
         log_every_steps: metrics are added up anew after as many steps.
+        loss: further arguments of joint_loss.
 
     Returns:
         The new state, and the step's losses and gradient norm (before clipping).
     """
+    examples = make_examples(batch, scale=scale, sigma_range=sigma_range)
+
+    def loss_fn(params: Any) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
+        inputs = examples["lr_blur"]
+        outputs, batch_stats = apply_training(model, params, state.batch_stats, inputs)
+        total, metrics = joint_loss(outputs, examples, **loss)
+        return total, (batch_stats, metrics)
+
+    grads, (batch_stats, metrics) = jax.grad(loss_fn, has_aux=True)(state.params)
+    return update_state(
+        state.replace(batch_stats=batch_stats),
+        *jax.lax.pmean((grads, metrics), DATA_AXIS),
+        optimizer=optimizer,
+        ema_decay=ema_decay,
+        log_every_steps=log_every_steps,
+    )
+
+
+def make_examples(
+    batch: dict[str, jax.Array], *, scale: int, sigma_range: tuple[float, float]
+) -> dict[str, jax.Array]:
+    """The network's inputs and targets, see `training_triple`, of a batch's crops."""
     keys = jax.random.wrap_key_data(batch["key"], impl="threefry2x32")
-    examples = jax.vmap(
-        lambda key, hr: training_triple(key, hr, scale=scale, sigma_range=sigma_range)
-    )(keys, batch["hr"])
+    make = functools.partial(training_triple, scale=scale, sigma_range=sigma_range)
+    return jax.vmap(make)(keys, batch["hr"])
 
-    def loss_fn(params: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
-        outputs = model.apply({"params": params}, examples["lr_blur"])
-        return joint_loss(outputs, examples, sr=sr, alpha=alpha, eps=eps)
 
-    grads, metrics = jax.grad(loss_fn, has_aux=True)(state.params)
-    grads, metrics = jax.lax.pmean((grads, metrics), DATA_AXIS)
-    metrics["grad_norm"] = optax.tree.norm(grads)
+def apply_training(
+    model: nn.Module, params: Any, batch_stats: Any, inputs: jax.Array
+) -> tuple[Any, Any]:
+    """A network's outputs in training, and the statistics of its batch norm after it."""
+    if not batch_stats:
+        return model.apply({"params": params}, inputs), batch_stats
+    variables = {"params": params, "batch_stats": batch_stats}
+    outputs, new = model.apply(variables, inputs, train=True, mutable=["batch_stats"])
+    return outputs, new["batch_stats"]
+
+
+def update_state(
+    state: TrainState,
+    grads: Any,
+    metrics: dict[str, jax.Array],
+    *,
+    optimizer: optax.GradientTransformation,
+    ema_decay: float,
+    log_every_steps: int,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """The state after an update, and the step's metrics with the gradient's norm.
+
+    Args:
+        state: before it, but for what the forward pass changed.
+        grads: of its parameters, over all devices.
+        metrics: "loss" and all else that the state adds up.
+        optimizer, ema_decay, log_every_steps: see `train_step`.
+    """
+    metrics = {**metrics, "grad_norm": optax.tree.norm(grads)}
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params, average = optax.apply_updates(state.params, updates), state.average
     if average is not None:
@@ -137,24 +185,25 @@ def train_step(
 
 
 def train_steps(
-    state: TrainState, batches: tuple[dict[str, jax.Array], ...], **options: Any
+    state: TrainState,
+    batches: tuple[dict[str, jax.Array], ...],
+    *,
+    step: Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Any]],
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """An update from each batch in turn, in one program.
 
     Args:
         state: replicated.
         batches: this device's shares, all of one size.
-        options: of `train_step`.
+        step: does one, such as `train_step`.
 
     Returns:
         The new state, and what the last step returns.
     """
     if len(batches) == 1:
-        return train_step(state, batches[0], **options)
+        return step(state, batches[0])
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *batches)
-    state, metrics = jax.lax.scan(
-        functools.partial(train_step, **options), state, stacked
-    )
+    state, metrics = jax.lax.scan(step, state, stacked)
     return state, jax.tree.map(lambda x: x[-1], metrics)
 
 

@@ -20,6 +20,11 @@ import optax
 
 from eddsrn_jax import config as config_lib
 from eddsrn_jax import parallel
+from eddsrn_jax.adversarial import (
+    ADVERSARIAL_LOSSES,
+    adversarial_step,
+    with_discriminator,
+)
 from eddsrn_jax.checkpoint import Checkpoints
 from eddsrn_jax.data.crops import CropSampler
 from eddsrn_jax.data.pack import open_pack
@@ -28,13 +33,27 @@ from eddsrn_jax.data.resident import resident_batches
 from eddsrn_jax.data.sources import open_split
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.evaluation import evaluate_network
-from eddsrn_jax.models import EDDSRN, SCALE, abstract_params, init_params
+from eddsrn_jax.losses import loss_names
+from eddsrn_jax.models import (
+    SCALE,
+    abstract_outputs,
+    abstract_params,
+    init_params,
+    make_network,
+)
+from eddsrn_jax.models.scgan import Discriminator
 from eddsrn_jax.optimizer import make_optimizer
 from eddsrn_jax.reporting import Clock, Reporter, Tracer
 from eddsrn_jax.restoration import Restorer
 from eddsrn_jax.runtime import StopSignal, cache_root, make_folder
 from eddsrn_jax.scoring import Photo, validate
-from eddsrn_jax.steps import TrainState, create_train_state, mean_metrics, train_steps
+from eddsrn_jax.steps import (
+    TrainState,
+    create_train_state,
+    mean_metrics,
+    train_step,
+    train_steps,
+)
 from eddsrn_jax.weights import load_weights
 
 _log = logging.getLogger(__name__)
@@ -79,7 +98,7 @@ def train_and_evaluate(
     rows = parallel.process_rows(config.batch_size, mesh)
     sampler, photos = open_data(config)
     total_steps = config.total_steps or config.num_epochs * sampler.steps_per_epoch
-    model = EDDSRN(**config.model)
+    model = make_network(config.network, config.model)
     optimizer, learning_rate = make_optimizer(
         **config.optimizer,
         steps_per_epoch=sampler.steps_per_epoch,
@@ -255,7 +274,7 @@ def compile_step(
 ) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]:
     """The training steps of a config, see `train_steps`, mapped over a mesh."""
     step = functools.partial(
-        train_steps,
+        train_step,
         model=model,
         optimizer=optimizer,
         scale=SCALE,
@@ -264,7 +283,26 @@ def compile_step(
         ema_decay=config.ema_decay,
         log_every_steps=config.log_every_steps,
     )
-    return parallel.map_step(step, mesh)
+    if discriminator := _discriminator(config):
+        step = functools.partial(
+            adversarial_step,
+            **step.keywords,
+            discriminator=discriminator,
+            weight=config.adversarial.weight,
+            feature_weight=config.adversarial.feature_weight,
+        )
+    return parallel.map_step(functools.partial(train_steps, step=step), mesh)
+
+
+def _discriminator(config: ml_collections.ConfigDict) -> Discriminator | None:
+    """What the config trains against, if anything."""
+    if not config.adversarial.weight:
+        return None
+    return Discriminator(
+        config.adversarial.features,
+        config.adversarial.num_layers,
+        config.model.dtype,
+    )
 
 
 def _write_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
@@ -282,12 +320,8 @@ def _restore_or_create(
     mesh: jax.sharding.Mesh,
 ) -> TrainState:
     """The newest checkpoint's state, or a new one, from `init_from` if that is set."""
-    params = init_params(model, jax.random.key(config.seed))
-    losses = ["loss", "loss_sr"] + ["loss_db"] * bool(config.model.deblur_features)
-    averaged = config.ema_decay > 0
-    state = create_train_state(params, optimizer, losses=losses, averaged=averaged)
-    state = parallel.replicate(state, mesh)
-    restored = checkpoints.restore_latest(state)
+    state = _new_state(config, model, optimizer)
+    restored = checkpoints.restore_latest(parallel.replicate(state, mesh))
     if restored is not None:
         state, before = restored
         for name, (old, new) in config_lib.differences(before, config).items():
@@ -295,8 +329,28 @@ def _restore_or_create(
         return state
     if config.init_from:
         params = load_params(Path(config.init_from).expanduser(), model)
-        state = create_train_state(params, optimizer, losses=losses, averaged=averaged)
-        state = parallel.replicate(state, mesh)
+        state = _new_state(config, model, optimizer, params)
+    return parallel.replicate(state, mesh)
+
+
+def _new_state(
+    config: ml_collections.ConfigDict,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    params: Any = None,
+) -> TrainState:
+    """The state of a run that has not begun; with parameters of its own where None."""
+    key = jax.random.key(config.seed)
+    discriminator = _discriminator(config)
+    losses = loss_names(abstract_outputs(model))
+    state = create_train_state(
+        init_params(model, key) if params is None else params,
+        optimizer,
+        losses=losses + ADVERSARIAL_LOSSES if discriminator else losses,
+        averaged=config.ema_decay > 0,
+    )
+    if discriminator:
+        state = with_discriminator(state, discriminator, optimizer, key=key)
     return state
 
 

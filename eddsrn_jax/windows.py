@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eddsrn_jax.models import SCALE
-from eddsrn_jax.models.layers import Conv
+from eddsrn_jax.models import SCALE, apply
+from eddsrn_jax.models.layers import Conv, TransposedConv
 from eddsrn_jax.resize import bicubic_upscale
+
+_CONVOLUTIONS = (Conv, TransposedConv)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "names"))
@@ -32,7 +34,8 @@ def restore_window(
     Args:
         params: of the model.
         window: [h, w, 3], uint8, uint16, or float32 in [0, 1].
-        size: height and width at which it ends, int [2], multiples of STRIDE; None where
+        size: height and width at which it ends, int [2], multiples of the model's
+            stride; None where
             it does not end before it does, which is 0.9 times the work.
         strength: 1 for the network's outputs, 0 for what they are added to.
         model: maps float [N, h, w, 3] to images by name.
@@ -43,7 +46,9 @@ def restore_window(
     """
 
     def end_at_size(next_call, args, kwargs, context):
-        if isinstance(context.module, Conv) and context.method_name == "__call__":
+        if isinstance(context.module, _CONVOLUTIONS) and (
+            context.method_name == "__call__"
+        ):
             (x,) = args
             # Within the network sizes are multiples or fractions of the window's.
             rows, columns = (
@@ -58,10 +63,10 @@ def restore_window(
     image = window[None].astype(jnp.float32) / peak
     ends = contextlib.nullcontext() if size is None else nn.intercept_methods(end_at_size)
     with ends:
-        outputs = model.apply({"params": params}, image)
+        outputs = apply(model, params, image)
     plain = {"sr": bicubic_upscale(image, SCALE), "deblurred": image}
     finite, results = jnp.bool(True), {}
-    for name in names or outputs:
+    for name in names or [name for name in plain if name in outputs]:
         output = outputs[name]
         finite &= jnp.isfinite(output).all()
         # Exact at both ends.

@@ -10,7 +10,7 @@ from tiny import SMALL
 
 from configs import eddsrn
 from eddsrn_jax import parallel
-from eddsrn_jax.checkpoint import BEST_METRIC, Checkpoints, checksum
+from eddsrn_jax.checkpoint import BEST_METRICS, Checkpoints, checksum
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.models import EDDSRN, abstract_params, init_params
 from eddsrn_jax.steps import create_train_state
@@ -40,7 +40,7 @@ def save(workdir, scores):
     """Checkpoints of the steps given, with their validation's score or None."""
     with Checkpoints(workdir) as checkpoints:
         for step, score in scores.items():
-            metrics = {BEST_METRIC: score} if score else None
+            metrics = {BEST_METRICS[0]: score} if score else None
             checkpoints.save(make_state(step), eddsrn.get_config(), metrics=metrics)
         checkpoints.wait()
 

@@ -1,3 +1,4 @@
+import dataclasses
 import importlib
 import inspect
 import json
@@ -5,19 +6,30 @@ from pathlib import Path
 
 import pytest
 
-from eddsrn_jax.complexity import count_parameters
+from eddsrn_jax.complexity import count_parameters, macs_per_pixel
 from eddsrn_jax.config import check, differences, flatten, from_json
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.losses import joint_loss
-from eddsrn_jax.models import EDDSRN, abstract_params
+from eddsrn_jax.models import EDDSRN, abstract_params, make_network
 
-NAMES = sorted(
+FILES = {
     path.stem for path in (Path(__file__).parents[1] / "configs").glob("[a-z]*.py")
-)
+} - {"sizes", "table1"}
+# The papers' sizes, and those that others come in.
+SIZED = {"deblur_cnn", "edsr", "edsrn", "lapsrn", "lapsrn_finetuned", "srresnet"}
+SIZED |= {"scgan", "srresnet_finetuned", "vdsr"}
+NAMES = sorted([*FILES, *(f"{name}:lite" for name in SIZED), "edsr:baseline"])
 
 
 def load(name):
-    return importlib.import_module(f"configs.{name}").get_config()
+    file, _, size = name.partition(":")
+    get_config = importlib.import_module(f"configs.{file}").get_config
+    return get_config(size) if size else get_config()
+
+
+def recipe(config):
+    """All values but those of the network."""
+    return {k: v for k, v in flatten(config).items() if not k.startswith("model.")}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -25,11 +37,40 @@ def test_a_config_is_locked_complete_and_builds_its_network(name):
     config = load(name)
     assert config.is_locked
     assert set(config) == set(load("eddsrn"))
-    assert set(flatten(config)) == set(flatten(load("eddsrn")))
+    assert set(recipe(config)) == set(recipe(load("eddsrn")))
     check(config)
-    assert count_parameters(abstract_params(EDDSRN(**config.model))) > 0
+    model = make_network(config.network, config.model)
+    fields = {field.name for field in dataclasses.fields(model)} - {"parent", "name"}
+    assert set(config.model) <= fields
+    assert count_parameters(abstract_params(model)) > 0
     assert config.data.hr_patch_size % 32 == 0
-    assert importlib.import_module(f"configs.{name}").__doc__
+
+
+@pytest.mark.parametrize("name", sorted(SIZED))
+def test_lite_systems_cost_about_as_much(name):
+    """As ED-DSRN lite, 0.24 million multiply-accumulates a pixel; with its recipe."""
+    config, lite = load(f"{name}:lite"), load("eddsrn_lite")
+    assert config.name.startswith(load(name).name.split(",")[0])
+    assert config.batch_size == lite.batch_size
+    assert config.data.hr_patch_size == lite.data.hr_patch_size
+    assert config.total_steps == lite.total_steps
+    cost = macs_per_pixel(make_network(config.network, config.model))
+    assert 0.2e6 < cost < 0.35e6
+
+
+def test_fine_tuning_goes_on_from_a_network_of_the_same_shape():
+    for name in ("srresnet", "lapsrn"):
+        for size in ("full", "lite"):
+            before, after = load(f"{name}:{size}"), load(f"{name}_finetuned:{size}")
+            assert before.model.to_dict() == after.model.to_dict()
+            assert before.degradation.sigma_range == (0.0, 0.0)
+            assert after.degradation.sigma_range == (1.0, 2.0)
+            assert after.init_from == f"runs/{name}" + "-lite" * (size == "lite")
+
+
+def test_a_size_that_there_is_not():
+    with pytest.raises(ValueError, match="size 'tiny': expected one of full, lite"):
+        load("vdsr:tiny")
 
 
 def test_the_papers_values():

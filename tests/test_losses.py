@@ -2,7 +2,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eddsrn_jax.losses import charbonnier, joint_loss, mse
+from eddsrn_jax.losses import charbonnier, joint_loss, loss_names, mse
+from eddsrn_jax.resize import bicubic_downscale
 
 # Differences 3, -4 and 0.
 PRED = jnp.array([4.0, 1.0, 2.0]).reshape(1, 1, 1, 3)
@@ -21,16 +22,39 @@ def test_charbonnier_by_hand():
 def test_joint_loss_weights_the_deblurring_loss():
     outputs = {"sr": PRED, "deblurred": PRED}
     targets = {"hr": TARGET, "lr_sharp": TARGET}
-    loss, parts = joint_loss(outputs, targets, sr="mse", alpha=0.2, eps=1e-3)
+    losses = {"sr": "mse", "deblurred": "charbonnier", "alpha": 0.2, "eps": 1e-3}
+    loss, parts = joint_loss(outputs, targets, **losses)
     assert parts["loss_sr"] == pytest.approx(25 / 3)
     assert parts["loss_db"] == pytest.approx((3 + 4 + 1e-3) / 3)
     assert loss == pytest.approx(25 / 3 + 0.2 * 7.001 / 3)
 
 
 def test_joint_loss_without_a_deblurred_output_is_the_sr_loss():
-    losses = {"alpha": 0.2, "eps": 1e-3}
+    losses = {"deblurred": "l1", "alpha": 0.2, "eps": 1e-3}
     loss, parts = joint_loss({"sr": PRED}, {"hr": TARGET}, sr="mse", **losses)
     assert loss == pytest.approx(25 / 3)
     loss, _ = joint_loss({"sr": PRED}, {"hr": TARGET}, sr="charbonnier", **losses)
     assert loss == pytest.approx((3 + 4 + 1e-3) / 3)
     assert "loss_db" not in parts
+
+
+def test_joint_loss_without_an_enlargement_is_the_deblurring_loss():
+    losses = {"sr": "mse", "deblurred": "l1", "alpha": 0.2, "eps": 1e-3}
+    loss, parts = joint_loss({"deblurred": PRED}, {"lr_sharp": TARGET}, **losses)
+    assert loss == parts["loss_db"] == pytest.approx(7 / 3)
+    assert set(parts) == set(loss_names({"deblurred": None}))
+
+
+def test_levels_of_luminance_add_up():
+    """Each against the photograph's luminance, shrunk to its size."""
+    hr = jnp.linspace(0, 1, 8 * 8 * 3).reshape(1, 8, 8, 3)
+    y = (
+        16 / 255
+        + (65.481 * hr[..., 0] + 128.553 * hr[..., 1] + 24.966 * hr[..., 2]) / 255
+    )
+    half = bicubic_downscale(y[..., None], 2)
+    outputs = {"sr": hr, "sr_x2_y": half + 0.25, "sr_y": y[..., None] - 0.5}
+    losses = {"sr": "l1", "deblurred": "mse", "alpha": 0.2, "eps": 1e-3}
+    loss, parts = joint_loss(outputs, {"hr": hr}, **losses)
+    assert loss == pytest.approx(0.75, abs=1e-5)
+    assert set(parts) == set(loss_names(outputs))

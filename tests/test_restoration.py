@@ -295,7 +295,7 @@ class Overflowing(nn.Module):
     dtype: str = "float16"
     always: bool = False
     reach = 0
-    features = (8,)
+    stride = 1
 
     @nn.compact
     def __call__(self, x):

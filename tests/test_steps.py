@@ -18,6 +18,7 @@ OPTIONS = {
     "scale": 4,
     "sigma_range": (1.0, 2.0),
     "sr": "mse",
+    "deblurred": "charbonnier",
     "alpha": 0.2,
     "eps": 1e-3,
     "ema_decay": 0.9,
@@ -53,8 +54,8 @@ def test_steps_given_at_once_are_those_given_in_turn(batch):
     """As GPUs run them; on CPUs a loop is slow, not wrong."""
     model, optimizer = EDDSRN(**SMALL), optax.adam(1e-3)
     mesh = parallel.make_mesh(jax.devices()[:2])
-    step = functools.partial(train_steps, model=model, optimizer=optimizer, **OPTIONS)
-    step = parallel.map_step(step, mesh)
+    step = functools.partial(train_step, model=model, optimizer=optimizer, **OPTIONS)
+    step = parallel.map_step(functools.partial(train_steps, step=step), mesh)
     params = init_params(model, jax.random.key(0))
     batches = tuple(
         parallel.split_batch({"hr": batch["hr"][:, i:, i:][:, :48, :48], **keys}, mesh)

@@ -1,20 +1,83 @@
-"""Networks, one file each, and what is asked of any of them."""
+"""Networks, one file each, and what is asked of any of them.
 
+A network maps a batch, float RGB [N, h, w, 3] in [0, 1], to images by name: "sr", of
+four times the size, and "deblurred", of the same, or one of them; training may compare
+others in their place (see losses.joint_loss). It has a `dtype` to compute in; `stride`, a
+multiple of which it extends sizes to; and `reach`, how many pixels before a multiple of
+the stride can change what comes after it.
+
+All its arrays are one tree, `params`: those that are trained, and the running statistics
+of batch norm where there are any.
+"""
+
+import functools
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 
+from eddsrn_jax.errors import InputError
+from eddsrn_jax.models.deblur_cnn import DeblurCNN
 from eddsrn_jax.models.eddsrn import EDDSRN, SCALE, STRIDE
+from eddsrn_jax.models.edsr import EDSR
+from eddsrn_jax.models.lapsrn import LapSRN
+from eddsrn_jax.models.scgan import SCGAN
 from eddsrn_jax.models.srresnet import SRResNet
+from eddsrn_jax.models.vdsr import VDSR
 
-__all__ = ["EDDSRN", "SCALE", "STRIDE", "SRResNet", "abstract_params", "init_params"]
+__all__ = [
+    "EDDSRN",
+    "EDSR",
+    "NETWORKS",
+    "SCALE",
+    "SCGAN",
+    "STRIDE",
+    "VDSR",
+    "DeblurCNN",
+    "LapSRN",
+    "SRResNet",
+    "abstract_outputs",
+    "abstract_params",
+    "apply",
+    "init_params",
+    "join_params",
+    "make_network",
+    "split_params",
+]
+
+NETWORKS: Mapping[str, type[nn.Module]] = {
+    network.__name__: network
+    for network in (EDDSRN, SRResNet, LapSRN, VDSR, EDSR, DeblurCNN, SCGAN)
+}
+# What batch norm calls its statistics; no parameter is called so.
+_STATISTICS = ("mean", "var")
+
+
+def make_network(name: str, fields: Mapping[str, Any]) -> nn.Module:
+    """The network of a config or a file of weights.
+
+    Args:
+        name: one of NETWORKS.
+        fields: of the network.
+
+    Raises:
+        InputError: no such network or field.
+    """
+    if name not in NETWORKS:
+        raise InputError(f"no network {name!r}, only {', '.join(NETWORKS)}")
+    try:
+        return NETWORKS[name](**fields)
+    except TypeError as error:
+        raise InputError(f"{name}: {error}") from error
 
 
 def init_params(model: nn.Module, key: jax.Array) -> Any:
     """Initial parameters; not jitted, which would take several times as long."""
-    return model.init(key, jnp.zeros((1, STRIDE, STRIDE, 3)))["params"]
+    variables = model.init(key, jnp.zeros((1, STRIDE, STRIDE, 3)))
+    return join_params(variables["params"], variables.get("batch_stats", {}))
 
 
 def abstract_params(model: nn.Module) -> Any:
@@ -24,3 +87,29 @@ def abstract_params(model: nn.Module) -> Any:
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), shapes
     )
+
+
+def apply(model: nn.Module, params: Any, images: jax.Array) -> dict[str, jax.Array]:
+    """What a trained network makes of a batch."""
+    trained, statistics = split_params(params)
+    return model.apply({"params": trained, "batch_stats": statistics}, images)
+
+
+def abstract_outputs(model: nn.Module) -> dict[str, jax.ShapeDtypeStruct]:
+    """Names, shapes and dtypes of all that a network makes of a small image."""
+    image = jax.ShapeDtypeStruct((1, STRIDE, STRIDE, 3), "float32")
+    return jax.eval_shape(functools.partial(apply, model), abstract_params(model), image)
+
+
+def split_params(params: Any) -> tuple[Any, Any]:
+    """A network's arrays as those that are trained, and statistics of batch norm."""
+    flat = flax.traverse_util.flatten_dict(params)
+    statistics = {path: flat.pop(path) for path in [*flat] if path[-1] in _STATISTICS}
+    return tuple(map(flax.traverse_util.unflatten_dict, (flat, statistics)))
+
+
+def join_params(trained: Any, statistics: Any) -> Any:
+    """The inverse of `split_params`."""
+    trees = map(flax.traverse_util.flatten_dict, (trained, statistics))
+    flat = {path: leaf for tree in trees for path, leaf in tree.items()}
+    return flax.traverse_util.unflatten_dict(flat)

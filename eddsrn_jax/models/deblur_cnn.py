@@ -14,7 +14,7 @@ from eddsrn_jax.models.layers import Conv
 
 # Size and filters of each layer. Together the sizes take 50 pixels off an image that is
 # not padded, as the authors' deployed network does (200 to 150).
-_LAYERS = (
+L15 = (
     *((19, 128), (1, 320), (1, 320), (1, 320), (1, 128)),
     *((3, 128), (1, 512), (5, 128), (5, 128), (3, 128)),
     *((5, 128), (5, 128), (1, 256), (7, 64), (7, 3)),
@@ -31,7 +31,9 @@ class DeblurCNN(nn.Module):
         dtype: of the computation; parameters and outputs are float32.
     """
 
-    layers: tuple[tuple[int, int], ...] = _LAYERS
+    stride = 1
+
+    layers: tuple[tuple[int, int], ...] = L15
     dtype: DTypeLike = "float32"
 
     @nn.compact
@@ -50,3 +52,8 @@ class DeblurCNN(nn.Module):
             conv = Conv(features, kernel_size=size, dtype=self.dtype, name=f"conv{i}")
             x = conv(x)
         return {"deblurred": x.astype("float32")}
+
+    @property
+    def reach(self) -> int:
+        """Pixels around one that can change what it becomes."""
+        return sum(size // 2 for size, _ in self.layers)

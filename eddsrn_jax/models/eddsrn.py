@@ -119,6 +119,9 @@ class EDDSRN(nn.Module):
             backwards, rather than keep all that is within them: less memory, more time.
     """
 
+    # Sizes that are no multiple of it are extended.
+    stride = STRIDE
+
     features: tuple[int, int, int, int] = (64, 128, 256, 512)
     num_pairs: int = 2
     sr_features: tuple[int, int, int] = (64, 64, 64)

@@ -6,12 +6,14 @@ Source: Lim, Son, Kim, Nah, Lee, "Enhanced Deep Residual Networks for Single Ima
 Super-Resolution", CVPR Workshops 2017.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import numpy as np
 from jax.typing import DTypeLike
 
-from eddsrn_jax.models.layers import Conv, UpConv
+from eddsrn_jax.models.layers import RESIDUAL_NORMAL, Conv, UpConv
 
 # Of DIV2K's training photographs.
 _MEAN = np.array([[[[0.4488, 0.4371, 0.4040]]]], np.float32)
@@ -29,6 +31,8 @@ class EDSR(nn.Module):
         dtype: of the computation; parameters and outputs are float32.
     """
 
+    stride = 1
+
     features: int = 256
     num_blocks: int = 32
     residual_scale: float = 0.1
@@ -45,14 +49,27 @@ class EDSR(nn.Module):
             "sr": float32 [N, 4h, 4w, 3].
         """
 
-        def conv(features: int, name: str) -> Conv:
-            return Conv(features, dtype=self.dtype, name=name)
+        def conv(features: int, name: str, **settings: Any) -> Conv:
+            return Conv(features, dtype=self.dtype, name=name, **settings)
+
+        # Blocks begin at a tenth of their scale whatever they are multiplied by.
+        small = nn.initializers.variance_scaling(
+            0.02 / self.residual_scale**2, "fan_in", "normal"
+        )
 
         x = shortcut = conv(self.features, "stem")(lr - _MEAN)
         for i in range(self.num_blocks):
             y = nn.relu(conv(self.features, f"block{i}_conv0")(x))
-            x = x + self.residual_scale * conv(self.features, f"block{i}_conv1")(y)
+            y = conv(self.features, f"block{i}_conv1", kernel_init=small)(y)
+            x = x + self.residual_scale * y
         x = shortcut + conv(self.features, "body")(x)
         for i in range(2):
             x = UpConv(self.features, self.dtype, name=f"up{i}")(x)
-        return {"sr": conv(3, "rgb")(x).astype("float32") + _MEAN}
+        x = conv(3, "rgb", kernel_init=RESIDUAL_NORMAL)(x)
+        return {"sr": x.astype("float32") + _MEAN}
+
+    @property
+    def reach(self) -> int:
+        """Pixels around one of the small image that can change its enlargement."""
+        # The convolution to RGB and the up-convolutions come to 2 pixels.
+        return 2 + 1 + 2 * self.num_blocks + 1

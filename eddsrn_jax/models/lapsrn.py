@@ -9,6 +9,7 @@ import jax
 from jax.typing import DTypeLike
 
 from eddsrn_jax.models.layers import RESIDUAL_NORMAL, Conv, TransposedConv
+from eddsrn_jax.models.luminance import luminance, with_chroma
 
 
 def bilinear(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = "float32"):
@@ -30,29 +31,32 @@ class LapSRN(nn.Module):
         dtype: of the computation; parameters and outputs are float32.
     """
 
+    stride = 1
+
     features: int = 64
     num_layers: int = 10
     num_levels: int = 2
     dtype: DTypeLike = "float32"
 
     @nn.compact
-    def __call__(self, y: jax.Array) -> dict[str, jax.Array]:
-        """Super-resolves luminance.
+    def __call__(self, lr: jax.Array) -> dict[str, jax.Array]:
+        """Super-resolves the luminance of a batch; chroma is enlarged bicubically.
 
         Args:
-            y: float [N, h, w, 1] in [0, 1].
+            lr: float [N, h, w, 3] in [0, 1].
 
         Returns:
-            "sr": float32 [N, 4h, 4w, 1]; and of the levels before, "sr_x2": float32
-            [N, 2h, 2w, 1].
+            "sr_x2_y" and "sr_y": luminance after each level, float32 [N, 2h, 2w, 1] and
+            [N, 4h, 4w, 1]; "sr": with its chroma, float32 [N, 4h, 4w, 3].
         """
 
         def activate(x: jax.Array) -> jax.Array:
             return nn.leaky_relu(x, 0.2)
 
         settings = {"use_bias": False, "dtype": self.dtype}
-        x = activate(Conv(self.features, **settings, name="stem")(y))
-        outputs, image = {}, y
+        image = luminance(lr)
+        x = activate(Conv(self.features, **settings, name="stem")(image))
+        outputs = {}
         # Names count layers as the published weights do: activations too, from level 1.
         for level in range(1, self.num_levels + 1):
             for i in range(self.num_layers):
@@ -65,5 +69,15 @@ class LapSRN(nn.Module):
             image = TransposedConv(1, bilinear, name=f"level{level}_image")(image)
             image = image + residual.astype("float32")
             last = level == self.num_levels
-            outputs["sr" if last else f"sr_x{2**level}"] = image
-        return outputs
+            outputs["sr_y" if last else f"sr_x{2**level}_y"] = image
+        sr = with_chroma(lr, image, scale=2**self.num_levels)
+        return {"sr": sr, **outputs}
+
+    @property
+    def reach(self) -> int:
+        """Pixels around one of the small image that can change its enlargement."""
+        # The residual's convolution, and going back each level's; at last the stem.
+        pixels = 1
+        for _ in range(self.num_levels):
+            pixels = pixels // 2 + 1 + self.num_layers
+        return pixels + 1

@@ -10,7 +10,8 @@ import flax.linen as nn
 import jax
 from jax.typing import DTypeLike
 
-from eddsrn_jax.models.layers import Conv, UpConv
+from eddsrn_jax.models.layers import RESIDUAL_NORMAL, Conv, UpConv
+from eddsrn_jax.parallel import DATA_AXIS
 
 
 class SRResNet(nn.Module):
@@ -22,6 +23,8 @@ class SRResNet(nn.Module):
         dtype: of the computation; parameters and outputs are float32.
     """
 
+    stride = 1
+
     features: int = 64
     num_blocks: int = 16
     dtype: DTypeLike = "float32"
@@ -32,14 +35,18 @@ class SRResNet(nn.Module):
 
         Args:
             lr: float [N, h, w, 3] in [0, 1].
-            train: whether batch norm uses and updates the batch's statistics.
+            train: whether batch norm uses and updates the statistics of the batch, of all
+                devices along the axis DATA_AXIS.
 
         Returns:
             "sr": float32 [N, 4h, 4w, 3].
         """
 
         def norm(name: str) -> nn.BatchNorm:
-            return nn.BatchNorm(not train, dtype=self.dtype, name=name)
+            # Statistics over all devices, so that their number changes nothing.
+            axis = DATA_AXIS if train else None
+            settings = {"axis_name": axis, "dtype": self.dtype, "name": name}
+            return nn.BatchNorm(use_running_average=not train, **settings)
 
         def block(x: jax.Array, i: int) -> jax.Array:
             y = Conv(self.features, dtype=self.dtype, name=f"block{i}_conv0")(x)
@@ -56,5 +63,13 @@ class SRResNet(nn.Module):
         for i in range(2):
             x = UpConv(self.features, self.dtype, name=f"up{i}")(x)
             x = nn.PReLU(name=f"up{i}_prelu")(x)
-        x = Conv(3, kernel_size=9, dtype=self.dtype, name="rgb")(x)
+        x = Conv(
+            3, kernel_size=9, kernel_init=RESIDUAL_NORMAL, dtype=self.dtype, name="rgb"
+        )(x)
         return {"sr": x.astype("float32")}
+
+    @property
+    def reach(self) -> int:
+        """Pixels around one of the small image that can change its enlargement."""
+        # The 9x9 convolution to RGB and the up-convolutions come to 3 pixels.
+        return 3 + 1 + 2 * self.num_blocks + 4

@@ -9,6 +9,7 @@ import jax
 from jax.typing import DTypeLike
 
 from eddsrn_jax.models.layers import RESIDUAL_NORMAL, Conv
+from eddsrn_jax.models.luminance import luminance, with_chroma
 from eddsrn_jax.resize import bicubic_upscale
 
 
@@ -24,25 +25,35 @@ class VDSR(nn.Module):
         dtype: of the computation; parameters and outputs are float32.
     """
 
+    stride = 1
+
     features: int = 64
     num_layers: int = 20
     scale: int = 4
     dtype: DTypeLike = "float32"
 
     @nn.compact
-    def __call__(self, y: jax.Array) -> dict[str, jax.Array]:
-        """Super-resolves luminance.
+    def __call__(self, lr: jax.Array) -> dict[str, jax.Array]:
+        """Super-resolves the luminance of a batch; chroma is enlarged bicubically.
 
         Args:
-            y: float [N, h, w, 1] in [0, 1].
+            lr: float [N, h, w, 3] in [0, 1].
 
         Returns:
-            "sr": float32 [N, scale h, scale w, 1].
+            "sr_y": luminance, float32 [N, scale h, scale w, 1]; "sr": with its chroma,
+            float32 [N, scale h, scale w, 3].
         """
         settings = {"use_bias": False, "dtype": self.dtype}
-        enlarged = bicubic_upscale(y, self.scale)
+        enlarged = bicubic_upscale(luminance(lr), self.scale)
         x = nn.relu(Conv(self.features, **settings, name="stem")(enlarged))
         for i in range(self.num_layers - 2):
             x = nn.relu(Conv(self.features, **settings, name=f"conv{i}")(x))
         last = Conv(1, **settings, kernel_init=RESIDUAL_NORMAL, name="residual")
-        return {"sr": enlarged + last(x).astype("float32")}
+        y = enlarged + last(x).astype("float32")
+        return {"sr": with_chroma(lr, y, scale=self.scale), "sr_y": y}
+
+    @property
+    def reach(self) -> int:
+        """Pixels around one of the small image that can change its enlargement."""
+        # Interpolation sees two.
+        return -(-self.num_layers // self.scale) + 2

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import flax.traverse_util
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +13,7 @@ import safetensors
 import safetensors.numpy
 
 from eddsrn_jax.errors import InputError
-from eddsrn_jax.models import EDDSRN, abstract_params
+from eddsrn_jax.models import abstract_params, make_network
 
 # After the name of a kernel stored in 8 bits: what its output channels are multiplied by.
 _SCALE = ":scale"
@@ -31,7 +32,7 @@ class Network:
         sigma_range: lowest and highest blur that it was trained for.
     """
 
-    model: EDDSRN
+    model: nn.Module
     params: Any
     name: str
     step: int
@@ -72,6 +73,7 @@ def write_network(path: Path, network: Network, *, dtype: str = "float16") -> No
         "name": network.name,
         "step": str(network.step),
         "sigma_range": json.dumps(network.sigma_range),
+        "network": type(network.model).__name__,
         "model": json.dumps(fields),
     }
     try:
@@ -133,11 +135,9 @@ def read_network(path: Path | str | None = None) -> Network:
         with safetensors.safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
         # JSON has no tuples, and a module with lists cannot be hashed.
-        fields = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in json.loads(metadata["model"]).items()
-        }
-        model = EDDSRN(**fields)
+        fields = {k: tupled(v) for k, v in json.loads(metadata["model"]).items()}
+        # Before there were others it was left unsaid.
+        model = make_network(metadata.get("network", "EDDSRN"), fields)
         like = abstract_params(model)
         low, high = json.loads(metadata["sigma_range"])
         name, step = metadata["name"], int(metadata["step"])
@@ -149,6 +149,11 @@ def read_network(path: Path | str | None = None) -> Network:
             " python -m eddsrn_jax.export_weights"
         ) from error
     return Network(model, load_weights(path, like), name, step, (low, high))
+
+
+def tupled(value: Any) -> Any:
+    """What was a tuple before it became a list of JSON, nested ones too."""
+    return tuple(map(tupled, value)) if isinstance(value, list) else value
 
 
 def check_matches(params: Any, like: Any, origin: str) -> None:

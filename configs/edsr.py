@@ -1,0 +1,26 @@
+"""EDSR, which has not seen blurred photographs.
+
+Lim et al., CVPR Workshops 2017: 32 residual blocks of 256, mean absolute error. Differs:
+the crops, batches and steps of ED-DSRN. The paper's numbers: 21.7933 dB on blurred Set14.
+
+    python train.py --config=configs/edsr.py       # or :baseline (16 of 64), or :lite
+"""
+
+import ml_collections
+
+from configs.sizes import recipe
+
+
+def get_config(size: str = "full") -> ml_collections.ConfigDict:
+    """The recipe of a size, "full", "baseline" or "lite"."""
+    name = "EDSR baseline" if size == "baseline" else "EDSR"
+    config = recipe("full" if size == "baseline" else size, name, blurred=False)
+    config.network = "EDSR"
+    model = config.model
+    model.features, model.num_blocks, model.residual_scale = {
+        "full": (256, 32, 0.1),
+        "baseline": (64, 16, 1.0),
+        "lite": (24, 12, 1.0),
+    }[size]
+    config.loss.sr = "l1"
+    return config.lock()

@@ -1,0 +1,136 @@
+"""The training step against a discriminator, beside the plain one in steps.py.
+
+Source: Goodfellow et al., "Generative Adversarial Nets", 2014, its loss that does not
+saturate; features matched as in Xu et al., "Learning to Super-Resolve Blurry Face and
+Text Images", ICCV 2017, whose weights are not known here.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from eddsrn_jax.losses import joint_loss, mse
+from eddsrn_jax.models import STRIDE
+from eddsrn_jax.parallel import DATA_AXIS
+from eddsrn_jax.steps import TrainState, apply_training, make_examples, update_state
+
+# What the step returns and adds up beside the losses of joint_loss.
+ADVERSARIAL_LOSSES = ("loss_adversarial", "loss_features", "loss_discriminator")
+
+
+@flax.struct.dataclass
+class AdversarialState(TrainState):
+    """A training state with a discriminator.
+
+    Attributes:
+        discriminator: its parameters.
+        discriminator_opt_state: of its optimiser.
+    """
+
+    discriminator: Any
+    discriminator_opt_state: Any
+
+
+def with_discriminator(
+    state: TrainState,
+    discriminator: nn.Module,
+    optimizer: optax.GradientTransformation,
+    *,
+    key: jax.Array,
+) -> AdversarialState:
+    """A training state, and a discriminator that has not learnt anything yet.
+
+    Args:
+        state: whose sums have ADVERSARIAL_LOSSES too.
+        discriminator: see models.scgan.Discriminator.
+        optimizer: of the discriminator.
+        key: of its initial parameters.
+    """
+    side = STRIDE * 2**discriminator.num_layers
+    params = discriminator.init(key, jnp.zeros((1, side, side, 3)))["params"]
+    fields = {name: getattr(state, name) for name in state.__dataclass_fields__}
+    return AdversarialState(
+        **fields,
+        discriminator=params,
+        discriminator_opt_state=optimizer.init(params),
+    )
+
+
+def adversarial_step(
+    state: AdversarialState,
+    batch: dict[str, jax.Array],
+    *,
+    model: nn.Module,
+    discriminator: nn.Module,
+    optimizer: optax.GradientTransformation,
+    scale: int,
+    sigma_range: tuple[float, float],
+    weight: float,
+    feature_weight: float,
+    ema_decay: float,
+    log_every_steps: int,
+    **loss: Any,
+) -> tuple[AdversarialState, dict[str, jax.Array]]:
+    """One update of a network and one of its discriminator, from one forward pass.
+
+    Args:
+        state, batch, scale, sigma_range, ema_decay, log_every_steps, loss: see
+            `train_step`.
+        model: maps lr_blur to outputs with "sr".
+        discriminator: maps images to logits, positive for photographs, and features.
+        optimizer: updates the parameters of either.
+        weight: of the adversarial loss, beside joint_loss.
+        feature_weight: of the mean squared error between the discriminator's features of
+            "sr" and of the photograph, meaned over its layers.
+
+    Returns:
+        The new state, and the losses and the network's gradient norm; "loss" is what the
+        network minimises, "loss_discriminator" what the discriminator does.
+    """
+    examples = make_examples(batch, scale=scale, sigma_range=sigma_range)
+    hr = examples["hr"]
+
+    def judge(params: Any, images: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
+        return discriminator.apply({"params": params}, images)
+
+    _, hr_features = judge(state.discriminator, hr)
+
+    def loss_fn(params: Any) -> tuple[jax.Array, tuple[Any, jax.Array, dict]]:
+        inputs = examples["lr_blur"]
+        outputs, batch_stats = apply_training(model, params, state.batch_stats, inputs)
+        total, metrics = joint_loss(outputs, examples, **loss)
+        logits, features = judge(state.discriminator, outputs["sr"])
+        metrics["loss_adversarial"] = jnp.mean(nn.softplus(-logits))
+        pairs = list(zip(features, hr_features, strict=True))
+        metrics["loss_features"] = sum(mse(*pair) for pair in pairs) / len(pairs)
+        total += weight * metrics["loss_adversarial"]
+        total += feature_weight * metrics["loss_features"]
+        return total, (batch_stats, outputs["sr"], {**metrics, "loss": total})
+
+    grads, (batch_stats, sr, metrics) = jax.grad(loss_fn, has_aux=True)(state.params)
+
+    def discriminator_loss(params: Any) -> jax.Array:
+        (photographs, _), (made, _) = judge(params, hr), judge(params, sr)
+        return jnp.mean(nn.softplus(-photographs)) + jnp.mean(nn.softplus(made))
+
+    value_and_grad = jax.value_and_grad(discriminator_loss)
+    metrics["loss_discriminator"], judge_grads = value_and_grad(state.discriminator)
+    grads, judge_grads, metrics = jax.lax.pmean((grads, judge_grads, metrics), DATA_AXIS)
+    updates, opt_state = optimizer.update(
+        judge_grads, state.discriminator_opt_state, state.discriminator
+    )
+    state = state.replace(
+        batch_stats=batch_stats,
+        discriminator=optax.apply_updates(state.discriminator, updates),
+        discriminator_opt_state=opt_state,
+    )
+    return update_state(
+        *(state, grads, metrics),
+        optimizer=optimizer,
+        ema_decay=ema_decay,
+        log_every_steps=log_every_steps,
+    )

@@ -1,0 +1,114 @@
+"""SCGAN, which enlarges first and restores at full size, and its discriminator.
+
+Images are float RGB in [0, 1]; what the generator makes is not clipped.
+
+Source: Xu, Sun, Pan, Zhang, Pfister, Yang, "Learning to Super-Resolve Blurry Face and
+Text Images", ICCV 2017.
+
+Differs: made without the paper's table of layers. Enlarging first, batch norm, ReLU and
+strided convolutions to judge by follow the paper as it is remembered; kernels, widths and
+depths are our choice.
+"""
+
+import flax.linen as nn
+import jax
+from jax.typing import DTypeLike
+
+from eddsrn_jax.models.layers import HE_NORMAL, RESIDUAL_NORMAL, Conv, TransposedConv
+from eddsrn_jax.parallel import DATA_AXIS
+
+
+class SCGAN(nn.Module):
+    """The generator: two transposed convolutions, then plain 5x5 ones with batch norm.
+
+    Differs: a linear output in [0, 1], as the other networks have.
+
+    Attributes:
+        features: width throughout.
+        num_layers: convolutions at full size, without the last, to RGB.
+        dtype: of the computation; parameters and outputs are float32.
+    """
+
+    stride = 1
+
+    features: int = 64
+    num_layers: int = 10
+    dtype: DTypeLike = "float32"
+
+    @nn.compact
+    def __call__(self, lr: jax.Array, *, train: bool = False) -> dict[str, jax.Array]:
+        """Super-resolves a batch.
+
+        Args:
+            lr: float [N, h, w, 3] in [0, 1].
+            train: whether batch norm uses and updates the statistics of the batch, of all
+                devices along the axis DATA_AXIS.
+
+        Returns:
+            "sr": float32 [N, 4h, 4w, 3].
+        """
+
+        def activate(x: jax.Array, name: str) -> jax.Array:
+            # Statistics over all devices, so that their number changes nothing.
+            axis = DATA_AXIS if train else None
+            settings = {"axis_name": axis, "dtype": self.dtype, "name": f"{name}_norm"}
+            return nn.relu(nn.BatchNorm(use_running_average=not train, **settings)(x))
+
+        x = lr
+        for i in range(2):
+            x = TransposedConv(self.features, dtype=self.dtype, name=f"up{i}")(x)
+            x = activate(x, f"up{i}")
+        settings = {"kernel_size": 5, "dtype": self.dtype}
+        for i in range(self.num_layers):
+            # Batch norm has the bias.
+            x = Conv(self.features, use_bias=False, **settings, name=f"conv{i}")(x)
+            x = activate(x, f"conv{i}")
+        x = Conv(3, kernel_init=RESIDUAL_NORMAL, **settings, name="rgb")(x)
+        return {"sr": x.astype("float32")}
+
+    @property
+    def reach(self) -> int:
+        """Pixels around one of the small image that can change its enlargement."""
+        # Two of the large image for each convolution, and six for both enlargements.
+        return (2 * (self.num_layers + 1) + 6) // 4
+
+
+class Discriminator(nn.Module):
+    """Strided 4x4 convolutions, each twice as wide as the one before, and a mean.
+
+    The mean over all positions takes images of any size: they are judged by their parts.
+
+    Differs: without batch norm, so that an image is judged by itself, however small the
+    batch; a mean, where a fully connected layer would need images of one size.
+
+    Attributes:
+        features: width of the first convolution.
+        num_layers: convolutions, each of which halves the image.
+        dtype: of the computation; parameters and outputs are float32.
+    """
+
+    features: int = 64
+    num_layers: int = 4
+    dtype: DTypeLike = "float32"
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
+        """Judges a batch.
+
+        Args:
+            images: float [N, H, W, 3] in [0, 1], of any size.
+
+        Returns:
+            A logit for each image, float32 [N], positive for photographs; and what each
+            layer makes of them, float32, layer i (from 0) [N, ceil(H / 2 ** (i + 1)),
+            ceil(W / 2 ** (i + 1)), features * 2 ** i], to match features by.
+        """
+        x = 2 * images - 1
+        activations = []
+        for i in range(self.num_layers):
+            settings = {"strides": 2, "kernel_init": HE_NORMAL, "dtype": self.dtype}
+            x = nn.Conv(self.features * 2**i, (4, 4), **settings, name=f"conv{i}")(x)
+            x = nn.leaky_relu(x, 0.2)
+            activations.append(x.astype("float32"))
+        logits = nn.Dense(1, name="logit")(activations[-1].mean((1, 2)))
+        return logits[:, 0], activations

@@ -1,0 +1,127 @@
+"""On eight crops that stay the same."""
+
+import functools
+
+import jax
+import numpy as np
+import optax
+import pytest
+from tiny import SMALL
+
+from eddsrn_jax import parallel
+from eddsrn_jax.adversarial import (
+    ADVERSARIAL_LOSSES,
+    adversarial_step,
+    with_discriminator,
+)
+from eddsrn_jax.models import EDDSRN, init_params
+from eddsrn_jax.models.scgan import SCGAN, Discriminator
+from eddsrn_jax.steps import create_train_state, train_step
+
+OPTIONS = {
+    "scale": 4,
+    "sigma_range": (1.0, 2.0),
+    "sr": "mse",
+    "deblurred": "charbonnier",
+    "alpha": 0.2,
+    "eps": 1e-3,
+    "ema_decay": 0.9,
+    "log_every_steps": 2,
+}
+DISCRIMINATOR = Discriminator(features=4, num_layers=3)
+
+
+@pytest.fixture(scope="module")
+def batch(photo):
+    crops = [photo[8 * i : 8 * i + 64, 16 * i : 16 * i + 64] for i in range(8)]
+    keys = np.random.default_rng(0).integers(0, 2**32, (8, 2), dtype=np.uint32)
+    return {"hr": np.stack(crops), "key": keys}
+
+
+def run(batch, step, model, optimizer, *, devices=1, steps=1):
+    """The last state, and every step's metrics."""
+    mesh = parallel.make_mesh(jax.devices()[:devices])
+    parts = ("loss_sr", "loss_db")[: 1 if isinstance(model, SCGAN) else 2]
+    losses = ("loss", *parts)
+    if step.func is adversarial_step:
+        losses += ADVERSARIAL_LOSSES
+    state = create_train_state(
+        init_params(model, jax.random.key(0)), optimizer, losses=losses, averaged=True
+    )
+    if step.func is adversarial_step:
+        key = jax.random.key(1)
+        state = with_discriminator(state, DISCRIMINATOR, optimizer, key=key)
+    state = parallel.replicate(state, mesh)
+    step = functools.partial(step, model=model, optimizer=optimizer, **OPTIONS)
+    mapped, history = parallel.map_step(step, mesh), []
+    for _ in range(steps):
+        state, metrics = mapped(state, parallel.split_batch(batch, mesh))
+        history.append(jax.device_get(metrics))
+    return jax.device_get(state), history
+
+
+def adversarial(weight, feature_weight):
+    return functools.partial(
+        adversarial_step,
+        discriminator=DISCRIMINATOR,
+        weight=weight,
+        feature_weight=feature_weight,
+    )
+
+
+@pytest.mark.parametrize(
+    "model",
+    [EDDSRN(**SMALL), SCGAN(features=4, num_layers=1)],
+    ids=["without batch norm", "with batch norm"],
+)
+def test_without_weight_it_is_the_plain_step(batch, model):
+    plain, plain_history = run(
+        batch, functools.partial(train_step), model, optax.sgd(0.1), steps=2
+    )
+    state, history = run(batch, adversarial(0, 0), model, optax.sgd(0.1), steps=2)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7)
+    jax.tree.map(close, state.used_params, plain.used_params)
+    for found, expected in zip(history, plain_history, strict=True):
+        for name in expected:
+            close(found[name], expected[name])
+    assert {*history[0]} - {*plain_history[0]} == {*ADVERSARIAL_LOSSES}
+
+
+def moving(side):
+    """Adam for the network or for the discriminator alone."""
+    sides = {"network": optax.set_to_zero(), "discriminator": optax.set_to_zero()}
+    sides[side] = optax.adam(1e-3)
+
+    def label(params):
+        name = "discriminator" if "logit" in params else "network"
+        return jax.tree.map(lambda _: name, params)
+
+    return optax.multi_transform(sides, label)
+
+
+def test_both_losses_go_down(batch):
+    """Each while the other side stands still, for they pull against each other."""
+    model = SCGAN(features=4, num_layers=1)
+    for side, losses in (
+        ("network", ("loss", "loss_adversarial", "loss_features")),
+        ("discriminator", ("loss_discriminator",)),
+    ):
+        _, history = run(batch, adversarial(1.0, 1.0), model, moving(side), steps=8)
+        for name in losses:
+            assert history[-1][name] < history[0][name]
+
+
+def test_one_and_four_devices_agree(batch):
+    """Batch norm's statistics are of all devices, as gradients are."""
+    model = SCGAN(features=4, num_layers=1)
+    results = [
+        run(batch, adversarial(0.1, 0.1), model, optax.sgd(0.1), devices=n, steps=2)
+        for n in (1, 4)
+    ]
+    (one, one_history), (four, four_history) = results
+    for before, after in zip(one_history, four_history, strict=True):
+        for name in before:
+            np.testing.assert_allclose(before[name], after[name], rtol=1e-4)
+    close = functools.partial(np.testing.assert_allclose, atol=1e-5)
+    jax.tree.map(close, one.used_params, four.used_params)
+    jax.tree.map(close, one.discriminator, four.discriminator)
