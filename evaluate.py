@@ -1,8 +1,12 @@
-"""Scores a network: python evaluate.py --workdir=runs/eddsrn [--dataset=Set14=DIR]."""
+"""Scores a network: python evaluate.py --workdir=runs/eddsrn [--dataset=Set14=DIR].
+
+Or many: python evaluate.py --config=configs/table1.py --dataset=Set14=DIR.
+"""
 
 from pathlib import Path
 
 from absl import flags
+from ml_collections import config_flags
 
 from eddsrn_jax.errors import UsageError
 from eddsrn_jax.runtime import run_command
@@ -12,6 +16,12 @@ _WEIGHTS = flags.DEFINE_string(
     "weights",
     None,
     "Or a .safetensors file; with neither the one that comes with the package.",
+)
+_CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "Or a table of many systems, such as configs/table1.py.",
+    lock_config=True,
 )
 _STEP = flags.DEFINE_integer("step", None, "Checkpoint; the best one by default.")
 _DATASETS = flags.DEFINE_multi_string(
@@ -46,6 +56,11 @@ _PEERS = flags.DEFINE_string(
 )
 _SELF_ENSEMBLE = flags.DEFINE_boolean(
     "self_ensemble", False, "Score the mean of eight turned and mirrored copies too."
+)
+_FIGURE = flags.DEFINE_string(
+    "figure",
+    None,
+    "With --config: photograph to draw a picture of, with a detail of every result.",
 )
 _SAVE_IMAGES = flags.DEFINE_boolean("save_images", False, "Write every image as PNG.")
 _OUTPUT_DIR = flags.DEFINE_string(
@@ -92,29 +107,43 @@ def _path(flag: flags.FlagHolder[str]) -> Path | None:
 
 def main() -> None:
     """Evaluates by the flags."""
-    if _WORKDIR.value and _WEIGHTS.value:
-        raise UsageError("--workdir and --weights: expected one of them")
+    origins = {"--workdir": _WORKDIR, "--weights": _WEIGHTS, "--config": _CONFIG}
+    given = [name for name, flag in origins.items() if flag.value]
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)}: expected one of them")
+    if _CONFIG.value and (_WIENER.value or _SELF_ENSEMBLE.value):
+        raise UsageError("--wiener, --self_ensemble: not with --config")
+    if _FIGURE.value and not _CONFIG.value:
+        raise UsageError(f"--figure={_FIGURE.value}: expected a --config with it")
     if _STEP.value is not None and not _WORKDIR.value:
         raise UsageError(f"--step={_STEP.value}: expected a --workdir with it")
     datasets, sigmas = parse_datasets(_DATASETS.value), parse_sigmas(_SIGMAS.value)
+    scoring = {
+        "datasets": datasets,
+        "sigmas": sigmas,
+        "seed": _SEED.value,
+        "max_photos": _MAX_PHOTOS.value,
+        "dtype": _DTYPE.value,
+        "peers": _path(_PEERS),
+        "save_images": _SAVE_IMAGES.value,
+        "output_dir": _path(_OUTPUT_DIR),
+    }
     # Here, so that --help and wrong flags answer at once.
+    if _CONFIG.value:
+        from eddsrn_jax.comparison import compare
+
+        compare(_CONFIG.value, figure=_path(_FIGURE), **scoring)
+        return
     from eddsrn_jax.evaluation import evaluate_network
 
     evaluate_network(
         workdir=_path(_WORKDIR),
         step=_STEP.value,
         weights=_path(_WEIGHTS),
-        datasets=datasets,
         validation=_VALIDATION.value,
-        sigmas=sigmas,
-        seed=_SEED.value,
-        max_photos=_MAX_PHOTOS.value,
-        dtype=_DTYPE.value,
         ensemble=_SELF_ENSEMBLE.value,
         wiener=_WIENER.value,
-        peers=_path(_PEERS),
-        save_images=_SAVE_IMAGES.value,
-        output_dir=_path(_OUTPUT_DIR),
+        **scoring,
     )
 
 

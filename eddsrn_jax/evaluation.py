@@ -97,19 +97,13 @@ def evaluate_network(
     candidate = _open_run(workdir, step) if workdir else _open_weights(weights)
     if jax.process_index() > 0:
         return []
-    sources = [folder_source(folder, name) for name, folder in (datasets or {}).items()]
+    sources = open_folders(datasets or {})
     if validation and candidate.config:
         sources[:0] = _validation_source(candidate.config, required=not sources)
-    names = [source.name for source in sources]
-    if len(set(names)) < len(names):
-        raise InputError(f"two sets of the same name among {', '.join(names)}")
-    if not sources:
-        raise InputError("nothing to score: give --dataset=NAME=DIR")
     # Now, rather than when everything is scored and cannot be written.
-    output_dir = output_dir or _free_folder(candidate.folder)
+    output_dir = output_dir or free_folder(candidate.folder)
     make_folder(output_dir, "--output_dir")
 
-    rows, examples = [], []
     methods = _methods(candidate.network, dtype=dtype, ensemble=ensemble)
     if wiener:
         # SciPy's transforms take a while to import.
@@ -119,8 +113,70 @@ def evaluate_network(
     if peers:
         for name, peer in read_peers(peers).items():
             methods[name] = Restorer(peer.model, peer.params)
+    rows = score_sources(
+        methods,
+        sources,
+        output_dir,
+        sigmas=sigmas,
+        seed=seed,
+        max_photos=max_photos,
+        save_images=save_images,
+        origin={
+            **candidate.origin,
+            "dtype": dtype or candidate.network.model.dtype,
+            "datasets": {name: str(path) for name, path in (datasets or {}).items()},
+        },
+    )
+    print(format_table(rows))
+    print(f"\n{candidate.title}; scores in {output_dir / 'results.json'}")
+    for name in dict.fromkeys(row.dataset for row in rows):
+        print(f"before and after: {example_path(output_dir, name)}")
+    return rows
+
+
+def open_folders(datasets: Mapping[str, Path]) -> list[Source]:
+    """Folders of photographs as sources; InputError where there is none in one."""
+    return [folder_source(folder, name) for name, folder in datasets.items()]
+
+
+def example_path(output_dir: Path, dataset: str) -> Path:
+    """Where a set's before/after picture is."""
+    return output_dir / f"before_after_{dataset}.png"
+
+
+def score_sources(
+    methods: Mapping[str, Method],
+    sources: Sequence[Source],
+    output_dir: Path,
+    *,
+    sigmas: Sequence[float] | None,
+    seed: int,
+    max_photos: int | None,
+    save_images: bool,
+    origin: Mapping[str, Any],
+) -> list[Row]:
+    """Scores methods on sets; writes results, a picture of each set and, if asked, all.
+
+    Args:
+        methods: see `scoring.evaluate`.
+        sources: the sets.
+        output_dir: is there.
+        sigmas, seed, max_photos, save_images: see `evaluate_network`.
+        origin: of the methods, for the files of results.
+
+    Returns:
+        The rows of all sets.
+
+    Raises:
+        InputError: no set or no photograph, or two sets of one name.
+    """
+    names = [source.name for source in sources]
+    if len(set(names)) < len(names):
+        raise InputError(f"two sets of the same name among {', '.join(names)}")
+    if not sources:
+        raise InputError("nothing to score: give --dataset=NAME=DIR")
+    rows = []
     for source in sources:
-        example = output_dir / f"before_after_{source.name}.png"
         found = evaluate(
             methods,
             itertools.islice(read_photos(source), max_photos),
@@ -128,22 +184,18 @@ def evaluate_network(
             sigmas=sigmas,
             seed=seed,
             save_dir=output_dir / "images" / source.name if save_images else None,
-            example_path=example,
+            example_path=example_path(output_dir, source.name),
         )
-        if found:
-            examples.append(example)
-            rows.extend(found)
-        else:
+        if not found:
             _log.warning("%s: no photograph in it could be scored", source.name)
+        rows.extend(found)
     if not rows:
         raise InputError(f"nothing to score in {', '.join(names)}")
     protocol = {
-        **candidate.origin,
-        "dtype": dtype or candidate.network.model.dtype,
+        **origin,
         "sigmas": list(sigmas) if sigmas else "random",
         "seed": seed,
         "max_photos": max_photos,
-        "datasets": {name: str(folder) for name, folder in (datasets or {}).items()},
         "device": jax.devices()[0].device_kind,
         "versions": {
             name: importlib.metadata.version(name)
@@ -151,10 +203,6 @@ def evaluate_network(
         },
     }
     write_results(output_dir, rows, protocol=protocol)
-    print(format_table(rows))
-    print(f"\n{candidate.title}; scores in {output_dir / 'results.json'}")
-    for path in examples:
-        print(f"before and after: {path}")
     return rows
 
 
@@ -193,7 +241,7 @@ def _methods(network: Network, *, dtype: str | None, ensemble: bool) -> dict[str
     return methods
 
 
-def _free_folder(folder: Path) -> Path:
+def free_folder(folder: Path) -> Path:
     """The folder, or the first of its name with a number that does not exist yet."""
     numbered = (f"{folder.name}-{i}" for i in itertools.count(2))
     candidates = map(folder.with_name, itertools.chain([folder.name], numbered))

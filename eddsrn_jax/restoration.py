@@ -4,7 +4,6 @@ Photographs are uint8, uint16, or float in [0, 1]; [h, w, C] with one channel (g
 (gray, alpha), three (RGB) or four (RGB, alpha).
 """
 
-import collections
 import dataclasses
 import functools
 import logging
@@ -24,14 +23,7 @@ from eddsrn_jax.images.decoding import from_pillow, to_pillow
 from eddsrn_jax.models import SCALE, STRIDE, abstract_outputs, apply
 from eddsrn_jax.parallel import device_memory
 from eddsrn_jax.resize import bicubic_upscale
-from eddsrn_jax.tiling import (
-    LARGEST_WINDOW,
-    Tile,
-    cut,
-    fitted_window,
-    plan_tiles,
-    window_sizes,
-)
+from eddsrn_jax.tiling import LARGEST_WINDOW, Planner, Tile, cut
 from eddsrn_jax.weights import read_network
 from eddsrn_jax.windows import peak_of, restore_window
 
@@ -39,12 +31,6 @@ _log = logging.getLogger(__name__)
 
 # Of the device's memory, what a window's activations may take.
 _MEMORY_SHARE = 1 / 3
-# The photograph of a size that gets a program of its own. Compiling one takes as long as
-# restoring 500,000 pixels (lite, two CPU cores): a folder of a hundred sizes, each seen
-# once, is best served by the few programs for all.
-_RECURRING = 3
-# A program takes some 12 MB.
-_MOST_FITTED = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,24 +104,13 @@ class Restorer:
         self._model = model
         self._params = jax.device_put(params, device)
         # The network sees `reach` pixels beyond a multiple of its stride.
-        self._halo = -(-model.reach // STRIDE) * STRIDE
-        smallest = 2 * self._halo + STRIDE
+        halo = -(-model.reach // STRIDE) * STRIDE
         if largest_window is None:
-            pixels = (
-                _MEMORY_SHARE * device_memory(device) / activation_bytes_per_pixel(model)
-            )
-            fitting = int(pixels**0.5) // 64 * 64
-            largest_window = max(min(fitting, LARGEST_WINDOW), smallest)
-        if largest_window < smallest or largest_window % STRIDE:
-            raise InputError(
-                f"largest_window={largest_window}: expected a multiple of {STRIDE} from"
-                f" {smallest} on: two halos of {self._halo} pixels, something between"
-            )
-        self._largest_window = largest_window
+            memory = _MEMORY_SHARE * device_memory(device)
+            fitting = int((memory / activation_bytes_per_pixel(model)) ** 0.5) // 64 * 64
+            largest_window = max(min(fitting, LARGEST_WINDOW), 2 * halo + STRIDE)
+        self._planner = Planner(halo=halo, largest=largest_window)
         self._prepared: set[tuple[int, int]] = set()
-        # How many photographs there were of each size.
-        self._seen: collections.Counter[tuple[int, int]] = collections.Counter()
-        self._fitted: set[tuple[int, int]] = set()
 
     @classmethod
     def from_pretrained(
@@ -186,8 +161,8 @@ class Restorer:
         size = (height, width)
         if size not in self._prepared:
             self._prepared.add(size)
-            self._fit(size)
-            window, (tile, *_) = self._plan(height, width)
+            self._planner.fit(size)
+            window, (tile, *_) = self._planner.plan(size)
             self._restore(np.zeros((*size, 3), np.uint8), tile, window, 1.0)
 
     def __call__(
@@ -247,7 +222,7 @@ class Restorer:
         alpha = pixels[:, :, channels - 1 :] if channels in (2, 4) else None
         if color.dtype.kind == "f":
             color = color.astype(np.float32)
-        window, tiles = self._plan(height, width)
+        window, tiles = self._planner.plan((height, width))
         i = 0
         while i < len(tiles):
             try:
@@ -255,46 +230,12 @@ class Restorer:
             except jax.errors.JaxRuntimeError as error:
                 if "RESOURCE_EXHAUSTED" not in str(error):
                     raise
-                self._shrink_window(window)
-                window, tiles = self._plan(height, width)
+                self._planner.shrink(window)
+                window, tiles = self._planner.plan((height, width))
                 i = 0
             else:
                 yield _block(images, tiles[i], alpha, pixels.dtype)
                 i += 1
-
-    def _plan(self, height: int, width: int) -> tuple[tuple[int, int], list[Tile]]:
-        """The window's size, and tiles, for a photograph that is to be restored."""
-        size = (height, width)
-        self._seen[size] += 1
-        if self._seen[size] >= _RECURRING:
-            self._fit(size)
-        fitted = self._fitted_window(size)
-        windows = window_sizes(size, self._largest_window)
-        if fitted in self._fitted:
-            windows = [fitted]
-        return plan_tiles(size, halo=self._halo, windows=windows)
-
-    def _fit(self, size: tuple[int, int]) -> None:
-        """From now on, a window for this size of photographs, unless there are many."""
-        if len(self._fitted) < _MOST_FITTED:
-            self._fitted.add(self._fitted_window(size))
-
-    def _fitted_window(self, size: tuple[int, int]) -> tuple[int, int]:
-        return fitted_window(size, halo=self._halo, largest=self._largest_window)
-
-    def _shrink_window(self, window: tuple[int, int]) -> None:
-        """Halves the largest window, after one that did not fit the memory."""
-        half = max(window) // 2 // STRIDE * STRIDE
-        if half <= 2 * self._halo:
-            raise InputError(
-                f"out of memory with windows of {window[1]} x {window[0]} pixels already;"
-                f" smaller ones are all halo ({self._halo} pixels on each side)"
-            )
-        self._largest_window = half
-        _log.warning(
-            "out of memory with windows of %d x %d pixels, again with %d",
-            *(window[1], window[0], half),
-        )
 
     def _restore(
         self, color: np.ndarray, tile: Tile, size: tuple[int, int], strength: float
@@ -307,7 +248,7 @@ class Restorer:
         stride = self._model.stride
         ends = -(-np.array(color.shape[:2]) // stride) * stride - (tile.top, tile.left)
         # A program for any photograph is one for photographs that end within it.
-        whole = size in self._fitted and (ends >= size).all()
+        whole = size in self._planner.fitted and (ends >= size).all()
         ends = None if whole else np.minimum(ends, size)
         outputs = jax.device_get(self._run(window, ends, strength))
         images = {}

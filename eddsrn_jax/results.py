@@ -52,14 +52,14 @@ def means(rows: Sequence[Row], *, by_sigma: bool) -> list[dict[str, Any]]:
     ]
 
 
-_OUTPUT_TITLES = {"sr": "x4 SR", "deblurred": "deblurred"}
+OUTPUT_TITLES = {"sr": "x4 SR", "deblurred": "deblurred"}
 
 
 def format_table(rows: Sequence[Row], *, by_sigma: bool = False) -> str:
     """The means as a Markdown table whose columns line up; "PSNR / SSIM" in its cells."""
     found = means(rows, by_sigma=by_sigma)
     datasets = list(dict.fromkeys(mean["dataset"] for mean in found))
-    outputs = list(_OUTPUT_TITLES)
+    outputs = list(OUTPUT_TITLES)
     found.sort(key=lambda m: (datasets.index(m["dataset"]), outputs.index(m["output"])))
     protocols = [(channel, border) for channel in ("y", "rgb") for border in (4, 0)]
     header = ["set", "output", "method", *["sigma"] * by_sigma]
@@ -67,17 +67,22 @@ def format_table(rows: Sequence[Row], *, by_sigma: bool = False) -> str:
     table = [[*header, "ms/image"]]
     for mean in found:
         cells = [f"{mean['dataset']} ({mean['images']})"]
-        cells += [_OUTPUT_TITLES[mean["output"]], mean["method"]]
+        cells += [OUTPUT_TITLES[mean["output"]], mean["method"]]
         cells += [f"{mean['sigma']:.4g}"] if by_sigma else []
         for channel, border in protocols:
             psnr, ssim = (mean[f"{m}_{channel}_crop{border}"] for m in ("psnr", "ssim"))
             cells.append(f"{psnr:.2f} / {ssim:.4f}")
         table.append([*cells, f"{1e3 * mean['seconds']:.1f}"])
+    return markdown(table)
+
+
+def markdown(table: Sequence[Sequence[str]]) -> str:
+    """A table, its header first, as Markdown whose columns line up."""
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-    table.insert(1, ["-" * width for width in widths])
+    header, *rows = table
     return "\n".join(
         "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |"
-        for row in table
+        for row in (header, ["-" * width for width in widths], *rows)
     )
 
 

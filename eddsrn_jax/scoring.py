@@ -92,7 +92,7 @@ def evaluate(
                     stem = str(Path(name).with_suffix(""))
                     stem = name if stem in stems else stem
                     _save(save_dir / f"sigma_{sigma:.4g}", stem, images)
-                if example_path and not rows and sigma == _middle(sigmas or (sigma,)):
+                if example_path and not rows and sigma == middle(sigmas or (sigma,)):
                     images = {f"sigma {sigma:.3g}, input": images.pop("input"), **images}
                     write_image(example_path, before_after({**images, "truth": hr}))
             stems.add(str(Path(name).with_suffix("")))
@@ -108,7 +108,8 @@ def evaluate(
     return rows
 
 
-def _middle(values: Sequence[float]) -> float:
+def middle(values: Sequence[float]) -> float:
+    """The one that a picture is made for."""
     return sorted(values)[len(values) // 2]
 
 

@@ -3,16 +3,21 @@
 Sizes and positions are in pixels of the small image, (rows, columns).
 """
 
+import collections
 import dataclasses
 import functools
 import itertools
+import logging
 import math
 from collections.abc import Sequence
 
 import numpy as np
 
+from eddsrn_jax.errors import InputError
 from eddsrn_jax.models import STRIDE
 from eddsrn_jax.resize import mirrored
+
+_log = logging.getLogger(__name__)
 
 Size = tuple[int, int]
 
@@ -25,6 +30,12 @@ LARGEST_WINDOW = 768
 # The other side of windows for photographs that fit into it and are so many times longer
 # than a window: rare enough for programs of their own.
 _STRIP, _LONG = 64, 8
+# The photograph of a size that gets a program of its own. Compiling one takes as long as
+# restoring 500,000 pixels (lite, two CPU cores): a folder of a hundred sizes, each seen
+# once, is best served by the few programs for all.
+_RECURRING = 3
+# A program takes some 12 MB.
+_MOST_FITTED = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +143,70 @@ def _plan_axis(length: int, side: int, halo: int) -> list[tuple[int, Size]]:
     # A window ends where its halo begins, and the next one takes over from there.
     stops = [start + side - halo for start in starts[:-1]] + [length]
     return list(zip(starts, itertools.pairwise([0, *stops]), strict=True))
+
+
+class Planner:
+    """Chooses windows, for photographs of sizes that come again better and better.
+
+    Attributes:
+        fitted: sizes of windows that only photographs of some sizes are cut into.
+    """
+
+    def __init__(self, *, halo: int, largest: int):
+        """Begins with the windows that serve all sizes.
+
+        Args:
+            halo: of windows, a multiple of STRIDE.
+            largest: side of the largest square window, a multiple of STRIDE.
+
+        Raises:
+            InputError: the largest window is no such multiple, or all halo.
+        """
+        if largest < 2 * halo + STRIDE or largest % STRIDE:
+            raise InputError(
+                f"largest_window={largest}: expected a multiple of {STRIDE} from"
+                f" {2 * halo + STRIDE} on: two halos of {halo} pixels, something between"
+            )
+        self.fitted: set[Size] = set()
+        self.largest = largest
+        self._halo = halo
+        # How many photographs there were of each size.
+        self._seen: collections.Counter[Size] = collections.Counter()
+
+    def plan(self, size: Size) -> tuple[Size, list[Tile]]:
+        """The window's size, and tiles, for a photograph that is to be restored."""
+        self._seen[size] += 1
+        if self._seen[size] >= _RECURRING:
+            self.fit(size)
+        window = self._fitted_window(size)
+        windows = [window] if window in self.fitted else window_sizes(size, self.largest)
+        return plan_tiles(size, halo=self._halo, windows=windows)
+
+    def fit(self, size: Size) -> None:
+        """From now on, a window for this size of photographs, unless there are many."""
+        if len(self.fitted) < _MOST_FITTED:
+            self.fitted.add(self._fitted_window(size))
+
+    def _fitted_window(self, size: Size) -> Size:
+        return fitted_window(size, halo=self._halo, largest=self.largest)
+
+    def shrink(self, window: Size) -> None:
+        """Halves the largest window, after one that did not fit the memory.
+
+        Raises:
+            InputError: the half would be all halo.
+        """
+        half = max(window) // 2 // STRIDE * STRIDE
+        if half <= 2 * self._halo:
+            raise InputError(
+                f"out of memory with windows of {window[1]} x {window[0]} pixels already;"
+                f" smaller ones are all halo ({self._halo} pixels on each side)"
+            )
+        self.largest = half
+        _log.warning(
+            "out of memory with windows of %d x %d pixels, again with %d",
+            *(window[1], window[0], half),
+        )
 
 
 def cut(image: np.ndarray, top: int, left: int, size: Size) -> np.ndarray:

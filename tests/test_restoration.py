@@ -17,7 +17,16 @@ from eddsrn_jax import restoration
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.images.decoding import convert
 from eddsrn_jax.metrics import psnr_y
-from eddsrn_jax.models import EDDSRN, init_params
+from eddsrn_jax.models import (
+    EDDSRN,
+    SCGAN,
+    VDSR,
+    DeblurCNN,
+    LapSRN,
+    SRResNet,
+    apply,
+    init_params,
+)
 from eddsrn_jax.protocol import bicubic, degrade_photo
 from eddsrn_jax.resize import bicubic_upscale
 from eddsrn_jax.restoration import Restorer
@@ -43,9 +52,7 @@ def tiled(restorer):
 def whole(restorer):
     """The same network, with a single window that holds all of it."""
     restorer = Restorer(MODEL, restorer._params)
-    restorer._plan = lambda height, width: plan_tiles(
-        (height, width), halo=80, windows=[(512, 512)]
-    )
+    restorer._planner.plan = lambda size: plan_tiles(size, halo=80, windows=[(512, 512)])
     return restorer
 
 
@@ -92,10 +99,33 @@ def test_the_network_reaches_as_far_as_it_says(num_pairs):
     assert max(distances) == model.reach
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        SRResNet(features=4, num_blocks=1),
+        SCGAN(features=4, num_layers=2),
+        LapSRN(features=4, num_layers=2),
+        VDSR(features=4, num_layers=4),
+        DeblurCNN(layers=((5, 4), (1, 4), (3, 3))),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_other_networks_see_the_photographs_own_edges(model, photo):
+    """In windows larger than it, and in several that are smaller."""
+    image = floats(photo[:61, :163])
+    params = init_params(model, jax.random.key(0))
+    expected = apply(model, params, image[None])
+    for window in (None, 96):
+        found = Restorer(model, params, largest_window=window)(image)
+        for name, result in found.items():
+            whole = np.clip(expected[name][0], 0, 1)
+            assert np.abs(result - whole).max() < 1e-4
+
+
 @pytest.mark.parametrize("size", [(300, 448), (250, 411)])
 def test_tiles_give_what_the_whole_photograph_gives(whole, tiled, photo, size):
     image = photo[: size[0], : size[1]]
-    window, tiles = tiled._plan(*size)
+    window, tiles = tiled._planner.plan(size)
     assert max(window) <= 256 and len(tiles) > 2
     seams = {(s, i) for tile in tiles for i, s in enumerate([*tile.rows, *tile.columns])}
     for pixels, tolerance in ((floats(image), 1e-5), (image, 1)):
@@ -138,7 +168,7 @@ def test_alpha_and_gray_are_tiled_too(tiled, photo):
 def test_a_hundred_sizes_need_six_programs_at_most(restorer):
     rng = np.random.default_rng(0)
     sizes = np.exp(rng.uniform(np.log(20), np.log(3000), (100, 2))).astype(int)
-    windows = {restorer._plan(int(h), int(w))[0] for h, w in sizes}
+    windows = {restorer._planner.plan((int(h), int(w)))[0] for h, w in sizes}
     assert len(windows) == 6
     before = restore_window._cache_size()
     for height, width in sizes[sizes.max(axis=1) <= 180]:
@@ -152,12 +182,12 @@ def test_a_size_that_recurs_or_is_prepared_gets_a_window_that_fits(restorer, pho
     for restored in results[1:]:
         difference = np.abs(restored.sr.astype(int) - results[0].sr)
         assert difference.max() <= 1 and (difference > 0).mean() < 1e-4
-    windows = [restorer._plan(190, 300)[0] for _ in range(4)]
+    windows = [restorer._planner.plan((190, 300))[0] for _ in range(4)]
     assert windows == [(256, 256), (256, 256), (192, 304), (192, 304)]
     # Bicubic interpolation of the last pixel needs two more.
-    assert restorer._plan(100, 119)[0] == (128, 128)
+    assert restorer._planner.plan((100, 119))[0] == (128, 128)
     restorer.prepare(70, 119)
-    assert restorer._plan(70, 119)[0] == (72, 128)
+    assert restorer._planner.plan((70, 119))[0] == (72, 128)
 
 
 @pytest.mark.parametrize(
@@ -362,10 +392,10 @@ def test_the_default_window_fits_the_memory(restorer, monkeypatch):
         monkeypatch.setattr(
             restoration, "device_memory", lambda _, g=gigabytes: int(g * 1e9)
         )
-        assert Restorer(MODEL, restorer._params)._largest_window == side
+        assert Restorer(MODEL, restorer._params)._planner.largest == side
     paper = EDDSRN()
     monkeypatch.setattr(restoration, "device_memory", lambda _: int(4e9))
-    assert 256 < Restorer(paper, {})._largest_window < 512
+    assert 256 < Restorer(paper, {})._planner.largest < 512
 
 
 def test_the_weights_that_come_with_the_package_restore(photo):

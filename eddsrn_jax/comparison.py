@@ -1,0 +1,249 @@
+"""Many systems side by side, such as the paper's Table 1: scores, costs, times."""
+
+import csv
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from eddsrn_jax.cascade import Cascade
+from eddsrn_jax.classical.dark_channel import DarkChannel
+from eddsrn_jax.classical.wiener import Wiener
+from eddsrn_jax.complexity import count_parameters, macs_per_pixel
+from eddsrn_jax.errors import InputError
+from eddsrn_jax.evaluation import free_folder, open_folders, score_sources
+from eddsrn_jax.figure import draw_figure
+from eddsrn_jax.images import read_image, write_image
+from eddsrn_jax.models import abstract_params
+from eddsrn_jax.peers import read_peers
+from eddsrn_jax.protocol import HEADLINE_SIGMAS, bicubic, random_sigma
+from eddsrn_jax.restoration import Restorer
+from eddsrn_jax.results import OUTPUT_TITLES, markdown, means
+from eddsrn_jax.runtime import make_folder
+from eddsrn_jax.scoring import Method, middle
+from eddsrn_jax.weights import Network, read_network
+
+# The sets that the paper has figures of.
+_PAPER_SETS = ("DIV2K-val", "Set14")
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A row of the table, before anything is scored.
+
+    Attributes:
+        title: of the row.
+        method: to score; None where its weights are not there.
+        parameters: of its networks.
+        flops: for each pixel of the small image; a multiply-accumulate is two.
+        missing: what to do to have its weights; empty where they are there.
+        paper: PSNR and SSIM in the paper, for each of its sets; 0 for what it lacks.
+    """
+
+    title: str
+    method: Method | None = None
+    parameters: int = 0
+    flops: float = 0
+    missing: str = ""
+    paper: tuple[tuple[float, float], ...] = ()
+
+
+def compare(
+    config: ml_collections.ConfigDict,
+    *,
+    datasets: Mapping[str, Path],
+    sigmas: Sequence[float] | None = HEADLINE_SIGMAS,
+    seed: int = 0,
+    max_photos: int | None = None,
+    dtype: str | None = None,
+    peers: Path | None = None,
+    figure: Path | None = None,
+    save_images: bool = False,
+    output_dir: Path | None = None,
+) -> list[Entry]:
+    """Scores the systems of a config, such as configs/table1.py; prints and writes it.
+
+    Args:
+        config: of the table.
+        datasets, sigmas, seed, max_photos, dtype, peers, save_images: see
+            `evaluate_network`.
+        figure: a photograph, of which a picture with all methods' results is made.
+        output_dir: for the table, as Markdown, CSV and JSON, and all that
+            `evaluate_network` writes; where None the first of `evaluation/NAME`,
+            `NAME-2` .. that is not there yet.
+
+    Returns:
+        The rows of the table, those without weights too.
+
+    Raises:
+        InputError: weights that are there cannot be read, no folder or no photograph.
+    """
+    sources = open_folders(datasets)
+    entries = read_entries(config.rows, dtype=dtype, peers=peers)
+    output_dir = output_dir or free_folder(Path("evaluation", config.name))
+    make_folder(output_dir, "--output_dir")
+    methods = {e.title: e.method for e in entries if e.method}
+    rows = score_sources(
+        methods,
+        sources,
+        output_dir,
+        sigmas=sigmas,
+        seed=seed,
+        max_photos=max_photos,
+        save_images=save_images,
+        origin={"config": config.to_dict(), "dtype": dtype or "each network's own"},
+    )
+    found = means(rows, by_sigma=False)
+    text = "\n\n".join(_table(name, entries, found) for name in datasets)
+    _write(output_dir / config.name, entries, found, text)
+    print(text)
+    print(f"\ntables in {output_dir / config.name}.md, .csv and .json")
+    if figure:
+        path = output_dir / f"figure_{figure.stem}.png"
+        sigma = middle(sigmas) if sigmas else random_sigma(seed, figure.name)
+        write_image(path, draw_figure(methods, read_image(figure), sigma=sigma))
+        print(f"figure: {path}")
+    return entries
+
+
+def read_entries(
+    rows: ml_collections.ConfigDict, *, dtype: str | None, peers: Path | None
+) -> list[Entry]:
+    """The rows of a table's config with their weights, where these are there.
+
+    Args:
+        rows: see configs/table1.py.
+        dtype, peers: see `compare`.
+
+    Raises:
+        InputError: weights that are there cannot be read.
+    """
+    others = read_peers(peers) if peers else {}
+    entries: dict[str, Entry] = {}
+    for name, row in rows.items():
+        paper = {"title": row.title, "paper": row.paper}
+        match row.method:
+            case "bicubic":
+                entry = Entry(method=bicubic, **paper)
+            case "wiener":
+                entry = Entry(method=Wiener(), **paper)
+            case "dark_channel":
+                entry = Entry(method=DarkChannel(), **paper)
+            case "peer" if row.peer in others:
+                entry = _network_entry(others[row.peer], dtype, **paper)
+            case "peer":
+                entry = Entry(missing="give --peers=DIR", **paper)
+            case "network" if Path(row.weights).exists():
+                entry = _network_entry(_read(Path(row.weights)), dtype, **paper)
+            case "network":
+                entry = Entry(missing=f"no {row.weights}: `{row.train}`", **paper)
+            case "cascade":
+                entry = _cascade_entry(*(entries[part] for part in row.parts), **paper)
+            case _:
+                raise InputError(f"config.rows.{name}.method={row.method!r}: not known")
+        entries[name] = entry
+    return list(entries.values())
+
+
+def _read(path: Path) -> Network:
+    if path.suffix == ".safetensors":
+        return read_network(path)
+    # Orbax takes seconds to import.
+    from eddsrn_jax.checkpoint import read_run
+
+    return read_run(path)
+
+
+def _network_entry(network: Network, dtype: str | None, **paper: Any) -> Entry:
+    model = network.model.clone(dtype=dtype) if dtype else network.model
+    return Entry(
+        method=Restorer(model, network.params),
+        parameters=count_parameters(abstract_params(model)),
+        flops=2 * macs_per_pixel(model),
+        **paper,
+    )
+
+
+def _cascade_entry(deblur: Entry, super_resolve: Entry, **paper: Any) -> Entry:
+    parts = (deblur, super_resolve)
+    if missing := [f"needs {part.title}" for part in parts if not part.method]:
+        return Entry(missing=", ".join(missing), **paper)
+    return Entry(
+        method=Cascade(deblur.method, super_resolve.method),
+        parameters=sum(part.parameters for part in parts),
+        flops=sum(part.flops for part in parts),
+        **paper,
+    )
+
+
+# Outputs and channels that have a column.
+_COLUMNS = (("sr", "y"), ("sr", "rgb"), ("deblurred", "y"), ("deblurred", "rgb"))
+
+
+def _table(dataset: str, entries: Sequence[Entry], found: Sequence[dict]) -> str:
+    """The scores of one set as Markdown: what they are, a table, and what is missing."""
+    scores = {(m["method"], m["output"]): m for m in found if m["dataset"] == dataset}
+    titles = [f"{OUTPUT_TITLES[output]}, {name.upper()}" for output, name in _COLUMNS]
+    papers = [f"paper, {name}" for name in _PAPER_SETS]
+    table = [["method", "parameters", "FLOP/px", *titles, "ms/image", *papers]]
+    for entry in entries:
+        own = [scores.get((entry.title, output)) for output, _ in _COLUMNS]
+        cells = [_cell(m, channel) for m, (_, channel) in zip(own, _COLUMNS, strict=True)]
+        if entry.missing:
+            cells[0] = "not measured"
+        times = [f"{1e3 * mean['seconds']:.0f}" for mean in own if mean] or [""]
+        paper = [_pair(*scores) for scores in entry.paper] or [""] * len(_PAPER_SETS)
+        cost = _short(entry.parameters), _short(entry.flops)
+        table.append([entry.title, *cost, *cells, times[0], *paper])
+    images = max((mean["images"] for mean in scores.values()), default=0)
+    caption = (
+        f"{dataset}, {images} images: PSNR in dB / SSIM of 8-bit images, border 4, mean"
+        " over photographs and sigmas; FLOP for each pixel of the small image."
+    )
+    missing = [f"- {e.title}: {e.missing}" for e in entries if e.missing]
+    parts = [caption, markdown(table)]
+    if missing:
+        parts += ["Not measured:", "\n".join(missing)]
+    return "\n\n".join(parts)
+
+
+def _short(count: float) -> str:
+    """Thousands or millions in three digits; nothing for none."""
+    if not count:
+        return ""
+    return f"{count / 1e6:.3g} M" if count >= 1e6 else f"{count / 1e3:.3g} k"
+
+
+def _cell(mean: dict[str, Any] | None, channel: str) -> str:
+    if mean is None:
+        return ""
+    return _pair(mean[f"psnr_{channel}_crop4"], mean[f"ssim_{channel}_crop4"])
+
+
+def _pair(psnr: float, ssim: float) -> str:
+    return f"{psnr:.2f} / {ssim:.4f}" if ssim else f"{psnr:.2f}"
+
+
+def _write(
+    path: Path, entries: Sequence[Entry], found: Sequence[dict], text: str
+) -> None:
+    """The table as path.md, and as path.json and path.csv with every number in full."""
+    path.with_suffix(".md").write_text(text + "\n")
+    table = []
+    for entry in entries:
+        values = dataclasses.asdict(dataclasses.replace(entry, method=None))
+        del values["method"], values["paper"]
+        for name, (psnr, ssim) in zip(_PAPER_SETS, entry.paper, strict=False):
+            values[f"paper_{name}_psnr"] = psnr
+            values[f"paper_{name}_ssim"] = ssim or None
+        own = [mean for mean in found if mean["method"] == entry.title]
+        table += [values | mean for mean in own] or [values]
+    path.with_suffix(".json").write_text(json.dumps(table, indent=1) + "\n")
+    fields = dict.fromkeys(name for row in table for name in row)
+    with path.with_suffix(".csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(fields))
+        writer.writeheader()
+        writer.writerows(table)
