@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 	&& echo $$p && break; done)
 RUN = .venv/bin/python
 
-.PHONY: train demo test bench lint clean
+.PHONY: train demo test test-slow bench lint clean
 
 train: .venv/installed
 	$(RUN) train.py --config=configs/quickstart.py
@@ -14,6 +14,9 @@ demo: .venv/installed-demo
 
 test: .venv/installed-dev
 	$(RUN) -m pytest -n 2 --dist loadfile
+
+test-slow: .venv/installed-dev
+	$(RUN) -m pytest -m slow
 
 bench: .venv/installed-bench
 	$(RUN) -m benchmarks $(FLAGS)

@@ -7,6 +7,8 @@ At "lite" size, the default, each system was trained on as many crops by the sam
 here; the table says how to.
 """
 
+from typing import Any
+
 import ml_collections
 
 from configs.sizes import of_size
@@ -33,8 +35,8 @@ _SUPER_RESOLUTION = {"srresnet": "SRResNet", "lapsrn": "LapSRN"} | {
     "edsr": "EDSR",
 }
 _JOINT = {
-    "srresnet_finetuned": "SRResNet, fine-tuned",
-    "lapsrn_finetuned": "LapSRN, fine-tuned",
+    "srresnet_finetuned": "SRResNet",
+    "lapsrn_finetuned": "LapSRN",
     "scgan": "SCGAN",
     "edsrn": "ED-SRN",
     "eddsrn": "ED-DSRN",
@@ -51,31 +53,36 @@ def get_config(size: str = "lite") -> ml_collections.ConfigDict:
     network with others' weights, see --peers), or a "cascade" of two rows.
     """
     of_size(size)
-    config = ml_collections.ConfigDict({"name": "table1", "rows": {}})
-    rows = config.rows
-    rows.bicubic = _row("bicubic", "bicubic")
-    rows.wiener = _row("Wiener, told sigma; then bicubic", "wiener")
-    rows.dark_channel = _row("DarkChannel", "dark_channel")
-    rows.vdsr_peer = _row("VDSR, published weights", "peer", peer="VDSR")
-    rows.lapsrn_peer = _row("LapSRN, published weights", "peer", peer="LapSRN")
+    rows = {
+        "bicubic": _row("bicubic", "bicubic"),
+        "wiener": _row("Wiener, told sigma; then bicubic", "wiener"),
+        "dark_channel": _row("DarkChannel", "dark_channel"),
+        "vdsr_peer": _row("VDSR, published weights", "peer", peer="VDSR"),
+        "lapsrn_peer": _row("LapSRN, published weights", "peer", peer="LapSRN"),
+    }
     for name, title in _SUPER_RESOLUTION.items():
         rows[name] = _network(name, title, size)
-    rows.deblur_cnn = _network("deblur_cnn", "DeblurCNN", size)
-    for name, title in _SUPER_RESOLUTION.items():
-        row = _row(f"{rows.deblur_cnn.title} then {title}", "cascade")
-        row.parts = ("deblur_cnn", name)
-        rows[f"deblur_cnn_{name}"] = row
+    rows["deblur_cnn"] = _network("deblur_cnn", "DeblurCNN", size)
+    for name in _SUPER_RESOLUTION:
+        parts = ("deblur_cnn", name)
+        title = " then ".join(rows[part].title for part in parts)
+        rows[f"deblur_cnn_{name}"] = _row(title, "cascade", parts=parts)
     for name, title in _JOINT.items():
         rows[name] = _network(name, title, size)
+        if name.endswith("finetuned"):
+            rows[name].title += ", fine-tuned"
     for name, row in rows.items():
         scores = _PAPER.get(name, ())
-        similarities = _PAPER_SSIM.get(name, (0.0, 0.0))
         # Zero for what it does not have.
+        similarities = _PAPER_SSIM.get(name, (0.0, 0.0))
         row.paper = tuple(zip(scores, similarities, strict=False))
+    config = ml_collections.ConfigDict({"name": "table1", "rows": rows})
+    # Of the rows in the table; those of a cascade come before it.
+    config.order = tuple(rows)
     return config.lock()
 
 
-def _row(title: str, method: str, **settings: str) -> ml_collections.ConfigDict:
+def _row(title: str, method: str, **settings: Any) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict({"title": title, "method": method, **settings})
 
 

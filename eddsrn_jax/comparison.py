@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from eddsrn_jax.models import abstract_params
 from eddsrn_jax.peers import read_peers
 from eddsrn_jax.protocol import HEADLINE_SIGMAS, bicubic, random_sigma
 from eddsrn_jax.restoration import Restorer
-from eddsrn_jax.results import OUTPUT_TITLES, markdown, means
+from eddsrn_jax.results import OUTPUT_TITLES, markdown, means, to_json
 from eddsrn_jax.runtime import make_folder
 from eddsrn_jax.scoring import Method, middle
 from eddsrn_jax.weights import Network, read_network
@@ -82,7 +81,7 @@ def compare(
         InputError: weights that are there cannot be read, no folder or no photograph.
     """
     sources = open_folders(datasets)
-    entries = read_entries(config.rows, dtype=dtype, peers=peers)
+    entries = read_entries(config, dtype=dtype, peers=peers)
     output_dir = output_dir or free_folder(Path("evaluation", config.name))
     make_folder(output_dir, "--output_dir")
     methods = {e.title: e.method for e in entries if e.method}
@@ -97,7 +96,9 @@ def compare(
         origin={"config": config.to_dict(), "dtype": dtype or "each network's own"},
     )
     found = means(rows, by_sigma=False)
-    text = "\n\n".join(_table(name, entries, found) for name in datasets)
+    text = "\n\n".join([_table(name, entries, found) for name in datasets])
+    if missing := [f"- {e.title}: {e.missing}" for e in entries if e.missing]:
+        text += "\n\nNot measured:\n\n" + "\n".join(missing)
     _write(output_dir / config.name, entries, found, text)
     print(text)
     print(f"\ntables in {output_dir / config.name}.md, .csv and .json")
@@ -110,12 +111,12 @@ def compare(
 
 
 def read_entries(
-    rows: ml_collections.ConfigDict, *, dtype: str | None, peers: Path | None
+    config: ml_collections.ConfigDict, *, dtype: str | None, peers: Path | None
 ) -> list[Entry]:
     """The rows of a table's config with their weights, where these are there.
 
     Args:
-        rows: see configs/table1.py.
+        config: see configs/table1.py.
         dtype, peers: see `compare`.
 
     Raises:
@@ -123,7 +124,8 @@ def read_entries(
     """
     others = read_peers(peers) if peers else {}
     entries: dict[str, Entry] = {}
-    for name, row in rows.items():
+    for name in config.order:
+        row = config.rows[name]
         paper = {"title": row.title, "paper": row.paper}
         match row.method:
             case "bicubic":
@@ -184,7 +186,7 @@ _COLUMNS = (("sr", "y"), ("sr", "rgb"), ("deblurred", "y"), ("deblurred", "rgb")
 
 
 def _table(dataset: str, entries: Sequence[Entry], found: Sequence[dict]) -> str:
-    """The scores of one set as Markdown: what they are, a table, and what is missing."""
+    """The scores of one set as a Markdown table, under what they are."""
     scores = {(m["method"], m["output"]): m for m in found if m["dataset"] == dataset}
     titles = [f"{OUTPUT_TITLES[output]}, {name.upper()}" for output, name in _COLUMNS]
     papers = [f"paper, {name}" for name in _PAPER_SETS]
@@ -203,11 +205,7 @@ def _table(dataset: str, entries: Sequence[Entry], found: Sequence[dict]) -> str
         f"{dataset}, {images} images: PSNR in dB / SSIM of 8-bit images, border 4, mean"
         " over photographs and sigmas; FLOP for each pixel of the small image."
     )
-    missing = [f"- {e.title}: {e.missing}" for e in entries if e.missing]
-    parts = [caption, markdown(table)]
-    if missing:
-        parts += ["Not measured:", "\n".join(missing)]
-    return "\n\n".join(parts)
+    return f"{caption}\n\n{markdown(table)}"
 
 
 def _short(count: float) -> str:
@@ -241,7 +239,7 @@ def _write(
             values[f"paper_{name}_ssim"] = ssim or None
         own = [mean for mean in found if mean["method"] == entry.title]
         table += [values | mean for mean in own] or [values]
-    path.with_suffix(".json").write_text(json.dumps(table, indent=1) + "\n")
+    path.with_suffix(".json").write_text(to_json(table) + "\n")
     fields = dict.fromkeys(name for row in table for name in row)
     with path.with_suffix(".csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(fields))

@@ -111,8 +111,7 @@ def write_results(
         "means_by_sigma": means(rows, by_sigma=True),
         "images": by_image,
     }
-    text = json.dumps(_without_infinities(results), indent=1, allow_nan=False)
-    (folder / "results.json").write_text(text)
+    (folder / "results.json").write_text(to_json(results))
     tables = format_table(rows), format_table(rows, by_sigma=True)
     (folder / "results.md").write_text("\n\n".join(tables) + "\n")
     with (folder / "results.csv").open("w", newline="") as file:
@@ -124,6 +123,11 @@ def write_results(
             sigma = "mean" if mean["sigma"] is None else mean["sigma"]
             mean = {**mean, "image": "mean", "sigma": sigma}
             writer.writerow({**mean, "protocol": json.dumps(protocol)})
+
+
+def to_json(tree: Any) -> str:
+    """As JSON, in which the PSNR of equal images is null."""
+    return json.dumps(_without_infinities(tree), indent=1, allow_nan=False)
 
 
 def _without_infinities(tree: Any) -> Any:
