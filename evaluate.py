@@ -9,6 +9,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from eddsrn_jax.errors import UsageError
+from eddsrn_jax.processes import connect_by_flags
 from eddsrn_jax.runtime import run_command
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Workdir of the run to score.")
@@ -118,6 +119,7 @@ def main() -> None:
     if _STEP.value is not None and not _WORKDIR.value:
         raise UsageError(f"--step={_STEP.value}: expected a --workdir with it")
     datasets, sigmas = parse_datasets(_DATASETS.value), parse_sigmas(_SIGMAS.value)
+    connect_by_flags()
     scoring = {
         "datasets": datasets,
         "sigmas": sigmas,

@@ -8,6 +8,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from eddsrn_jax.errors import UsageError
+from eddsrn_jax.processes import connect_by_flags
 from eddsrn_jax.runtime import run_command
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -25,21 +26,11 @@ _MAX_MINUTES = flags.DEFINE_float(
 _PROFILE = flags.DEFINE_integer(
     "profile", 0, "Steps to trace with JAX's profiler, into the workdir.", lower_bound=0
 )
-_COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "HOST:PORT of the first process, where there are several."
-)
-_NUM_PROCESSES = flags.DEFINE_integer(
-    "num_processes", None, "Processes of the run, with --coordinator.", lower_bound=1
-)
-_PROCESS_ID = flags.DEFINE_integer(
-    "process_id", None, "Of this process, from 0, with --coordinator.", lower_bound=0
-)
 
 
 def main() -> int:
     """Trains by the flags; 130 after Ctrl-C, else 0."""
     # Here, so that --help and wrong flags answer at once.
-    from eddsrn_jax.parallel import connect
     from eddsrn_jax.training import train_and_evaluate
 
     # Some files take a size, such as configs/srresnet.py:lite.
@@ -49,11 +40,7 @@ def main() -> int:
         raise UsageError(f"--config={config_file}: no such file")
     name = "-".join(filter(None, [Path(config_file).stem, size]))
     workdir = Path(_WORKDIR.value or Path("runs", name))
-    if _COORDINATOR.value and _MAX_MINUTES.value < math.inf:
-        # Each process would stop at a step of its own.
-        raise UsageError(f"--max_minutes={_MAX_MINUTES.value:g}: not with --coordinator")
-    if _COORDINATOR.value:
-        connect(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    connect_by_flags()
     stopped = train_and_evaluate(
         _CONFIG.value,
         workdir.expanduser(),

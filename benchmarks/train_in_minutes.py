@@ -43,10 +43,10 @@ def main() -> None:
     config.data.source = f"folder:{_PHOTOS.value}"
     config.data.validation_source = f"folder:{_VALID.value}"
     config.data.pipeline = "resident"
-    sampler, photos = open_data(config)
+    sampler, held_out = open_data(config)
     print(
-        f"{sampler.num_photos} photographs to train on, {len(photos)} to validate on,"
-        f" packed after {time.monotonic() - start:.1f} s"
+        f"{sampler.num_photos} photographs to train on, {len(held_out.photos)} to"
+        f" validate on, packed after {time.monotonic() - start:.1f} s"
     )
     config.total_steps = _STEPS.value
     if not config.total_steps:

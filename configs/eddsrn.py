@@ -24,6 +24,9 @@ def get_config() -> ml_collections.ConfigDict:
     # Of the moving average of the weights that is validated and kept for use; 0 uses the
     # weights themselves, as the paper does.
     config.ema_decay = 0.0
+    # Where a loss, gradient or parameter is not finite: "stop", or "skip" the step, up to
+    # ten in a row.
+    config.on_bad_step = "stop"
     config.log_every_steps = 100
     # Steps that a device is given at once: for accelerators that are done with a step
     # sooner than the host has sent it.
@@ -48,6 +51,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.tfds_data_dir = ""
     # Whether tensorflow-datasets may download what it lacks (DIV2K: 4.3 GB).
     config.data.tfds_download = False
+    # Files that cannot be decoded: "skip" names and leaves them out, "raise" stops at the
+    # first.
+    config.data.on_error = "skip"
     # For decoded photographs (DIV2K: 6.6 GB); ~/.cache/eddsrn_jax/packs where empty.
     config.data.cache_dir = ""
     # "stream": tf.data cuts crops on the host. "resident": the devices do, from all

@@ -5,6 +5,7 @@ saturate; features matched as in Xu et al., "Learning to Super-Resolve Blurry Fa
 Text Images", ICCV 2017, whose weights are not known here.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -71,15 +72,13 @@ def adversarial_step(
     sigma_range: tuple[float, float],
     weight: float,
     feature_weight: float,
-    ema_decay: float,
-    log_every_steps: int,
-    **loss: Any,
+    loss: Mapping[str, Any],
+    **updating: Any,
 ) -> tuple[AdversarialState, dict[str, jax.Array]]:
     """One update of a network and one of its discriminator, from one forward pass.
 
     Args:
-        state, batch, scale, sigma_range, ema_decay, log_every_steps, loss: see
-            `train_step`.
+        state, batch, scale, sigma_range, loss, updating: see `train_step`.
         model: maps lr_blur to outputs with "sr".
         discriminator: maps images to logits, positive for photographs, and features.
         optimizer: updates the parameters of either.
@@ -123,14 +122,11 @@ def adversarial_step(
     updates, opt_state = optimizer.update(
         judge_grads, state.discriminator_opt_state, state.discriminator
     )
-    state = state.replace(
-        batch_stats=batch_stats,
-        discriminator=optax.apply_updates(state.discriminator, updates),
-        discriminator_opt_state=opt_state,
-    )
+    changes = {
+        "batch_stats": batch_stats,
+        "discriminator": optax.apply_updates(state.discriminator, updates),
+        "discriminator_opt_state": opt_state,
+    }
     return update_state(
-        *(state, grads, metrics),
-        optimizer=optimizer,
-        ema_decay=ema_decay,
-        log_every_steps=log_every_steps,
+        *(state, grads, metrics, changes), optimizer=optimizer, **updating
     )

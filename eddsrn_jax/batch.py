@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from eddsrn_jax.blur import estimate_sigma, outside_trained_range
 from eddsrn_jax.errors import InputError, UsageError
+from eddsrn_jax.files import written_beside
 from eddsrn_jax.images.decoding import Header, convert, to_pillow
 from eddsrn_jax.images.pictures import (
     fit_to_format,
@@ -91,7 +92,7 @@ def _reporting(path: Path | None, jobs: Sequence[Job]) -> Iterator[None]:
     def write() -> None:
         text = json.dumps({"files": [job.entry() for job in jobs]}, indent=1)
         try:
-            with _written_beside(path) as temporary:
+            with written_beside(path) as temporary:
                 temporary.write_text(text + "\n")
         except OSError as error:
             reason = f"cannot be written ({error.strerror})"
@@ -202,7 +203,7 @@ def _restore(job: Job, restorer: Restorer, strength: float) -> Iterator[int]:
     del pixels
     for output, target in job.targets.items():
         make_folder(target.parent, "folder")
-        with _written_beside(target) as temporary:
+        with written_beside(target) as temporary:
             messages = write_picture(temporary, canvases.pop(output).picture, metadata)
         for message in messages:
             job.warn(message)
@@ -248,17 +249,6 @@ class _Canvas:
         else:
             height, width, _ = part.shape
             self.picture[top : top + height, left : left + width] = part
-
-
-@contextlib.contextmanager
-def _written_beside(path: Path) -> Iterator[Path]:
-    """A file to write, which takes the path's name when all went well."""
-    temporary = path.with_name(f".eddsrn-{os.getpid()}{path.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _summary(jobs: Sequence[Job], seconds: float) -> str:

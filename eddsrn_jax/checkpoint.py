@@ -4,8 +4,15 @@ A checkpoint has the items "params" (all that evaluation needs), "train" (the re
 the training state), "config" and "checksums".
 """
 
+import contextlib
+import gc
+import json
 import logging
+import os
+import re
+import shutil
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +44,23 @@ def checksum(tree: Any) -> int:
     return crc
 
 
+def _json_checksum(tree: Any) -> int:
+    """CRC-32 of what JSON keeps of a tree."""
+    return zlib.crc32(json.dumps(tree, sort_keys=True).encode())
+
+
+# Of a checkpoint, beside its arrays: names, shapes, indices.
+_BYTES_OF_NAMES = 1_000_000
+# How tensorstore ends a message about what the system would not do.
+_SYSTEM_ERROR = re.compile(r"os_error_code='(\d+)'|OS error (\d+)")
+
+
 class _DamagedError(Exception):
     """A checkpoint that cannot be read; the message is one line and names it."""
 
 
 class Checkpoints:
-    """The checkpoints of a workdir; the latest and the best one are kept."""
+    """The checkpoints of a workdir; the two latest and the best one are kept."""
 
     def __init__(self, workdir: Path, *, read_only: bool = False):
         """Opens them.
@@ -65,8 +83,9 @@ class Checkpoints:
         best = preservation_policy.BestN(
             get_metric_fn=metric, n=1, keep_checkpoints_without_metrics=False
         )
+        # Two, so that one that is damaged costs what lies between them and not all.
         policy = preservation_policy.AnyPreservationPolicy(
-            [preservation_policy.LatestN(1), best]
+            [preservation_policy.LatestN(2), best]
         )
         arrays, values = ocp.StandardCheckpointHandler, ocp.JsonCheckpointHandler
         options = ocp.CheckpointManagerOptions(
@@ -80,6 +99,8 @@ class Checkpoints:
             **{"params": arrays(), "train": arrays()},
             **{"config": values(), "checksums": values()},
         }
+        if not read_only:
+            self._set_aside_unreadable_metrics()
         try:
             self._manager = ocp.CheckpointManager(
                 self._folder, options=options, item_handlers=handlers
@@ -103,24 +124,72 @@ class Checkpoints:
             state: to save; may be donated right after.
             config: of the run.
             metrics: of this state's validation, if there was one.
+
+        Raises:
+            OSError: the disk has no room, or the one before could not be written.
         """
         params, train = _items(state)
-        sums = {"params": checksum(params), "train": checksum(train)}
-        self._manager.save(
-            int(state.step),
-            args=ocp.args.Composite(
-                params=ocp.args.StandardSave(params),
-                train=ocp.args.StandardSave(train),
-                config=ocp.args.JsonSave(config.to_dict()),
-                checksums=ocp.args.JsonSave(sums),
-            ),
-            metrics=metrics,
-            force=True,
-        )
+        self._check_room(params, train)
+        sums = {
+            **{"params": checksum(params), "train": checksum(train)},
+            **{"config": _json_checksum(config.to_dict())},
+            **{"metrics": _json_checksum(metrics)},
+        }
+        with self._writing():
+            self._manager.save(
+                int(state.step),
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardSave(params),
+                    train=ocp.args.StandardSave(train),
+                    config=ocp.args.JsonSave(config.to_dict()),
+                    checksums=ocp.args.JsonSave(sums),
+                ),
+                metrics=metrics,
+                force=True,
+            )
+
+    def _check_room(self, *trees: Any) -> None:
+        """Before it is full, and less clear what is missing."""
+        needed = sum(x.nbytes for x in jax.tree.leaves(trees)) + _BYTES_OF_NAMES
+        free = shutil.disk_usage(self._folder).free
+        if needed > free:
+            raise OSError(
+                f"{self._folder}: a checkpoint takes {needed / 1e6:,.1f} MB, free are"
+                f" {free / 1e6:,.1f} MB; those before it are whole"
+            )
 
     def wait(self) -> None:
-        """Blocks until everything is on disk."""
-        self._manager.wait_until_finished()
+        """Blocks until everything is on disk.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        with self._writing():
+            self._manager.wait_until_finished()
+
+    def check(self) -> None:
+        """Raises what `wait` would, of a save that has ended; does not block."""
+        if not self._manager.is_saving_in_progress():
+            self.wait()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Says in one line what the system would not write."""
+        try:
+            yield
+            return
+        except (OSError, ValueError) as error:
+            found = _SYSTEM_ERROR.search(str(error))
+            number = int(found[1] or found[2]) if found else getattr(error, "errno", None)
+            if number is None:
+                raise
+        # Here, where the error is forgotten: what orbax had begun and gave up would
+        # complain, item by item, at the end of the process.
+        gc.collect()
+        raise OSError(
+            f"{self._folder}: a checkpoint cannot be written ({os.strerror(number)});"
+            " those before it are whole"
+        )
 
     def restore_latest(
         self, like: TrainState
@@ -150,6 +219,8 @@ class Checkpoints:
                 continue
             for damaged_step in damaged:
                 self._move_aside(damaged_step)
+            if damaged:
+                self._manager.reload()
             used, batch_stats = split_params(restored["params"])
             state = like.replace(
                 **{_used(like): used}, batch_stats=batch_stats, **restored["train"]
@@ -202,15 +273,20 @@ class Checkpoints:
             if like["params"] is None:
                 like = {**like, "params": saved}
             check_matches(saved, like["params"], f"{self._folder}/{step}")
-            self._check_averaged(step, like.get("train"))
+            self._check_state(step, like.get("train"))
             arrays = {name: ocp.args.StandardRestore(like[name]) for name in like}
             values = {name: ocp.args.JsonRestore() for name in ("config", "checksums")}
             args = ocp.args.Composite(**arrays, **values)
             restored = dict(self._manager.restore(step, args=args))
-            restored["config"] = config_lib.from_json(restored["config"])
-            for name in like:
-                if checksum(restored[name]) != restored["checksums"][name]:
+            sums = {name: checksum(restored[name]) for name in like}
+            # Older checkpoints have none of these.
+            if "config" in restored["checksums"]:
+                sums["config"] = _json_checksum(restored["config"])
+                sums["metrics"] = _json_checksum(self._manager.metrics(step))
+            for name, value in sums.items():
+                if value != restored["checksums"][name]:
                     raise ValueError(f"the checksum of its {name!r} differs")
+            restored["config"] = config_lib.from_json(restored["config"])
         except (InputError, MemoryError):
             raise
         # Files can be broken in many ways, for each of which orbax raises another type.
@@ -229,7 +305,7 @@ class Checkpoints:
             self._manager.item_metadata(step)["params"].tree,
         )
 
-    def _check_averaged(self, step: int, like: Any) -> None:
+    def _check_state(self, step: int, like: Any) -> None:
         if like is None:
             return
         saved = "params" in self._manager.item_metadata(step)["train"].tree
@@ -240,8 +316,29 @@ class Checkpoints:
                 " cannot be switched on or off within a run (config.init_from starts"
                 " another one from its weights)"
             )
+        names = self._manager.item_metadata(step)["train"].tree
+        if names.keys() != like.keys():
+            raise InputError(
+                f"{self._folder}/{step} is of another version or config (adversarial or"
+                " not) and cannot be resumed; config.init_from starts another run from"
+                " its weights"
+            )
 
-    def _move_aside(self, step: int) -> None:
+    def _set_aside_unreadable_metrics(self) -> None:
+        """Orbax would open no checkpoint; the only one is left to its complaint."""
+        damaged = {}
+        for path in self._folder.glob("*/metrics/metrics"):
+            try:
+                json.loads(path.read_text())
+            except ValueError as error:
+                damaged[path.parents[1].name] = error
+        steps = {path.name for path in self._folder.glob("*") if path.name.isdigit()}
+        if damaged.keys() < steps:
+            for step, error in damaged.items():
+                _log.warning("%s/%s cannot be restored: %s", self._folder, step, error)
+                self._move_aside(step)
+
+    def _move_aside(self, step: int | str) -> None:
         """Frees the step of a damaged checkpoint, which will be done again."""
         if jax.process_index() == 0:
             target = self._folder.parent / f"damaged-checkpoint-{step}"
@@ -250,13 +347,23 @@ class Checkpoints:
                 number += 1
                 target = target.with_name(f"damaged-checkpoint-{step}-{number}")
             (self._folder / str(step)).rename(target)
-        self._manager.reload()
 
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._manager.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        lost = kind is not None and issubclass(kind, jax.errors.JaxRuntimeError)
+        # It would wait for processes that may have ended.
+        if lost and jax.process_count() > 1:
+            return
+        try:
+            with self._writing():
+                self._manager.close()
+        except OSError as error:
+            if kind is None:
+                raise
+            # Of two errors the first ends the run.
+            _log.warning("%s", error)
 
 
 def network_of(step: int, config: ml_collections.ConfigDict, params: Any) -> Network:

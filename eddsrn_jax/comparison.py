@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import ml_collections
 
 from eddsrn_jax.cascade import Cascade
@@ -13,7 +14,7 @@ from eddsrn_jax.classical.dark_channel import DarkChannel
 from eddsrn_jax.classical.wiener import Wiener
 from eddsrn_jax.complexity import count_parameters, macs_per_pixel
 from eddsrn_jax.errors import InputError
-from eddsrn_jax.evaluation import free_folder, open_folders, score_sources
+from eddsrn_jax.evaluation import open_folders, open_output, score_sources
 from eddsrn_jax.figure import draw_figure
 from eddsrn_jax.images import read_image, write_image
 from eddsrn_jax.models import abstract_params
@@ -21,7 +22,6 @@ from eddsrn_jax.peers import read_peers
 from eddsrn_jax.protocol import HEADLINE_SIGMAS, bicubic, random_sigma
 from eddsrn_jax.restoration import Restorer
 from eddsrn_jax.results import OUTPUT_TITLES, markdown, means, to_json
-from eddsrn_jax.runtime import make_folder
 from eddsrn_jax.scoring import Method, middle
 from eddsrn_jax.weights import Network, read_network
 
@@ -82,8 +82,7 @@ def compare(
     """
     sources = open_folders(datasets)
     entries = read_entries(config, dtype=dtype, peers=peers)
-    output_dir = output_dir or free_folder(Path("evaluation", config.name))
-    make_folder(output_dir, "--output_dir")
+    output_dir = open_output(output_dir, Path("evaluation", config.name))
     methods = {e.title: e.method for e in entries if e.method}
     rows = score_sources(
         methods,
@@ -95,6 +94,8 @@ def compare(
         save_images=save_images,
         origin={"config": config.to_dict(), "dtype": dtype or "each network's own"},
     )
+    if jax.process_index() > 0:
+        return entries
     found = means(rows, by_sigma=False)
     text = "\n\n".join([_table(name, entries, found) for name in datasets])
     if missing := [f"- {e.title}: {e.missing}" for e in entries if e.missing]:

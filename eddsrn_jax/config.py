@@ -81,6 +81,9 @@ def check(config: ml_collections.ConfigDict) -> None:
     for name in ("loss.sr", "loss.deblurred"):
         require(name, flatten(config)[name] in LOSSES, f"one of {', '.join(LOSSES)}")
     require("ema_decay", 0 <= config.ema_decay < 1, "0 or more and less than 1")
+    require("on_bad_step", config.on_bad_step in ("stop", "skip"), "'stop' or 'skip'")
+    holds = config.data.on_error in ("skip", "raise")
+    require("data.on_error", holds, "'skip' or 'raise'")
     holds = config.data.pipeline in ("stream", "resident")
     require("data.pipeline", holds, "'stream' or 'resident'")
     sigmas = config.degradation.sigma_range

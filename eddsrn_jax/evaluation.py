@@ -12,11 +12,11 @@ from typing import Any
 import jax
 import ml_collections
 
+from eddsrn_jax import parallel
 from eddsrn_jax.checkpoint import Checkpoints, network_of
 from eddsrn_jax.data.sources import Source, folder_source, open_split
 from eddsrn_jax.ensemble import self_ensemble
 from eddsrn_jax.errors import InputError
-from eddsrn_jax.images import read_image
 from eddsrn_jax.models import abstract_outputs
 from eddsrn_jax.peers import read_peers
 from eddsrn_jax.protocol import HEADLINE_SIGMAS, bicubic, untouched
@@ -55,6 +55,7 @@ def evaluate_network(
     weights: Path | None = None,
     datasets: Mapping[str, Path] | None = None,
     validation: bool = True,
+    validation_set: Source | None = None,
     sigmas: Sequence[float] | None = HEADLINE_SIGMAS,
     seed: int = 0,
     max_photos: int | None = None,
@@ -74,6 +75,7 @@ def evaluate_network(
             no workdir either the one that comes with the package.
         datasets: folders of photographs to score, by name.
         validation: whether to score the run's own validation set.
+        validation_set: that set, where it is open; None opens what its config names.
         sigmas: see `scoring.evaluate`.
         seed: of random sigmas.
         max_photos: that many of each set at most.
@@ -87,22 +89,21 @@ def evaluate_network(
             `evaluation/NAME`, `NAME-2` ..
 
     Returns:
-        The rows of all sets; none in other processes than the first, which only take
-        part in reading the checkpoint.
+        The rows of all sets; none in other processes than the first, which only score
+        their share of the photographs.
 
     Raises:
         InputError: no such checkpoint, weights, folder or validation set, or no
             photograph.
     """
     candidate = _open_run(workdir, step) if workdir else _open_weights(weights)
-    if jax.process_index() > 0:
-        return []
     sources = open_folders(datasets or {})
-    if validation and candidate.config:
+    if validation and validation_set:
+        sources[:0] = [validation_set]
+    elif validation and candidate.config:
         sources[:0] = _validation_source(candidate.config, required=not sources)
     # Now, rather than when everything is scored and cannot be written.
-    output_dir = output_dir or free_folder(candidate.folder)
-    make_folder(output_dir, "--output_dir")
+    output_dir = open_output(output_dir, candidate.folder)
 
     methods = _methods(candidate.network, dtype=dtype, ensemble=ensemble)
     if wiener:
@@ -127,6 +128,8 @@ def evaluate_network(
             "datasets": {name: str(path) for name, path in (datasets or {}).items()},
         },
     )
+    if jax.process_index() > 0:
+        return []
     print(format_table(rows))
     print(f"\n{candidate.title}; scores in {output_dir / 'results.json'}")
     for name in dict.fromkeys(row.dataset for row in rows):
@@ -157,6 +160,8 @@ def score_sources(
 ) -> list[Row]:
     """Scores methods on sets; writes results, a picture of each set and, if asked, all.
 
+    Every process scores its share of the photographs, and the first one writes.
+
     Args:
         methods: see `scoring.evaluate`.
         sources: the sets.
@@ -175,7 +180,7 @@ def score_sources(
         raise InputError(f"two sets of the same name among {', '.join(names)}")
     if not sources:
         raise InputError("nothing to score: give --dataset=NAME=DIR")
-    rows = []
+    share, rows = (jax.process_index(), jax.process_count()), []
     for source in sources:
         found = evaluate(
             methods,
@@ -184,8 +189,10 @@ def score_sources(
             sigmas=sigmas,
             seed=seed,
             save_dir=output_dir / "images" / source.name if save_images else None,
-            example_path=example_path(output_dir, source.name),
+            example_path=None if share[0] else example_path(output_dir, source.name),
+            share=share,
         )
+        found = _in_turn(parallel.gather([dataclasses.asdict(row) for row in found]))
         if not found:
             _log.warning("%s: no photograph in it could be scored", source.name)
         rows.extend(found)
@@ -202,8 +209,19 @@ def score_sources(
             for name in ("jax", "jaxlib", "flax", "numpy", "scikit-image")
         },
     }
-    write_results(output_dir, rows, protocol=protocol)
+    if share[0] == 0:
+        write_results(output_dir, rows, protocol=protocol)
     return rows
+
+
+def _in_turn(shares: Sequence[list[dict[str, Any]]]) -> list[Row]:
+    """The rows of all processes, a photograph of each in turn, as one has them."""
+    groups = [
+        [list(group) for _, group in itertools.groupby(share, lambda row: row["image"])]
+        for share in shares
+    ]
+    turns = itertools.chain.from_iterable(itertools.zip_longest(*groups, fillvalue=[]))
+    return [Row(**row) for group in turns for row in group]
 
 
 def _open_run(workdir: Path, step: int | None) -> _Candidate:
@@ -241,7 +259,15 @@ def _methods(network: Network, *, dtype: str | None, ensemble: bool) -> dict[str
     return methods
 
 
-def free_folder(folder: Path) -> Path:
+def open_output(folder: Path | None, default: Path) -> Path:
+    """The folder for results, made; where None the default or one beside."""
+    # The first process chooses: what it makes is not free to the others.
+    chosen = Path(parallel.gather(str(folder or _free_folder(default)))[0])
+    make_folder(chosen, "--output_dir")
+    return chosen
+
+
+def _free_folder(folder: Path) -> Path:
     """The folder, or the first of its name with a number that does not exist yet."""
     numbered = (f"{folder.name}-{i}" for i in itertools.count(2))
     candidates = map(folder.with_name, itertools.chain([folder.name], numbered))
@@ -252,7 +278,7 @@ def read_photos(source: Source) -> Iterator[Photo]:
     """Decodes the photographs of a source; names and leaves out those that cannot be."""
     for file in source.files():
         try:
-            yield file.name, read_image(file.content, file.place)
+            yield file.name, file.read()
         except InputError as error:
             _log.warning("%s; left out", error)
 

@@ -1,5 +1,6 @@
 """Data parallelism: one axis of devices, a replicated state, batches split over it."""
 
+import json
 import logging
 import os
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from eddsrn_jax.errors import InputError, UsageError
@@ -14,26 +16,63 @@ from eddsrn_jax.errors import InputError, UsageError
 DATA_AXIS = "data"
 
 
-def connect(coordinator: str, num_processes: int | None, process_id: int | None) -> None:
-    """Joins the processes of a run, before any of them uses a device.
+# Seconds without a sign of life after which a process counts as dead, and the others end.
+_HEARTBEAT_TIMEOUT = 30
+
+
+def connect(
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+) -> None:
+    """Joins the processes of a run, if there are several, before any uses a device.
 
     Args:
-        coordinator: HOST:PORT of the first process.
+        coordinator: HOST:PORT of the first process; where None what SLURM's srun or a TPU
+            pod says in the environment, and if they say nothing there is one process.
         num_processes: of the run.
         process_id: of this process, from 0.
 
     Raises:
-        UsageError: a number is missing, or they do not fit.
+        UsageError: one is missing, or they do not fit.
     """
-    if num_processes is None or process_id is None or process_id >= num_processes:
+    numbers = (num_processes, process_id)
+    if coordinator and (None in numbers or process_id >= num_processes):
         raise UsageError(
             f"--coordinator={coordinator} needs --num_processes and a --process_id below"
             f" it, not {num_processes} and {process_id}"
         )
-    jax.distributed.initialize(coordinator, num_processes, process_id)
-    if process_id > 0:
+    if not coordinator and numbers != (None, None):
+        raise UsageError("--num_processes, --process_id: expected a --coordinator too")
+    if not coordinator and not _several_by_environment():
+        return
+    jax.distributed.initialize(
+        *(coordinator, num_processes, process_id),
+        heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT,
+        shutdown_timeout_seconds=_HEARTBEAT_TIMEOUT,
+    )
+    if jax.process_index() > 0:
         # The first process speaks for all.
         logging.getLogger("eddsrn_jax").setLevel(logging.WARNING)
+
+
+def _several_by_environment() -> bool:
+    """Whether srun, or a TPU pod, has started several processes."""
+    by_srun = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
+    return by_srun or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+
+
+def gather(value: Any) -> list[Any]:
+    """What each process has, in all of them: anything that JSON holds, by their order."""
+    if jax.process_count() == 1:
+        return [value]
+    data = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.array(data.size))
+    padded = np.pad(data, (0, int(sizes.max()) - data.size))
+    rows = np.asarray(multihost_utils.process_allgather(padded))
+    return [
+        json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)
+    ]
 
 
 def device_memory(device: jax.Device) -> int:

@@ -1,8 +1,10 @@
 """What a run shows: progress, metrics.jsonl, TensorBoard scalars and pictures."""
 
+import contextlib
 import datetime
 import json
 import logging
+import socket
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,8 +13,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from tensorboardX import SummaryWriter
+from tensorboardX import RecordWriter, summary
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tqdm import tqdm
+
+from eddsrn_jax.files import naming, write_text
 
 _log = logging.getLogger(__name__)
 
@@ -36,10 +41,7 @@ class Reporter:
         self._path = workdir / "metrics.jsonl"
         _cut_back(self._path, first_step)
         self._file = self._path.open("a")
-        # Rows of steps that will be done again are hidden by TensorBoard itself.
-        self._writer = SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=first_step + 1
-        )
+        self._events = _Events(workdir / "tensorboard", first_step + 1)
         self._bar = tqdm(
             *(None, "training", total_steps),
             initial=first_step,
@@ -56,10 +58,12 @@ class Reporter:
         """Records values by name, such as "val/psnr_y_crop4"."""
         if not self._active:
             return
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
+        with naming(self._path):
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.flush()
         for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+            self._events.add(step, summary.scalar(name, value))
+        self._events.flush()
 
     def progress(self, step: int, values: Mapping[str, float]) -> None:
         """Shows the loss and the speed, on the progress bar or, without one, a line.
@@ -86,15 +90,55 @@ class Reporter:
     def picture(self, step: int, name: str, image: np.ndarray) -> None:
         """Records a uint8 [H, W, 3] picture."""
         if self._active:
-            self._writer.add_image(name, image, step, dataformats="HWC")
+            self._events.add(step, summary.image(name, image, dataformats="HWC"))
 
     def __enter__(self) -> "Reporter":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._active:
-            self._bar.close()
-            self._file.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if not self._active:
+            return
+        self._bar.close()
+        # After an error, which is told: a disk that was full is so here too.
+        ignored = (OSError,) if kind else ()
+        for file in (self._file, self._events):
+            with contextlib.suppress(*ignored), naming(self._path):
+                file.close()
+
+
+class _Events:
+    """A file for TensorBoard, written at once.
+
+    SummaryWriter has a thread for that, which a full disk ends: after ten more values
+    everything would wait for it, for ever.
+    """
+
+    def __init__(self, folder: Path, first_step: int):
+        """Opens it; TensorBoard will hide what other files have from that step on."""
+        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"
+        self._path = folder / name
+        folder.mkdir(parents=True, exist_ok=True)
+        self._writer = RecordWriter(str(self._path))
+        self._write(file_version="brain.Event:2")
+        self._write(step=first_step, session_log=SessionLog(status=SessionLog.START))
+
+    def add(self, step: int, values: Any) -> None:
+        """Adds what tensorboardX.summary makes."""
+        self._write(step=step, summary=values)
+
+    def _write(self, **fields: Any) -> None:
+        with naming(self._path):
+            event = Event(wall_time=time.time(), **fields)
+            self._writer.write(event.SerializeToString())
+
+    def flush(self) -> None:
+        """Has it on disk."""
+        with naming(self._path):
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Has it on disk, and is no more to be used."""
+        with naming(self._path):
             self._writer.close()
 
 
@@ -110,7 +154,7 @@ def _cut_back(path: Path, step: int) -> None:
             continue
         if row["step"] <= step:
             kept.append(line + "\n")
-    path.write_text("".join(kept))
+    write_text(path, "".join(kept))
 
 
 class Clock:

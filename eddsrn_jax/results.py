@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from eddsrn_jax.files import write_text, written_beside
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:
@@ -111,10 +113,13 @@ def write_results(
         "means_by_sigma": means(rows, by_sigma=True),
         "images": by_image,
     }
-    (folder / "results.json").write_text(to_json(results))
+    write_text(folder / "results.json", to_json(results))
     tables = format_table(rows), format_table(rows, by_sigma=True)
-    (folder / "results.md").write_text("\n\n".join(tables) + "\n")
-    with (folder / "results.csv").open("w", newline="") as file:
+    write_text(folder / "results.md", "\n\n".join(tables) + "\n")
+    with (
+        written_beside(folder / "results.csv") as temporary,
+        temporary.open("w", newline="") as file,
+    ):
         fields = [*by_image[0], "protocol"]
         writer = csv.DictWriter(file, fields, extrasaction="ignore")
         writer.writeheader()

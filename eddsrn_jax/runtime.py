@@ -17,6 +17,7 @@ import jax
 import jaxlib
 from absl import app, flags
 from absl import logging as absl_logging
+from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from eddsrn_jax.errors import InputError, UsageError
@@ -129,8 +130,10 @@ class _AroundProgressBars(logging.Handler):
 
 
 def _show_messages() -> None:
-    """Shows this package's messages, and of other packages only errors."""
-    absl_logging.set_verbosity(absl_logging.ERROR)
+    """Shows the messages of this package, not those of its libraries."""
+    # Orbax says at length, from its threads, what it raises later.
+    absl_logging.set_verbosity(absl_logging.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     handler = _AroundProgressBars()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logger = logging.getLogger("eddsrn_jax")
@@ -166,6 +169,13 @@ def run_command(
             if len(argv) > 1:
                 raise UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
             return main()
+        except jax.errors.JaxRuntimeError as error:
+            if jax.process_count() == 1:
+                raise
+            first, *_ = str(error).splitlines()
+            _show_error(f"another process of this run has ended, or is not seen: {first}")
+            # Without waiting for it, as an orderly end would.
+            os._exit(1)
         except (InputError, OSError, FloatingPointError) as error:
             _show_error(error)
             return 2 if isinstance(error, UsageError) else 1
@@ -205,7 +215,8 @@ class StopSignal:
     """Remembers SIGTERM or SIGINT, so that a run ends after its step, not within it.
 
     A second signal acts at once, as it would have without this. So many minutes that have
-    passed are a reason to end too.
+    passed are a reason to end too. Where there are several processes, a reason in one of
+    them ends all after the same step.
 
     Attributes:
         received: the signal, if there was one.
@@ -214,26 +225,36 @@ class StopSignal:
     def __init__(self, max_minutes: float = math.inf):
         self._max_minutes = max_minutes
 
-    @property
-    def reason(self) -> str | None:
-        """Why a run is to end; None where it is to go on."""
-        if self.received:
-            return self.received.name
+    def reason(self, step: int) -> str | None:
+        """Why a run is to end after this step, to be asked after each; None if not."""
         late = time.monotonic() - self._start > 60 * self._max_minutes
-        return f"{self._max_minutes:g} minutes have passed" if late else None
+        if jax.process_count() == 1:
+            if self.received:
+                return self.received.name
+            return f"{self._max_minutes:g} minutes have passed" if late else None
+        if late and not self.received:
+            self._receive(signal.SIGTERM, None)
+        if multihost_utils.reached_preemption_sync_point(step):
+            return self.received.name if self.received else "SIGTERM in another process"
+        return None
 
     def __enter__(self) -> "StopSignal":
         self._start = time.monotonic()
         self.received: signal.Signals | None = None
+        trapped = {signal.SIGTERM, signal.SIGINT}
+        if jax.process_count() > 1:
+            # JAX waits for that one, and tells the other processes.
+            trapped.remove(signal.SIGTERM)
         self._previous = {
-            number: signal.signal(number, self._receive)
-            for number in (signal.SIGTERM, signal.SIGINT)
+            number: signal.signal(number, self._receive) for number in trapped
         }
         return self
 
     def _receive(self, number: int, _: object) -> None:
         self.received = signal.Signals(number)
         self._restore()
+        if jax.process_count() > 1:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

@@ -47,6 +47,7 @@ def evaluate(
     seed: int = 0,
     save_dir: Path | None = None,
     example_path: Path | None = None,
+    share: tuple[int, int] = (0, 1),
 ) -> list[Row]:
     """Scores methods on photographs.
 
@@ -62,6 +63,7 @@ def evaluate(
         save_dir: where to write all images; None writes none.
         example_path: where to write a picture of the first photograph's images at the
             middle sigma; None writes none.
+        share: (i, n) for the photographs i, i + n, i + 2 n .. of all.
     """
     rows: list[Row] = []
     stems: set[str] = set()
@@ -70,7 +72,10 @@ def evaluate(
         photos, dataset, unit="photo", disable=not sys.stderr.isatty(), leave=False
     )
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        for name, photo in bar:
+        for number, (name, photo) in enumerate(bar):
+            if number % share[1] != share[0]:
+                stems.add(str(Path(name).with_suffix("")))
+                continue
             hr = cut_to_scale(photo)
             if min(hr.shape[:2]) < SCALE * MIN_SIDE:
                 _log.warning(

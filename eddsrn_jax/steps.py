@@ -1,7 +1,7 @@
 """The training step: degradation, forward, backward, update; pure, for one device."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -14,6 +14,11 @@ from eddsrn_jax.degradation import training_triple
 from eddsrn_jax.losses import joint_loss
 from eddsrn_jax.models import join_params, split_params
 from eddsrn_jax.parallel import DATA_AXIS
+
+# What may not be finite, in the order of a step: the parameters before it, and after it.
+BAD_PARTS = ("parameters", "loss", "gradient", "parameters after it")
+# Of steps in a row that are skipped at most.
+MOST_SKIPPED = 10
 
 
 @flax.struct.dataclass
@@ -29,7 +34,10 @@ class TrainState:
         sums: float32 by name, metrics added up since they were last logged. Kept here
             so that a resumed run logs what an uninterrupted one does.
         count: int32, steps in `sums`.
-        bad_step: int32, the first step whose loss or gradient was not finite; else -1.
+        skipped: int32, steps that changed nothing, for something was not finite.
+        bad_in_row: int32, such steps up to now.
+        bad_step: int32, the step that ends the run for that; else -1.
+        bad_part: int32, where in BAD_PARTS the first thing is that was not finite in it.
     """
 
     step: jax.Array
@@ -39,7 +47,10 @@ class TrainState:
     opt_state: Any
     sums: dict[str, jax.Array]
     count: jax.Array
+    skipped: jax.Array
+    bad_in_row: jax.Array
     bad_step: jax.Array
+    bad_part: jax.Array
 
     @property
     def used_params(self) -> Any:
@@ -72,7 +83,10 @@ def create_train_state(
         opt_state=optimizer.init(params),
         sums={name: jnp.zeros(()) for name in (*losses, "grad_norm")},
         count=jnp.zeros((), jnp.int32),
+        skipped=jnp.zeros((), jnp.int32),
+        bad_in_row=jnp.zeros((), jnp.int32),
         bad_step=jnp.full((), -1, jnp.int32),
+        bad_part=jnp.zeros((), jnp.int32),
     )
 
 
@@ -84,9 +98,8 @@ def train_step(
     optimizer: optax.GradientTransformation,
     scale: int,
     sigma_range: tuple[float, float],
-    ema_decay: float,
-    log_every_steps: int,
-    **loss: Any,
+    loss: Mapping[str, Any],
+    **updating: Any,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update from this device's share of a batch.
 
@@ -99,9 +112,8 @@ def train_step(
         model: maps lr_blur to outputs, see eddsrn_jax.models.
         optimizer: updates the parameters.
         scale, sigma_range: of the degradation, see training_triple.
-        ema_decay: of the moving average, where the state has one.
-        log_every_steps: metrics are added up anew after as many steps.
-        loss: further arguments of joint_loss.
+        loss: arguments of joint_loss.
+        updating: of update_state.
 
     Returns:
         The new state, and the step's losses and gradient norm (before clipping).
@@ -115,12 +127,10 @@ def train_step(
         return total, (batch_stats, metrics)
 
     grads, (batch_stats, metrics) = jax.grad(loss_fn, has_aux=True)(state.params)
+    grads, metrics = jax.lax.pmean((grads, metrics), DATA_AXIS)
+    changes = {"batch_stats": batch_stats}
     return update_state(
-        state.replace(batch_stats=batch_stats),
-        *jax.lax.pmean((grads, metrics), DATA_AXIS),
-        optimizer=optimizer,
-        ema_decay=ema_decay,
-        log_every_steps=log_every_steps,
+        *(state, grads, metrics, changes), optimizer=optimizer, **updating
     )
 
 
@@ -148,18 +158,26 @@ def update_state(
     state: TrainState,
     grads: Any,
     metrics: dict[str, jax.Array],
+    changes: Mapping[str, Any],
     *,
     optimizer: optax.GradientTransformation,
     ema_decay: float,
     log_every_steps: int,
+    on_bad_step: str,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """The state after an update, and the step's metrics with the gradient's norm.
 
     Args:
-        state: before it, but for what the forward pass changed.
+        state: before the step.
         grads: of its parameters, over all devices.
         metrics: "loss" and all else that the state adds up.
-        optimizer, ema_decay, log_every_steps: see `train_step`.
+        changes: what else of the state is another now, by name.
+        optimizer: updates the parameters.
+        ema_decay: of the moving average, where the state has one.
+        log_every_steps: metrics are added up anew after as many steps.
+        on_bad_step: what becomes of a step in which something is not finite: "stop" ends
+            the run, "skip" leaves all but the count of steps as it was, and ends the run
+            after more than MOST_SKIPPED in a row.
     """
     metrics = {**metrics, "grad_norm": optax.tree.norm(grads)}
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -168,18 +186,36 @@ def update_state(
         # Shorter at first: the weights that a run begins with are not worth keeping.
         decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
         average = optax.incremental_update(params, average, 1.0 - decay)
+    changes = {
+        **changes,
+        **{"params": params, "average": average, "opt_state": opt_state},
+    }
 
-    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
-    kept = state.step % log_every_steps != 0
-    first_bad = (state.bad_step < 0) & ~finite
+    # A sum of squares is finite only where everything is.
+    checked = [state.params, metrics["loss"], grads, params]
+    bad = ~jnp.isfinite(jnp.stack([optax.tree.norm(part) for part in checked]))
+    if on_bad_step == "skip":
+        before = {name: getattr(state, name) for name in changes}
+        changes = jax.tree.map(lambda a, b: jnp.where(bad.any(), a, b), before, changes)
+    bad_in_row = jnp.where(bad.any(), state.bad_in_row + 1, 0)
+    ends = bad_in_row > (MOST_SKIPPED if on_bad_step == "skip" else 0)
+    ends &= state.bad_step < 0
+
+    # Beginning anew after they were logged; without steps that are skipped.
+    kept, counted = state.step % log_every_steps != 0, ~bad.any()
+    sums = {
+        name: kept * value + jnp.where(counted, metrics[name], 0.0)
+        for name, value in state.sums.items()
+    }
     state = state.replace(
         step=state.step + 1,
-        params=params,
-        average=average,
-        opt_state=opt_state,
-        sums={k: kept * v + metrics[k] for k, v in state.sums.items()},
-        count=kept * state.count + 1,
-        bad_step=jnp.where(first_bad, state.step + 1, state.bad_step),
+        **changes,
+        sums=sums,
+        count=kept * state.count + counted,
+        skipped=state.skipped + (bad.any() if on_bad_step == "skip" else 0),
+        bad_in_row=bad_in_row,
+        bad_step=jnp.where(ends, state.step + 1, state.bad_step),
+        bad_part=jnp.where(ends, bad.argmax().astype(jnp.int32), state.bad_part),
     )
     return state, metrics
 
@@ -208,6 +244,6 @@ def train_steps(
 
 
 def mean_metrics(state: TrainState) -> dict[str, float]:
-    """The metrics since they were last logged, averaged on the host."""
+    """The metrics since they were last logged, averaged on the host; none of no step."""
     sums, count = jax.device_get((state.sums, state.count))
-    return {name: float(value / count) for name, value in sums.items()}
+    return {name: float(value / count) for name, value in sums.items() if count}

@@ -27,12 +27,13 @@ from eddsrn_jax.adversarial import (
 )
 from eddsrn_jax.checkpoint import Checkpoints
 from eddsrn_jax.data.crops import CropSampler
-from eddsrn_jax.data.pack import open_pack
+from eddsrn_jax.data.frozen import open_packs
+from eddsrn_jax.data.pack import Pack
 from eddsrn_jax.data.pipeline import prefetch_to_device, stream_batches
 from eddsrn_jax.data.resident import resident_batches
-from eddsrn_jax.data.sources import open_split
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.evaluation import evaluate_network
+from eddsrn_jax.files import write_text
 from eddsrn_jax.losses import loss_names
 from eddsrn_jax.models import (
     SCALE,
@@ -48,6 +49,7 @@ from eddsrn_jax.restoration import Restorer
 from eddsrn_jax.runtime import StopSignal, cache_root, make_folder
 from eddsrn_jax.scoring import Photo, validate
 from eddsrn_jax.steps import (
+    BAD_PARTS,
     TrainState,
     create_train_state,
     mean_metrics,
@@ -88,7 +90,7 @@ def train_and_evaluate(
 
     Raises:
         InputError: something in the config, the data or the workdir cannot be used.
-        FloatingPointError: a loss or gradient was not finite.
+        FloatingPointError: a loss, gradient or parameter was not finite.
         OSError: the workdir or the cache cannot be written.
     """
     start = time.monotonic()
@@ -96,7 +98,7 @@ def train_and_evaluate(
     make_folder(workdir, "--workdir")
     mesh = parallel.make_mesh()
     rows = parallel.process_rows(config.batch_size, mesh)
-    sampler, photos = open_data(config)
+    sampler, held_out = open_data(config, workdir)
     total_steps = config.total_steps or config.num_epochs * sampler.steps_per_epoch
     model = make_network(config.network, config.model)
     optimizer, learning_rate = make_optimizer(
@@ -131,10 +133,14 @@ def train_and_evaluate(
                 " photographs: %d to train on, %d to validate on",
                 *(config.name, first_step, total_steps, sampler.steps_per_epoch),
                 *(config.batch_size, mesh.size, jax.devices()[0].device_kind),
-                *(sampler.num_photos, len(photos)),
+                *(sampler.num_photos, len(held_out.photos)),
             )
             _log.info("XLA_FLAGS=%s", os.environ.get("XLA_FLAGS", ""))
-            run = _Run(config, model, photos, learning_rate, checkpoints, reporter)
+            run = _Run(
+                *(config, model, held_out.photos, learning_rate, checkpoints, reporter),
+                sampler=sampler,
+                skipped=int(state.skipped),
+            )
             tracer = Tracer(workdir / "profile", profile_steps)
             in_flight: collections.deque[jax.Array] = collections.deque()
             together = config.steps_per_dispatch
@@ -154,13 +160,17 @@ def train_and_evaluate(
                 if len(in_flight) > _STEPS_IN_FLIGHT:
                     in_flight.popleft().block_until_ready()
                 # Read once: a signal that comes while saving is for the next step.
-                reason = stop.reason
+                reason = stop.reason(step)
                 run.after_step(step, state, stopping=reason is not None)
                 if reason:
                     checkpoints.wait()
                     _log.info("%s: saved step %d, stopping", reason, step)
                     return stop.received
-    evaluate_network(workdir=workdir, max_photos=config.validation.max_photos)
+    evaluate_network(
+        workdir=workdir,
+        validation_set=held_out.as_source(),
+        max_photos=config.validation.max_photos,
+    )
     return None
 
 
@@ -174,6 +184,9 @@ class _Run:
     learning_rate: optax.Schedule
     checkpoints: Checkpoints
     reporter: Reporter
+    sampler: CropSampler
+    # Steps, up to the last message about them.
+    skipped: int
 
     def __post_init__(self) -> None:
         self.clock = Clock(self.config.batch_size)
@@ -182,6 +195,7 @@ class _Run:
         """Does what is due after a step; saves if the run is stopping."""
         config = self.config
         last = step == self.reporter.total_steps
+        self.checkpoints.check()
         self.reporter.advance(step)
         if last or step % config.log_every_steps == 0:
             self._log(step, state)
@@ -190,20 +204,34 @@ class _Run:
         if last or step % config.validation.every_steps == 0:
             scores = self._validate(step, state)
         if last or stopping or scores or step % config.checkpoint.every_steps == 0:
-            _check_finite(state)
+            self._check_finite(state)
             self.checkpoints.save(state, config, metrics=scores)
         self.clock.pause(time.perf_counter() - start)
 
     def _log(self, step: int, state: TrainState) -> None:
-        _check_finite(state)
+        self._check_finite(state)
         values = {f"train/{k}": v for k, v in mean_metrics(state).items()}
         values["train/learning_rate"] = float(self.learning_rate(step - 1))
         speed = self.clock.read()
         self.reporter.scalars(step, values | speed)
         self.reporter.progress(step, values | speed)
 
+    def _check_finite(self, state: TrainState) -> None:
+        """Says what was skipped; ends the run where something stays not finite."""
+        if (skipped := int(state.skipped)) > self.skipped:
+            _log.warning("%d steps skipped: not finite", skipped - self.skipped)
+            self.skipped = skipped
+        if (step := int(state.bad_step)) >= 0:
+            part = BAD_PARTS[int(state.bad_part)]
+            raise FloatingPointError(
+                f"step {step}: not finite, first the {part}; its batch:"
+                f" {self.sampler.describe(step - 1)}; the checkpoints before it are whole"
+                " (try a lower config.optimizer.learning_rate, or"
+                " config.optimizer.clip_norm)"
+            )
+
     def _validate(self, step: int, state: TrainState) -> dict[str, float]:
-        _check_finite(state)
+        self._check_finite(state)
         restorer = Restorer(self.model, jax.device_get(state.used_params))
         values, examples = validate(
             restorer,
@@ -220,35 +248,39 @@ class _Run:
         return scores
 
 
-def open_data(config: ml_collections.ConfigDict) -> tuple[CropSampler, list[Photo]]:
+def open_data(
+    config: ml_collections.ConfigDict, workdir: Path | None = None
+) -> tuple[CropSampler, Pack]:
     """The crops to train on, and the photographs to validate on.
+
+    Args:
+        config, workdir: see `train_and_evaluate` and `open_packs`.
 
     Raises:
         InputError: the config's data cannot be used.
         OSError: no room for the pack.
     """
     data = config.data
-    split = open_split(
-        data.source,
-        validation_source=data.validation_source,
-        tfds_data_dir=data.tfds_data_dir,
-        tfds_download=data.tfds_download,
-    )
-    folder = (
-        Path(data.cache_dir).expanduser() if data.cache_dir else cache_root() / "packs"
-    )
+    folder = Path(data.cache_dir or cache_root() / "packs").expanduser()
     make_folder(folder, "config.data.cache_dir")
+    train, held_out = open_packs(
+        {name: data[name] for name in ("source", "validation_source", "tfds_data_dir")},
+        folder,
+        workdir=workdir,
+        active=jax.process_index() == 0,
+        download=data.tfds_download,
+        on_error=data.on_error,
+    )
     sampler = CropSampler(
-        open_pack(split.train, folder),
+        train,
         seed=config.seed,
         batch_size=config.batch_size,
         crops_per_image=data.crops_per_image,
         patch_size=data.hr_patch_size,
     )
-    held_out = open_pack(split.validation, folder)
     held_out = held_out.at_least(_MIN_VALIDATION_SIDE, "the least to validate on")
-    photos = list(zip(held_out.names, held_out.images, strict=True))
-    return sampler, photos[: config.validation.max_photos]
+    most = range(min(len(held_out.images), config.validation.max_photos))
+    return sampler, held_out.take(most)
 
 
 def _open_batches(
@@ -279,9 +311,10 @@ def compile_step(
         optimizer=optimizer,
         scale=SCALE,
         **config.degradation,
-        **config.loss,
+        loss=dict(config.loss),
         ema_decay=config.ema_decay,
         log_every_steps=config.log_every_steps,
+        on_bad_step=config.on_bad_step,
     )
     if discriminator := _discriminator(config):
         step = functools.partial(
@@ -309,7 +342,7 @@ def _write_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
     """Leaves the config in the workdir, to be read by people."""
     if jax.process_index() == 0:
         text = json.dumps(config.to_dict(), indent=2, default=str)
-        (workdir / "config.json").write_text(text + "\n")
+        write_text(workdir / "config.json", text + "\n")
 
 
 def _restore_or_create(
@@ -365,12 +398,3 @@ def load_params(path: Path, model: nn.Module) -> Any:
         return load_weights(path, like)
     with Checkpoints(path, read_only=True) as checkpoints:
         return checkpoints.restore_params(like=like)[2]
-
-
-def _check_finite(state: TrainState) -> None:
-    if (step := int(state.bad_step)) >= 0:
-        raise FloatingPointError(
-            f"the loss or its gradient was not finite at step {step}; the checkpoints"
-            " before it are whole (try a lower config.optimizer.learning_rate, or"
-            " config.optimizer.clip_norm)"
-        )

@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
-def command(script, *flags, cwd=None, **variables):
+def command(script, *flags, cwd=None, stderr=subprocess.PIPE, **variables):
     """Starts a script of the root, or "-m" with a module's name after it."""
     script = script if script == "-m" else ROOT / script
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
@@ -20,7 +20,7 @@ def command(script, *flags, cwd=None, **variables):
         text=True,
         cwd=cwd,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
     )
 
 

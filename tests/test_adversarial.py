@@ -21,12 +21,10 @@ from eddsrn_jax.steps import create_train_state, train_step
 OPTIONS = {
     "scale": 4,
     "sigma_range": (1.0, 2.0),
-    "sr": "mse",
-    "deblurred": "charbonnier",
-    "alpha": 0.2,
-    "eps": 1e-3,
+    "loss": {"sr": "mse", "deblurred": "charbonnier", "alpha": 0.2, "eps": 1e-3},
     "ema_decay": 0.9,
     "log_every_steps": 2,
+    "on_bad_step": "stop",
 }
 DISCRIMINATOR = Discriminator(features=4, num_layers=3)
 

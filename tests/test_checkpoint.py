@@ -76,11 +76,11 @@ def test_another_number_of_devices(tmp_path, before, after):
     assert len(shardings.pop().device_set) == after
 
 
-def test_the_latest_and_the_best_are_kept_across_restarts(tmp_path):
+def test_the_two_latest_and_the_best_are_kept_across_restarts(tmp_path):
     save(tmp_path, {1: 24.0, 2: 26.0, 3: 25.0})
     assert steps_on_disk(tmp_path) == [2, 3]
     save(tmp_path, {4: None, 5: 25.5})
-    assert steps_on_disk(tmp_path) == [2, 5]
+    assert steps_on_disk(tmp_path) == [2, 4, 5]
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
         step, config, params = checkpoints.restore_params()
         assert step == 2
@@ -89,8 +89,8 @@ def test_the_latest_and_the_best_are_kept_across_restarts(tmp_path):
         step, _, params = checkpoints.restore_params(5, like=abstract_params(MODEL))
         assert step == 5
         assert_same(params, make_state(5).params)
-        with pytest.raises(InputError, match=r"no step 4, only \[2, 5\]"):
-            checkpoints.restore_params(4)
+        with pytest.raises(InputError, match=r"no step 3, only \[2, 4, 5\]"):
+            checkpoints.restore_params(3)
 
 
 def test_without_a_validation_the_latest_is_taken(tmp_path):
@@ -126,7 +126,27 @@ def no_config(folder):
     shutil.rmtree(folder / "config")
 
 
-@pytest.mark.parametrize("damage", [flip_a_byte, truncate, empty, no_config])
+def another_config(folder):
+    path = folder / "config" / "metadata"
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
+
+
+def truncate_metrics(folder):
+    (folder / "metrics" / "metrics").write_text("{")
+
+
+def another_score(folder):
+    path = folder / "metrics" / "metrics"
+    path.write_text(path.read_text().replace("25", "35"))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *(flip_a_byte, truncate, empty, no_config),
+        *(another_config, truncate_metrics, another_score),
+    ],
+)
 def test_a_damaged_checkpoint_is_named_and_the_one_before_restored(
     tmp_path, damage, caplog
 ):
@@ -137,7 +157,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_restored(
         assert_same(restored, make_state(1))
         assert f"{tmp_path}/checkpoints/2 cannot be restored: " in caplog.text
         # Its step is free again, and its files are still there.
-        checkpoints.save(make_state(2), eddsrn.get_config(), metrics=None)
+        metrics = {BEST_METRICS[0]: 25.0}
+        checkpoints.save(make_state(2), eddsrn.get_config(), metrics=metrics)
     assert (tmp_path / "damaged-checkpoint-2").is_dir()
     assert 2 in steps_on_disk(tmp_path)
     damage(tmp_path / "checkpoints" / "2")

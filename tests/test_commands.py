@@ -3,17 +3,15 @@
 import json
 import re
 import signal
-import socket
 import time
 
 import jax
 import numpy as np
 import pytest
 from processes import command
-from tiny import final_state, metrics_rows, tiny_config, tiny_flags
+from tiny import final_state, metrics_rows, tiny_flags
 
 from eddsrn_jax.checkpoint import Checkpoints
-from eddsrn_jax.training import train_and_evaluate
 
 
 def test_untouched_runs_agree(finished, tmp_path):
@@ -72,35 +70,6 @@ def test_a_signal_saves_and_ends_the_command(finished, tmp_path, number, code):
     with Checkpoints(tmp_path / "run", read_only=True) as checkpoints:
         assert checkpoints.restore_params(int(found[1]))
     assert "Traceback" not in err
-
-
-def test_two_processes_train_as_one(finished, tmp_path):
-    """The same crops and losses, four rows of every batch in each process."""
-    folder, _ = finished
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    changes = {"validation.every_steps": 5, "log_every_steps": 1, "total_steps": 5}
-    pair = [
-        command(
-            "train.py",
-            *tiny_flags(folder, tmp_path / "two", **changes),
-            f"--coordinator=127.0.0.1:{port}",
-            "--num_processes=2",
-            f"--process_id={i}",
-        )
-        for i in range(2)
-    ]
-    output = [process.communicate(timeout=300) for process in pair]
-    assert [process.returncode for process in pair] == [0, 0], output
-    # One writer, one table.
-    assert "| photos-val (1) | x4 SR" in output[0][0]
-    assert "photos-val" not in output[1][0] + output[1][1]
-    train_and_evaluate(tiny_config(folder, **changes), tmp_path / "one")
-    one, two = (metrics_rows(tmp_path / name) for name in ("one", "two"))
-    assert [row["step"] for row in two] == [1, 2, 3, 4, 5, 5]
-    for a, b in zip(one, two, strict=True):
-        assert a == pytest.approx(b, rel=1e-4)
 
 
 def test_evaluate_scores_any_checkpoint_and_folder(finished, tmp_path):

@@ -11,18 +11,22 @@ from eddsrn_jax import parallel
 from eddsrn_jax.degradation import training_triple
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.models import EDDSRN, init_params
-from eddsrn_jax.steps import create_train_state, mean_metrics, train_step, train_steps
+from eddsrn_jax.steps import (
+    BAD_PARTS,
+    create_train_state,
+    mean_metrics,
+    train_step,
+    train_steps,
+)
 
 LOSSES = ("loss", "loss_sr", "loss_db")
 OPTIONS = {
     "scale": 4,
     "sigma_range": (1.0, 2.0),
-    "sr": "mse",
-    "deblurred": "charbonnier",
-    "alpha": 0.2,
-    "eps": 1e-3,
+    "loss": {"sr": "mse", "deblurred": "charbonnier", "alpha": 0.2, "eps": 1e-3},
     "ema_decay": 0.9,
     "log_every_steps": 2,
+    "on_bad_step": "stop",
 }
 
 
@@ -140,11 +144,85 @@ def test_learning_lowers_the_loss(batch):
     assert history[-1]["loss"] < 0.9 * history[0]["loss"]
 
 
-def test_the_first_step_that_is_not_finite_is_remembered(batch):
-    state, _ = run(batch, steps=2)
-    assert int(state.bad_step) == -1
-    state, _ = run(batch, steps=4, optimizer=optax.sgd(1e20))
-    assert int(state.bad_step) in (2, 3)
+def poisoned(batch):
+    """A batch with one value that is no number."""
+    hr = batch["hr"].astype(np.float32)
+    hr[3, 10, 20] = np.nan
+    return {**batch, "hr": hr}
+
+
+def run_with(batches, params, *, on_bad_step, optimizer=None, devices=2):
+    """A step from each batch; all states, on the host."""
+    model, optimizer = EDDSRN(**SMALL), optimizer or optax.adam(1e-3)
+    mesh = parallel.make_mesh(jax.devices()[:devices])
+    state = create_train_state(params, optimizer, losses=LOSSES, averaged=True)
+    state, states = parallel.replicate(state, mesh), []
+    options = {**OPTIONS, "on_bad_step": on_bad_step}
+    step = functools.partial(train_step, model=model, optimizer=optimizer, **options)
+    step = parallel.map_step(step, mesh)
+    for batch in batches:
+        state, _ = step(state, parallel.split_batch(batch, mesh))
+        states.append(jax.device_get(state))
+    return states
+
+
+@pytest.fixture(scope="module")
+def start():
+    return init_params(EDDSRN(**SMALL), jax.random.key(0))
+
+
+def test_the_first_that_is_not_finite_is_remembered(batch, start):
+    good = {**batch, "hr": batch["hr"].astype(np.float32)}
+    states = run_with([good, poisoned(batch), good], start, on_bad_step="stop")
+    assert [int(state.bad_step) for state in states] == [-1, 2, 2]
+    assert BAD_PARTS[states[-1].bad_part] == "loss"
+    # The parameters, where they were so before.
+    bad = jax.tree.map(lambda x: x, start)
+    bad["trunk"]["stem"]["bias"] = bad["trunk"]["stem"]["bias"] * np.nan
+    (state,) = run_with([good], bad, on_bad_step="stop")
+    assert state.bad_step == 1 and BAD_PARTS[state.bad_part] == "parameters"
+    # Or after it, at a learning rate that no parameter survives.
+    sgd = optax.sgd(1e38)
+    states = run_with([good, good], start, on_bad_step="stop", optimizer=sgd)
+    assert BAD_PARTS[states[-1].bad_part] == "parameters after it"
+    assert states[-1].bad_step == 1
+
+
+def test_a_gradient_can_be_the_first(batch, start):
+    """The root of zero is finite, its slope is not."""
+
+    class Rooted(EDDSRN):
+        def __call__(self, x):
+            outputs = super().__call__(x)
+            zero = 0 * outputs["sr"]
+            return {**outputs, "sr": outputs["sr"] + jnp.sqrt(jnp.abs(zero))}
+
+    state, (metrics,) = run(batch, model=Rooted(**SMALL))
+    assert np.isfinite(metrics["loss"]) and not np.isfinite(metrics["grad_norm"])
+    assert BAD_PARTS[int(state.bad_part)] == "gradient"
+
+
+def test_skipped_steps_change_nothing_but_the_count(batch, start):
+    good = {**batch, "hr": batch["hr"].astype(np.float32)}
+    batches = [good, poisoned(batch), good]
+    first, second, third = run_with(batches, start, on_bad_step="skip")
+    for name in ("params", "average", "opt_state"):
+        before, after = getattr(first, name), getattr(second, name)
+        jax.tree.map(np.testing.assert_array_equal, before, after)
+    assert (second.step, second.skipped, second.bad_in_row) == (2, 1, 1)
+    assert (third.step, third.skipped, third.bad_in_row) == (3, 1, 0)
+    assert np.isfinite(third.used_params["trunk"]["stem"]["kernel"]).all()
+    # Metrics are those of the steps that counted.
+    assert (second.count, third.count) == (1, 1)
+    assert mean_metrics(second) == pytest.approx(mean_metrics(first))
+    stem, stem_before = (p["trunk"]["stem"]["kernel"] for p in (third.params, start))
+    assert np.abs(stem - stem_before).max() > 1e-4
+
+
+def test_more_than_ten_skipped_in_a_row_end_the_run(batch, start):
+    states = run_with([poisoned(batch)] * 12, start, on_bad_step="skip")
+    assert [int(state.bad_step) for state in states[9:]] == [-1, 11, 11]
+    assert mean_metrics(states[-1]) == {}
 
 
 def test_a_network_without_deblurring_head(batch):

@@ -36,8 +36,9 @@ def load(name, folder, **changes):
 
 def score(config, params):
     model = make_network(config.network, config.model)
-    _, photos = open_data(config)
-    scores, _ = validate(Restorer(model, params), photos, sigmas=config.validation.sigmas)
+    _, held_out = open_data(config)
+    restorer, sigmas = Restorer(model, params), config.validation.sigmas
+    scores, _ = validate(restorer, held_out.photos, sigmas=sigmas)
     names = [name.removeprefix("val/") for name in BEST_METRICS]
     return next(scores[name] for name in names if name in scores)
 

@@ -95,9 +95,9 @@ class CropSampler:
         Raises:
             InputError: an epoch would not fill a single batch.
         """
-        self.images = pack.at_least(
-            patch_size, "a crop (config.data.hr_patch_size)"
-        ).images
+        pack = pack.at_least(patch_size, "a crop (config.data.hr_patch_size)")
+        self.images = pack.images
+        self._names = pack.names
         self.sizes = np.array([image.shape[:2] for image in self.images])
         self.patch_size = patch_size
         self._batch_size = batch_size
@@ -133,6 +133,16 @@ class CropSampler:
                 for field in dataclasses.fields(CropPlan)
             }
         )
+
+    def describe(self, step: int, *, most: int = 8) -> str:
+        """The names and corners of a step's crops, for messages; so many at most."""
+        plan = self.plan(step)
+        crops = [
+            f"{self._names[image]} at ({x}, {y})"
+            for image, y, x in zip(plan.image, plan.y, plan.x, strict=True)
+        ]
+        more = [f"{len(crops) - most} more"] * (len(crops) > most)
+        return ", ".join(crops[:most] + more)
 
     def batch(self, step: int, rows: slice = slice(None)) -> dict[str, np.ndarray]:
         """The batch of a step, or a process's slice of its rows.

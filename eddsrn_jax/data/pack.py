@@ -12,25 +12,45 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from eddsrn_jax.data.sources import File, Source
+from eddsrn_jax.data.sources import File, Listing, Source
 from eddsrn_jax.errors import InputError
-from eddsrn_jax.images import count_pixels, read_image
+from eddsrn_jax.files import naming
+from eddsrn_jax.images import count_pixels
 
 _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class Pack:
-    """Photographs as uint8 [H, W, 3] views into one memory map, with their names."""
+    """Photographs as uint8 [H, W, 3] views into one memory map.
+
+    Attributes:
+        images: the photographs.
+        names: theirs.
+        name: of the set.
+        left_out: what kept each of the files that are not in it from being decoded.
+    """
 
     images: Sequence[np.ndarray]
     names: Sequence[str]
+    name: str = ""
+    left_out: Sequence[str] = ()
+
+    @property
+    def photos(self) -> list[tuple[str, np.ndarray]]:
+        """Names and photographs."""
+        return list(zip(self.names, self.images, strict=True))
+
+    def take(self, indices: Sequence[int]) -> "Pack":
+        """Some of the photographs."""
+        images, names = ([x[i] for i in indices] for x in (self.images, self.names))
+        return dataclasses.replace(self, images=images, names=names)
 
     def at_least(self, side: int, purpose: str) -> "Pack":
         """Without the photographs that are too small, which are named.
@@ -57,57 +77,96 @@ class Pack:
                 f"all {len(self.images)} photographs are smaller than {side} x {side},"
                 f" {purpose}"
             )
-        return Pack([self.images[i] for i in kept], [self.names[i] for i in kept])
+        return self.take(kept)
+
+    def announce(self, on_error: str) -> None:
+        """Names what was left out.
+
+        Args:
+            on_error: "skip" warns of each, "raise" stops at the first.
+
+        Raises:
+            InputError: something was, and shall not be.
+        """
+        for reason in self.left_out:
+            if on_error == "raise":
+                raise InputError(reason)
+            _log.warning("%s; left out", reason)
+
+    def as_source(self) -> Source:
+        """The same as files that are decoded already."""
+        return Source(self.name, (), lambda: map(File, self.names, self.images))
 
 
-def open_pack(source: Source, cache_dir: Path) -> Pack:
+def open_pack(source: Source, cache_dir: Path, *, on_error: str = "skip") -> Pack:
     """Opens the pack of a source, and makes it first if it is not there yet.
-
-    Files that cannot be decoded are left out with a warning that names them.
 
     Args:
         source: the photographs.
         cache_dir: holds packs, each named by its source's files, sizes and times.
+        on_error: what becomes of files that cannot be decoded, see `Pack.announce`.
 
     Raises:
-        InputError: no file could be decoded.
+        InputError: no file could be decoded, or one could not and is not skipped.
         OSError: the disk has no room, with both numbers; nothing is written then.
     """
-    index_path = cache_dir / f"{source.name}-{source.fingerprint()}.json"
-    if not index_path.exists():
-        _make_pack(source, index_path)
+    listing = source.listing()
+    pack = read_pack(listing, cache_dir)
+    if pack is None:
+        _make_pack(source, _index_path(listing, cache_dir), on_error)
+        pack = read_pack(listing, cache_dir)
+    pack.announce(on_error)
+    return pack
+
+
+def read_pack(listing: Listing, cache_dir: Path) -> Pack | None:
+    """The pack of files as they were once; None where it is not there, or not whole."""
+    index_path = _index_path(listing, cache_dir)
+    data_path = index_path.with_suffix(".u8")
+    if not (index_path.exists() and data_path.exists()):
+        return None
     entries = json.loads(index_path.read_text())
-    data = np.memmap(index_path.with_suffix(".u8"), np.uint8, mode="r")
-    images, names = [], []
-    for entry in entries:
-        if "left_out" in entry:
-            _log.warning("%s; left out", entry["left_out"])
-            continue
-        height, width, offset = entry["height"], entry["width"], entry["offset"]
-        flat = data[offset : offset + height * width * 3]
-        images.append(flat.reshape(height, width, 3))
-        names.append(entry["name"])
-    return Pack(images, names)
+    kept = [entry for entry in entries if "left_out" not in entry]
+    ends = [x["offset"] + x["height"] * x["width"] * 3 for x in kept]
+    if data_path.stat().st_size < max(ends):
+        return None
+    data = np.memmap(data_path, np.uint8, mode="r")
+    images = [
+        data[entry["offset"] : end].reshape(entry["height"], entry["width"], 3)
+        for entry, end in zip(kept, ends, strict=True)
+    ]
+    names = [entry["name"] for entry in kept]
+    left_out = [entry["left_out"] for entry in entries if "left_out" in entry]
+    return Pack(images, names, listing.name, left_out)
 
 
-def _make_pack(source: Source, index_path: Path) -> None:
+def _index_path(listing: Listing, cache_dir: Path) -> Path:
+    return cache_dir / f"{listing.key}.json"
+
+
+def _make_pack(source: Source, index_path: Path, on_error: str) -> None:
     with _progress(f"looking through {source.name}") as bar:
         pixels = []
         for file in source.files():
             pixels.append(_count_pixels(file))
             bar.update()
-    total = 3 * sum(pixels)
     index_path.parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(index_path.parent).free
-    if total > free:
-        raise OSError(
-            f"{index_path.parent}: packing {source.name} needs {total / 1e6:,.1f} MB,"
-            f" free are {free / 1e6:,.1f} MB (config.data.cache_dir sets another place)"
-        )
+    _check_room(source, index_path.parent, pixels)
     # Written aside and renamed, the index last: a pack is whole or absent.
     partial = index_path.with_suffix(f".{os.getpid()}.tmp")
+    entries = []
     try:
-        entries = _decode_into(partial, source, pixels)
+        with naming(partial), partial.open("wb") as data:
+            for file, found in _decode(source, len(pixels)):
+                if isinstance(found, InputError):
+                    if on_error == "raise":
+                        raise found
+                    entries.append({"left_out": str(found)})
+                    continue
+                height, width, _ = found.shape
+                entry = {"height": height, "width": width, "offset": data.tell()}
+                entries.append({"name": file.name, **entry})
+                data.write(np.ascontiguousarray(found))
         if all("left_out" in entry for entry in entries):
             raise InputError(
                 f"{source.name}: none of {len(entries)} files is an image (the first:"
@@ -120,6 +179,19 @@ def _make_pack(source: Source, index_path: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
+def _check_room(source: Source, folder: Path, pixels: Sequence[int]) -> None:
+    total, free = 3 * sum(pixels), shutil.disk_usage(folder).free
+    if total > free:
+        # Headers of damaged files say anything: what counts is what can be decoded.
+        decoded = _decode(source, len(pixels))
+        total = sum(x.size for _, x in decoded if isinstance(x, np.ndarray))
+    if total > free:
+        raise OSError(
+            f"{folder}: packing {source.name} needs {total / 1e6:,.1f} MB, free are"
+            f" {free / 1e6:,.1f} MB (config.data.cache_dir sets another place)"
+        )
+
+
 def _count_pixels(file: File) -> int:
     """From the header; what has none is found out again, and named, when decoded."""
     try:
@@ -128,48 +200,30 @@ def _count_pixels(file: File) -> int:
         return 0
 
 
-def _decode_into(path: Path, source: Source, pixels: list[int]) -> list[dict]:
-    """Decodes all files, in threads, and returns the index's entries."""
-    size = max(3 * sum(pixels), 1)
-    with path.open("wb") as file:
-        # Where the space can be reserved, a disk that fills up meanwhile is an error
-        # here rather than the end of the process on the first page that has no place.
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size)
-        file.truncate(size)
-    data = np.memmap(path, np.uint8, mode="r+")
+def _decode(source: Source, total: int) -> Iterator[tuple[File, np.ndarray | InputError]]:
+    """All files in order, decoded in threads; of those that cannot be, the error."""
 
-    def decode(file: File, count: int, offset: int) -> dict:
+    def decode(file: File) -> tuple[File, np.ndarray | InputError]:
         try:
-            image = read_image(file.content, file.place)
+            return file, file.read()
         except InputError as error:
-            return {"left_out": str(error)}
-        height, width, _ = image.shape
-        if height * width != count:
-            return {"left_out": f"{file.place}: not of the size that its header says"}
-        data[offset : offset + image.size] = image.reshape(-1)
-        return {"name": file.place, "height": height, "width": width, "offset": offset}
+            return file, error
 
-    entries = []
     workers = os.cpu_count() or 1
     with (
-        _progress(f"packing {source.name}", len(pixels)) as bar,
+        _progress(f"packing {source.name}", total) as bar,
         concurrent.futures.ThreadPoolExecutor(workers) as pool,
     ):
         pending: collections.deque[concurrent.futures.Future] = collections.deque()
-        offset = 0
-        for file, count in zip(source.files(), pixels, strict=True):
-            pending.append(pool.submit(decode, file, count, offset))
-            offset += 3 * count
-            # A window, not all at once: the files of a stream are held in memory.
+        for file in source.files():
+            pending.append(pool.submit(decode, file))
+            # A window, not all at once: what waits is held in memory.
             if len(pending) >= 2 * workers:
-                entries.append(pending.popleft().result())
+                yield pending.popleft().result()
                 bar.update()
-        for future in pending:
-            entries.append(future.result())
+        while pending:
+            yield pending.popleft().result()
             bar.update()
-    data.flush()
-    return entries
 
 
 def _progress(title: str, total: int | None = None) -> tqdm:

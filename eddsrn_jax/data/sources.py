@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from eddsrn_jax.errors import InputError
-from eddsrn_jax.images import list_images
+from eddsrn_jax.images import list_images, read_image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,16 +22,41 @@ class File:
 
     Attributes:
         name: one of its own within its source.
-        content: its path or its bytes.
+        content: its path, its bytes, or its pixels where it is decoded already.
     """
 
     name: str
-    content: Path | bytes
+    content: Path | bytes | np.ndarray
 
     @property
     def place(self) -> str:
         """Where to find it, for messages."""
         return str(self.content) if isinstance(self.content, Path) else self.name
+
+    def read(self) -> np.ndarray:
+        """Its pixels, see `read_image`."""
+        if isinstance(self.content, np.ndarray):
+            return self.content
+        return read_image(self.content, self.place)
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """The files that hold a set of photographs, as they were at some time.
+
+    Attributes:
+        name: of the set.
+        files: path, size and time of change (nanoseconds) of each.
+    """
+
+    name: str
+    files: tuple[tuple[str, int, int], ...]
+
+    @property
+    def key(self) -> str:
+        """The set's name with what changes when any file's name, size or time does."""
+        text = repr((self.name, list(self.files)))
+        return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,11 +73,11 @@ class Source:
     origin: tuple[Path, ...]
     files: Callable[[], Iterator[File]]
 
-    def fingerprint(self) -> str:
-        """Changes when any file's name, size or time does."""
+    def listing(self) -> Listing:
+        """Its files as they are now."""
         stats = [(str(path.resolve()), path.stat()) for path in self.origin]
-        listing = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
-        return hashlib.sha256(repr((self.name, listing)).encode()).hexdigest()[:16]
+        files = ((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats)
+        return Listing(self.name, tuple(files))
 
 
 @dataclasses.dataclass(frozen=True)

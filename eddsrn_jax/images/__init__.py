@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from eddsrn_jax.errors import InputError
+from eddsrn_jax.files import written_beside
 from eddsrn_jax.images.decoding import EXTENSIONS, convert, decode, naming, open_photo
 
 _log = logging.getLogger(__name__)
@@ -99,4 +100,5 @@ def read_image(file: Path | bytes, name: str = "") -> np.ndarray:
 def write_image(path: Path, image: np.ndarray) -> None:
     """Writes uint8 [H, W, 3] in the format of the path's extension."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(path)
+    with written_beside(path) as temporary:
+        Image.fromarray(image).save(temporary)

@@ -1,0 +1,346 @@
+"""Files that cannot be decoded, and folders that change while a run is away."""
+
+import collections
+import io
+import json
+import random
+import shutil
+import struct
+import warnings
+import zlib
+
+import imagecodecs
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from processes import command
+from tiny import final_state, metrics_rows, tiny_config, tiny_flags
+
+from eddsrn_jax.config import check
+from eddsrn_jax.data.pack import open_pack
+from eddsrn_jax.data.sources import File, folder_source, open_split
+from eddsrn_jax.errors import InputError
+from eddsrn_jax.images import read_image
+from eddsrn_jax.training import open_data, train_and_evaluate
+
+# one bad file stops the run, where that is wanted -------------------------------------
+
+
+def test_a_run_can_stop_at_the_first_file_that_cannot_be_decoded(photo_folder, tmp_path):
+    (photo_folder / "photo3.png").write_bytes(b"")
+    (photo_folder / "photo5.png").write_bytes(b"no image")
+    source, cache = folder_source(photo_folder), tmp_path / "cache"
+    first = rf"^{photo_folder}/photo3.png: cannot be decoded"
+    with pytest.raises(InputError, match=first):
+        open_pack(source, cache, on_error="raise")
+    assert not list(cache.iterdir())
+    # The pack of a run that skipped them remembers them.
+    assert len(open_pack(source, cache).images) == 6
+    with pytest.raises(InputError, match=first):
+        open_pack(source, cache, on_error="raise")
+
+
+def test_the_config_says_what_becomes_of_them(photo_folder):
+    (photo_folder / "photo3.png").write_bytes(b"")
+    open_data(tiny_config(photo_folder))
+    with pytest.raises(InputError, match="photo3.png: cannot be decoded"):
+        open_data(tiny_config(photo_folder, **{"data.on_error": "raise"}))
+    with pytest.raises(InputError, match="on_error='stop': expected 'skip' or 'raise'"):
+        check(tiny_config(photo_folder, **{"data.on_error": "stop"}))
+
+
+def declare(data, size):
+    """A TIFF file's bytes with another width and height in its first directory."""
+    data = bytearray(data)
+    (start,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, start)
+    for at in range(start + 2, start + 2 + 12 * count, 12):
+        tag = struct.unpack_from("<H", data, at)[0]
+        if tag in (256, 257):
+            struct.pack_into("<HHII", data, at, tag, 4, 1, size)
+    return bytes(data)
+
+
+def test_a_size_that_is_only_declared_takes_no_room(
+    photo_folder, tmp_path, monkeypatch, caplog
+):
+    wide = imagecodecs.tiff_encode(np.zeros((64, 64, 3), np.uint16))
+    (photo_folder / "huge.tif").write_bytes(declare(wide, 60_000))
+    usage = collections.namedtuple("usage", "total used free")(0, 0, 1_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    pack = open_pack(folder_source(photo_folder), tmp_path / "cache")
+    assert len(pack.images) == 8
+    assert caplog.text.count("huge.tif") == 1
+    (data,) = (tmp_path / "cache").glob("*.u8")
+    assert data.stat().st_size == sum(image.size for image in pack.images)
+
+
+# a run keeps its photographs ----------------------------------------------------------
+
+
+@pytest.fixture
+def begun(photo_folder, tmp_path):
+    """The config of a run that has saved a checkpoint, its workdir, and its crops."""
+    config, workdir = tiny_config(photo_folder), tmp_path / "run"
+    (workdir / "checkpoints").mkdir(parents=True)
+    sampler, _ = open_data(config, workdir)
+    (workdir / "checkpoints" / "5").mkdir()
+    return config, workdir, sampler.batch(7)
+
+
+def change(folder):
+    (folder / "photo1.png").unlink()
+    Image.new("RGB", (100, 100)).save(folder / "photo2.png")
+    for i in range(5):
+        Image.new("RGB", (100, 100)).save(folder / f"new{i}.png")
+
+
+def test_which_they_are_stands_in_the_workdir(begun, photo_folder):
+    _, workdir, _ = begun
+    record = json.loads((workdir / "photographs.json").read_text())
+    assert record["wanted"]["source"] == f"folder:{photo_folder}"
+    listed = sorted(record["train"]["files"] + record["validation"]["files"])
+    expected = [
+        [str(path), path.stat().st_size, path.stat().st_mtime_ns]
+        for path in sorted(photo_folder.iterdir())
+    ]
+    assert listed == expected
+    assert len(record["validation"]["files"]) == 1
+
+
+def test_an_unchanged_folder_is_not_read_again(begun, monkeypatch, caplog):
+    config, workdir, batch = begun
+    monkeypatch.setattr(File, "read", None)
+    sampler, _ = open_data(config, workdir)
+    np.testing.assert_array_equal(sampler.batch(7)["hr"], batch["hr"])
+    assert not caplog.text
+
+
+def test_without_its_pack_an_unchanged_folder_is_packed_again(begun, tmp_path):
+    config, workdir, batch = begun
+    shutil.rmtree(tmp_path / "packs")
+    sampler, _ = open_data(config, workdir)
+    np.testing.assert_array_equal(sampler.batch(7)["hr"], batch["hr"])
+    # Half of a pack is none.
+    for path in (tmp_path / "packs").glob("*.u8"):
+        path.write_bytes(path.read_bytes()[:1000])
+    sampler, _ = open_data(config, workdir)
+    np.testing.assert_array_equal(sampler.batch(7)["hr"], batch["hr"])
+
+
+def test_a_changed_folder_without_its_pack_ends_the_run(begun, photo_folder, tmp_path):
+    config, workdir, batch = begun
+    change(photo_folder)
+    shutil.rmtree(tmp_path / "packs")
+    with pytest.raises(InputError) as caught:
+        open_data(config, workdir)
+    message = str(caught.value)
+    assert message.startswith(f"{workdir}/photographs.json: the photographs that the run")
+    assert f"1 changed: {photo_folder}/photo2.png" in message
+    assert f"the pack of photos is not in {tmp_path}/packs; bring" in message
+    assert "or delete this file to go on" in message and "\n" not in message
+    # As it says.
+    (workdir / "photographs.json").unlink()
+    sampler, _ = open_data(config, workdir)
+    assert sampler.num_photos == 11
+    assert not np.array_equal(sampler.batch(7)["hr"], batch["hr"])
+
+
+def test_before_its_first_checkpoint_a_run_takes_what_is_there(begun, photo_folder):
+    config, workdir, _ = begun
+    (workdir / "checkpoints" / "5").rmdir()
+    change(photo_folder)
+    sampler, _ = open_data(config, workdir)
+    assert sampler.num_photos == 11
+    assert "new0.png" in (workdir / "photographs.json").read_text()
+
+
+def test_another_source_is_taken_where_it_is_asked_for(begun, photo_folder, caplog):
+    _, workdir, _ = begun
+    other = shutil.copytree(photo_folder, photo_folder.parent / "others")
+    change(other)
+    sampler, _ = open_data(tiny_config(other), workdir)
+    assert sampler.num_photos == 11 and not caplog.text
+
+
+def test_a_damaged_record_is_named(begun):
+    config, workdir, _ = begun
+    for text in ("", "{}", '{"train": {"files": 3}}', "[]"):
+        (workdir / "photographs.json").write_text(text)
+        with pytest.raises(InputError, match=r"photographs.json: cannot be read \("):
+            open_data(config, workdir)
+
+
+def test_a_folder_that_is_gone_is_named(begun, photo_folder, caplog):
+    config, workdir, batch = begun
+    shutil.rmtree(photo_folder)
+    sampler, held_out = open_data(config, workdir)
+    np.testing.assert_array_equal(sampler.batch(7)["hr"], batch["hr"])
+    assert [len(image) for image in held_out.images] == [96]
+    assert caplog.messages == [
+        f"{workdir}/photographs.json: the photographs that the run began with have"
+        f" changed ({photo_folder}: no such folder); it goes on with them as they were"
+        " packed"
+    ]
+
+
+def test_a_run_whose_folder_changes_goes_on_bit_for_bit(finished, tmp_path, caplog):
+    folder, reference = finished
+    folder = shutil.copytree(folder, tmp_path / "photos")
+    config, workdir = tiny_config(folder), tmp_path / "run"
+    train_and_evaluate(config, workdir, max_minutes=0.0)
+    change(folder)
+    assert train_and_evaluate(config, workdir) is None
+    ours = [x.message for x in caplog.records if x.name.startswith("eddsrn_jax")]
+    assert ours == [
+        f"{workdir}/photographs.json: the photographs that the run began with have"
+        f" changed (5 added: {folder}/new0.png, {folder}/new1.png, {folder}/new2.png ...;"
+        f" 1 removed: {folder}/photo1.png; 1 changed: {folder}/photo2.png); it goes on"
+        " with them as they were packed"
+    ]
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        final_state(workdir, 10),
+        final_state(reference, 10),
+    )
+    assert metrics_rows(workdir) == metrics_rows(reference)
+    # The table at the end is of the photographs that it was validated on.
+    assert evaluated(workdir) == evaluated(reference)
+
+
+def evaluated(workdir):
+    # A later one has "-2" after the step.
+    paths = workdir.glob("evaluation/*/results.json")
+    (path,) = (path for path in paths if path.parent.name.isdigit())
+    rows = json.loads(path.read_text())["images"]
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+
+# many bad files -----------------------------------------------------------------------
+
+FORMATS = {"png": "PNG", "jpg": "JPEG", "tif": "TIFF", "webp": "WEBP", "bmp": "BMP"}
+
+
+def flipped(data, rng, _):
+    data = bytearray(data)
+    for _ in range(rng.choice([1, 10, 100])):
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    return bytes(data)
+
+
+def truncated(data, rng, _):
+    return data[: rng.randrange(len(data))]
+
+
+def with_wrong_header(data, rng, others):
+    length = rng.choice([4, 16, 64])
+    head = rng.choice([rng.randbytes(length), rng.choice(others)[:length]])
+    return head + data[length:]
+
+
+def zeroed(data, rng, _):
+    if rng.random() < 0.3:
+        return b""
+    start = rng.randrange(len(data))
+    return data[:start] + bytes(len(data) - start)
+
+
+def with_huge_size(data, rng, _):
+    """Another width and height where the format has them."""
+    size = rng.choice([3_000, 16_383, 65_535, 2**31 - 1])
+    data, short = bytearray(data), min(size, 65_535)
+    if data[:4] == b"\x89PNG":
+        struct.pack_into(">II", data, 16, size, size)
+        struct.pack_into(">I", data, 29, zlib.crc32(data[12:29]))
+    elif data[:2] == b"BM":
+        struct.pack_into("<ii", data, 18, size, size)
+    elif data[:2] == b"\xff\xd8":
+        struct.pack_into(">HH", data, data.index(b"\xff\xc0") + 5, short, short)
+    elif data[:4] == b"RIFF":
+        at = data.index(b"VP8 ") + 14
+        struct.pack_into("<HH", data, at, short & 0x3FFF, short & 0x3FFF)
+    else:
+        return declare(data, size)
+    return bytes(data)
+
+
+KINDS = (flipped, truncated, with_wrong_header, zeroed, with_huge_size)
+
+
+def fill_with_good_and_mutated(folder, photo):
+    """40 photographs, and 300 files made from them; the names of both."""
+    rng, good, mutated = random.Random(0), {}, {}
+    for i in range(40):
+        extension = list(FORMATS)[i % 5]
+        side = 96 + 8 * (i // 10)
+        part = Image.fromarray(photo[2 * i : 2 * i + side, 4 * i : 4 * i + side])
+        stream = io.BytesIO()
+        part.save(stream, FORMATS[extension])
+        good[f"{i:03d}good.{extension}"] = stream.getvalue()
+    for i in range(300):
+        name, data = rng.choice(list(good.items()))
+        kind = KINDS[i % len(KINDS)]
+        data = kind(data, rng, list(good.values()))
+        mutated[f"{i:03d}{kind.__name__}.{name.split('.')[1]}"] = data
+    # Wide TIFF has a reader of its own.
+    wide = imagecodecs.tiff_encode(photo[:128, :128].astype(np.uint16) * 257)
+    for i in range(0, 300, 30):
+        kind = KINDS[i // 30 % len(KINDS)]
+        old = f"{i:03d}{KINDS[0].__name__}"
+        mutated = {name: x for name, x in mutated.items() if not name.startswith(old)}
+        mutated[f"{i:03d}wide_{kind.__name__}.tif"] = kind(wide, rng, list(good.values()))
+    for name, data in (good | mutated).items():
+        (folder / name).write_bytes(data)
+    return list(good), list(mutated)
+
+
+def decoded_size(path):
+    """The shorter side of what the file holds; None where that cannot be decoded."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return min(read_image(path).shape[:2])
+        except InputError:
+            return None
+
+
+@pytest.mark.slow
+def test_three_hundred_mutated_files_are_named_and_the_rest_is_trained_on(
+    tmp_path, photo
+):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    good, mutated = fill_with_good_and_mutated(folder, photo)
+    assert (len(good), len(mutated)) == (40, 300)
+    assert len(list(folder.iterdir())) == 340
+    sides = {path: decoded_size(path) for path in sorted(folder.iterdir())}
+    bad = {path for path, side in sides.items() if side is None}
+    small = {path for path, side in sides.items() if side is not None and side < 64}
+    # Most of what is mutated is bad; none of what is not is.
+    assert len(bad) > 150 and all(sides[folder / name] >= 96 for name in good)
+
+    flags = tiny_flags(
+        folder,
+        tmp_path / "run",
+        **{"total_steps": 4, "data.crops_per_image": 1, "validation.max_photos": 2},
+    )
+    run = command("train.py", *flags)
+    _, err = run.communicate(timeout=600)
+    assert run.returncode == 0, err
+    assert "Traceback" not in err
+    lines = err.splitlines()
+    for path in bad:
+        (line,) = (line for line in lines if str(path) in line)
+        assert "cannot be decoded (" in line and line.endswith("); left out"), line
+    for path in small:
+        (line,) = (line for line in lines if f"{path.name}: left out, " in line)
+    train = {file.content for file in open_split(f"folder:{folder}").train.files()}
+    used = train - bad - small
+    assert f"photographs: {len(used)} to train on, 2 to validate on" in err
+
+    run = command("train.py", *flags, "--config.data.on_error=raise")
+    _, err = run.communicate(timeout=600)
+    assert run.returncode == 1
+    first = min(bad & train)
+    assert err.splitlines()[-1].startswith(f"error: {first}: cannot be decoded (")

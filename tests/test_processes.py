@@ -1,0 +1,177 @@
+"""Runs of several processes, on this machine, as on many."""
+
+import json
+import re
+import signal
+import socket
+import time
+
+import numpy as np
+import pytest
+from processes import command
+from tiny import metrics_rows, tiny_config, tiny_flags
+
+from eddsrn_jax.checkpoint import Checkpoints
+from eddsrn_jax.training import train_and_evaluate
+
+CHANGES = {"validation.every_steps": 5, "log_every_steps": 1, "total_steps": 5}
+# A run that ends only when it is told to.
+ENDLESS = {"log_every_steps": 5, "total_steps": 100_000, "checkpoint.every_steps": 5}
+ENDLESS |= {"validation.every_steps": 100_000}
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def start(count, script, *flags, srun=False):
+    """As many processes of a command, joined by flags or as srun does it."""
+    port = free_port()
+    processes = []
+    for i in range(count):
+        if srun:
+            variables = {
+                # JAX makes the coordinator's port of it.
+                "SLURM_JOB_ID": str(port),
+                "SLURM_STEP_NODELIST": "localhost",
+                "SLURM_NTASKS": str(count),
+                "SLURM_STEP_NUM_TASKS": str(count),
+                "SLURM_PROCID": str(i),
+                "SLURM_LOCALID": str(i),
+            }
+            processes.append(command(script, *flags, **variables))
+        else:
+            joined = f"--coordinator=127.0.0.1:{port}", f"--num_processes={count}"
+            processes.append(command(script, *flags, *joined, f"--process_id={i}"))
+    return processes
+
+
+def finish(processes, *, timeout=300):
+    """The output of all, which must succeed."""
+    output = [process.communicate(timeout=timeout) for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(output), output
+    return output
+
+
+def assert_same_rows(found, expected, steps):
+    assert [row["step"] for row in found] == steps
+    for a, b in zip(found, expected, strict=True):
+        assert a == pytest.approx(b, rel=1e-4)
+
+
+def scores(folder):
+    """Everything but the times, which are never the same."""
+    results = json.loads((folder / "results.json").read_text())
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in results["images"]]
+
+
+def test_two_processes_train_as_one(finished, tmp_path):
+    """The same crops and losses, four rows of every batch in each process."""
+    folder, _ = finished
+    output = finish(
+        start(2, "train.py", *tiny_flags(folder, tmp_path / "two", **CHANGES))
+    )
+    # One writer, one table.
+    assert "| photos-val (1) | x4 SR" in output[0][0]
+    assert "photos-val" not in output[1][0] + output[1][1]
+    train_and_evaluate(tiny_config(folder, **CHANGES), tmp_path / "one")
+    one, two = (metrics_rows(tmp_path / name) for name in ("one", "two"))
+    assert_same_rows(two, one, [1, 2, 3, 4, 5, 5])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("srun", [False, True], ids=["flags", "srun"])
+def test_four_processes_train_as_one(finished, tmp_path, srun):
+    folder, _ = finished
+    flags = tiny_flags(folder, tmp_path / "four", **CHANGES)
+    finish(start(4, "train.py", *flags, srun=srun))
+    train_and_evaluate(tiny_config(folder, **CHANGES), tmp_path / "one")
+    one, four = (metrics_rows(tmp_path / name) for name in ("one", "four"))
+    assert_same_rows(four, one, [1, 2, 3, 4, 5, 5])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_share_the_photographs_of_an_evaluation(finished, tmp_path, count):
+    folder, workdir = finished
+    flags = (f"--workdir={workdir}", f"--dataset=mine={folder}", "--sigmas=1,2")
+    one, many = tmp_path / "one", tmp_path / "many"
+    finish([command("evaluate.py", *flags, "--save_images", f"--output_dir={one}")])
+    output = finish(
+        start(count, "evaluate.py", *flags, "--save_images", f"--output_dir={many}")
+    )
+    assert scores(many) == scores(one)
+    assert ["| mine" in out for out, _ in output] == [True] + [False] * (count - 1)
+    names = [sorted(p.relative_to(f) for p in f.rglob("*.png")) for f in (one, many)]
+    assert names[0] == names[1] and len(names[0]) > 9 * 2 * 4
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_another_number_of_processes(finished, tmp_path):
+    folder, _ = finished
+    for count, steps in ((2, 3), (4, 6), (1, 10)):
+        changes = {**CHANGES, "total_steps": steps}
+        flags = tiny_flags(folder, tmp_path / "run", **changes)
+        finish(start(count, "train.py", *flags))
+    changes = {**CHANGES, "total_steps": 10}
+    train_and_evaluate(tiny_config(folder, **changes), tmp_path / "one")
+    losses = [
+        {
+            row["step"]: row["train/loss"]
+            for row in metrics_rows(path)
+            if "train/loss" in row
+        }
+        for path in (tmp_path / "run", tmp_path / "one")
+    ]
+    assert set(losses[0]) == set(range(1, 11))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def wait_for(path, found, *, seconds=240):
+    """Until what a file holds is found in it."""
+    end = time.monotonic() + seconds
+    while not (path.exists() and re.search(found, path.read_text())):
+        assert time.monotonic() < end, f"no {found} in {path}"
+        time.sleep(0.2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_when_one_dies_the_others_end_and_the_run_can_go_on(finished, tmp_path, victim):
+    folder, _ = finished
+    flags = tiny_flags(folder, tmp_path / "run", **ENDLESS)
+    processes = start(2, "train.py", *flags)
+    wait_for(tmp_path / "run" / "metrics.jsonl", '"step": 10')
+    processes[victim].kill()
+    begun = time.monotonic()
+    _, err = processes[1 - victim].communicate(timeout=60)
+    assert time.monotonic() - begun < 60
+    assert processes[1 - victim].returncode != 0
+    assert "another process" in err or "distributed service" in err
+    processes[victim].communicate()
+    with Checkpoints(tmp_path / "run", read_only=True) as checkpoints:
+        saved, _, _ = checkpoints.restore_params()
+    assert saved >= 5
+    flags = tiny_flags(folder, tmp_path / "run", **{**ENDLESS, "total_steps": saved + 10})
+    output = finish(start(2, "train.py", *flags))
+    assert re.search(r"steps \d+ to", output[0][1])
+    assert metrics_rows(tmp_path / "run")[-1]["step"] == saved + 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_one_ends_all_after_the_same_step(finished, tmp_path, number):
+    folder, _ = finished
+    processes = start(2, "train.py", *tiny_flags(folder, tmp_path / "run", **ENDLESS))
+    wait_for(tmp_path / "run" / "metrics.jsonl", '"step": 5')
+    processes[1].send_signal(number)
+    output = [process.communicate(timeout=120) for process in processes]
+    codes = [process.returncode for process in processes]
+    assert codes == [0, 130 if number == signal.SIGINT else 0], output
+    found = re.search(r"another process: saved step (\d+), stopping", output[0][1])
+    with Checkpoints(tmp_path / "run", read_only=True) as checkpoints:
+        step, _, params = checkpoints.restore_params(int(found[1]))
+    assert step == int(found[1])
+    assert np.isfinite(params["trunk"]["stem"]["kernel"]).all()
