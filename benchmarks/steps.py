@@ -8,10 +8,10 @@ import numpy as np
 
 from configs import eddsrn, eddsrn_lite
 from eddsrn_jax import parallel
+from eddsrn_jax.assembly import compile_step
 from eddsrn_jax.models import EDDSRN, init_params
 from eddsrn_jax.optimizer import make_optimizer
 from eddsrn_jax.steps import create_train_state
-from eddsrn_jax.training import compile_step
 
 CONFIGS = {"lite": eddsrn_lite, "paper-size": eddsrn}
 Batch = dict[str, np.ndarray]

@@ -32,8 +32,9 @@ def main() -> None:
     """Trains by the flags."""
     # Here, so that --help answers at once.
     from benchmarks.steps import prepare_step, random_batch
+    from eddsrn_jax.assembly import open_data
     from eddsrn_jax.checkpoint import read_run
-    from eddsrn_jax.training import open_data, train_and_evaluate
+    from eddsrn_jax.training import train_and_evaluate
     from eddsrn_jax.weights import write_network
 
     start = time.monotonic()

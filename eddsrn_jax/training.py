@@ -2,16 +2,14 @@
 
 import collections
 import dataclasses
-import functools
 import json
 import logging
 import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -20,43 +18,24 @@ import optax
 
 from eddsrn_jax import config as config_lib
 from eddsrn_jax import parallel
-from eddsrn_jax.adversarial import (
-    ADVERSARIAL_LOSSES,
-    adversarial_step,
-    with_discriminator,
+from eddsrn_jax.assembly import (
+    compile_step,
+    open_batches,
+    open_data,
+    restore_or_create,
 )
 from eddsrn_jax.checkpoint import Checkpoints
 from eddsrn_jax.data.crops import CropSampler
-from eddsrn_jax.data.frozen import open_packs
-from eddsrn_jax.data.pack import Pack
-from eddsrn_jax.data.pipeline import prefetch_to_device, stream_batches
-from eddsrn_jax.data.resident import resident_batches
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.evaluation import evaluate_network
 from eddsrn_jax.files import write_text
-from eddsrn_jax.losses import loss_names
-from eddsrn_jax.models import (
-    SCALE,
-    abstract_outputs,
-    abstract_params,
-    init_params,
-    make_network,
-)
-from eddsrn_jax.models.scgan import Discriminator
+from eddsrn_jax.models import make_network
 from eddsrn_jax.optimizer import make_optimizer
 from eddsrn_jax.reporting import Clock, Reporter, Tracer
 from eddsrn_jax.restoration import Restorer
-from eddsrn_jax.runtime import StopSignal, cache_root, make_folder
+from eddsrn_jax.runtime import StopSignal, make_folder
 from eddsrn_jax.scoring import Photo, validate
-from eddsrn_jax.steps import (
-    BAD_PARTS,
-    TrainState,
-    create_train_state,
-    mean_metrics,
-    train_step,
-    train_steps,
-)
-from eddsrn_jax.weights import load_weights
+from eddsrn_jax.steps import BAD_PARTS, TrainState, mean_metrics
 
 _log = logging.getLogger(__name__)
 
@@ -65,8 +44,6 @@ _log = logging.getLogger(__name__)
 _STEPS_IN_FLIGHT = 2
 # TensorBoard gets that many photographs of each validation.
 _PICTURES = 4
-# Smaller photographs leave nothing inside the border of the deblurred image.
-_MIN_VALIDATION_SIDE = SCALE * 16
 
 
 def train_and_evaluate(
@@ -109,7 +86,7 @@ def train_and_evaluate(
     step_fn = compile_step(config, model, optimizer, mesh)
 
     with Checkpoints(workdir) as checkpoints, StopSignal(max_minutes) as stop:
-        state = _restore_or_create(checkpoints, config, model, optimizer, mesh)
+        state = restore_or_create(checkpoints, config, model, optimizer, mesh)
         first_step = int(state.step)
         if (total_steps - first_step) % config.steps_per_dispatch:
             raise InputError(
@@ -121,7 +98,7 @@ def train_and_evaluate(
         else:
             _log.info("%s: %d steps done, nothing left to train", workdir, first_step)
         steps = range(first_step, total_steps)
-        batches = _open_batches(config, sampler, steps, mesh, rows)
+        batches = open_batches(config, sampler, steps, mesh, rows)
         with Reporter(
             workdir,
             first_step=first_step,
@@ -248,153 +225,8 @@ class _Run:
         return scores
 
 
-def open_data(
-    config: ml_collections.ConfigDict, workdir: Path | None = None
-) -> tuple[CropSampler, Pack]:
-    """The crops to train on, and the photographs to validate on.
-
-    Args:
-        config, workdir: see `train_and_evaluate` and `open_packs`.
-
-    Raises:
-        InputError: the config's data cannot be used.
-        OSError: no room for the pack.
-    """
-    data = config.data
-    folder = Path(data.cache_dir or cache_root() / "packs").expanduser()
-    make_folder(folder, "config.data.cache_dir")
-    train, held_out = open_packs(
-        {name: data[name] for name in ("source", "validation_source", "tfds_data_dir")},
-        folder,
-        workdir=workdir,
-        active=jax.process_index() == 0,
-        download=data.tfds_download,
-        on_error=data.on_error,
-    )
-    sampler = CropSampler(
-        train,
-        seed=config.seed,
-        batch_size=config.batch_size,
-        crops_per_image=data.crops_per_image,
-        patch_size=data.hr_patch_size,
-    )
-    held_out = held_out.at_least(_MIN_VALIDATION_SIDE, "the least to validate on")
-    most = range(min(len(held_out.images), config.validation.max_photos))
-    return sampler, held_out.take(most)
-
-
-def _open_batches(
-    config: ml_collections.ConfigDict,
-    sampler: CropSampler,
-    steps: range,
-    mesh: jax.sharding.Mesh,
-    rows: slice,
-) -> Iterator[dict[str, jax.Array]]:
-    """The batches of `steps` on their devices, some of them ahead."""
-    if config.data.pipeline == "resident":
-        batches = resident_batches(sampler, steps, mesh, rows=rows)
-        return prefetch_to_device(batches, lambda batch: batch)
-    batches = stream_batches(sampler, steps, rows=rows, **config.pipeline)
-    return prefetch_to_device(batches, lambda b: parallel.split_batch(b, mesh))
-
-
-def compile_step(
-    config: ml_collections.ConfigDict,
-    model: nn.Module,
-    optimizer: optax.GradientTransformation,
-    mesh: jax.sharding.Mesh,
-) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]:
-    """The training steps of a config, see `train_steps`, mapped over a mesh."""
-    step = functools.partial(
-        train_step,
-        model=model,
-        optimizer=optimizer,
-        scale=SCALE,
-        **config.degradation,
-        loss=dict(config.loss),
-        ema_decay=config.ema_decay,
-        log_every_steps=config.log_every_steps,
-        on_bad_step=config.on_bad_step,
-    )
-    if discriminator := _discriminator(config):
-        step = functools.partial(
-            adversarial_step,
-            **step.keywords,
-            discriminator=discriminator,
-            weight=config.adversarial.weight,
-            feature_weight=config.adversarial.feature_weight,
-        )
-    return parallel.map_step(functools.partial(train_steps, step=step), mesh)
-
-
-def _discriminator(config: ml_collections.ConfigDict) -> Discriminator | None:
-    """What the config trains against, if anything."""
-    if not config.adversarial.weight:
-        return None
-    return Discriminator(
-        config.adversarial.features,
-        config.adversarial.num_layers,
-        config.model.dtype,
-    )
-
-
 def _write_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
     """Leaves the config in the workdir, to be read by people."""
     if jax.process_index() == 0:
         text = json.dumps(config.to_dict(), indent=2, default=str)
         write_text(workdir / "config.json", text + "\n")
-
-
-def _restore_or_create(
-    checkpoints: Checkpoints,
-    config: ml_collections.ConfigDict,
-    model: nn.Module,
-    optimizer: optax.GradientTransformation,
-    mesh: jax.sharding.Mesh,
-) -> TrainState:
-    """The newest checkpoint's state, or a new one, from `init_from` if that is set."""
-    state = _new_state(config, model, optimizer)
-    restored = checkpoints.restore_latest(parallel.replicate(state, mesh))
-    if restored is not None:
-        state, before = restored
-        for name, (old, new) in config_lib.differences(before, config).items():
-            _log.warning("config.%s is now %s, it was %s", name, new, old)
-        return state
-    if config.init_from:
-        params = load_params(Path(config.init_from).expanduser(), model)
-        state = _new_state(config, model, optimizer, params)
-    return parallel.replicate(state, mesh)
-
-
-def _new_state(
-    config: ml_collections.ConfigDict,
-    model: nn.Module,
-    optimizer: optax.GradientTransformation,
-    params: Any = None,
-) -> TrainState:
-    """The state of a run that has not begun; with parameters of its own where None."""
-    key = jax.random.key(config.seed)
-    discriminator = _discriminator(config)
-    losses = loss_names(abstract_outputs(model))
-    state = create_train_state(
-        init_params(model, key) if params is None else params,
-        optimizer,
-        losses=losses + ADVERSARIAL_LOSSES if discriminator else losses,
-        averaged=config.ema_decay > 0,
-    )
-    if discriminator:
-        state = with_discriminator(state, discriminator, optimizer, key=key)
-    return state
-
-
-def load_params(path: Path, model: nn.Module) -> Any:
-    """Weights to start from: a .safetensors file, or the best of a run's workdir.
-
-    Raises:
-        InputError: not there, damaged, or of another architecture.
-    """
-    like = abstract_params(model)
-    if path.suffix == ".safetensors":
-        return load_weights(path, like)
-    with Checkpoints(path, read_only=True) as checkpoints:
-        return checkpoints.restore_params(like=like)[2]

@@ -17,12 +17,13 @@ from PIL import Image
 from processes import command
 from tiny import final_state, metrics_rows, tiny_config, tiny_flags
 
+from eddsrn_jax.assembly import open_data
 from eddsrn_jax.config import check
 from eddsrn_jax.data.pack import open_pack
 from eddsrn_jax.data.sources import File, folder_source, open_split
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.images import read_image
-from eddsrn_jax.training import open_data, train_and_evaluate
+from eddsrn_jax.training import train_and_evaluate
 
 # one bad file stops the run, where that is wanted -------------------------------------
 

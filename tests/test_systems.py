@@ -5,11 +5,12 @@ import importlib
 import jax
 import pytest
 
+from eddsrn_jax.assembly import open_data
 from eddsrn_jax.checkpoint import BEST_METRICS, read_run
 from eddsrn_jax.models import init_params, make_network
 from eddsrn_jax.restoration import Restorer
 from eddsrn_jax.scoring import validate
-from eddsrn_jax.training import open_data, train_and_evaluate
+from eddsrn_jax.training import train_and_evaluate
 
 SYSTEMS = ("deblur_cnn", "edsr", "edsrn", "lapsrn", "scgan", "srresnet", "vdsr")
 CONTINUED = ("lapsrn_finetuned", "srresnet_finetuned")
