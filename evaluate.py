@@ -61,7 +61,8 @@ _SELF_ENSEMBLE = flags.DEFINE_boolean(
 _FIGURE = flags.DEFINE_string(
     "figure",
     None,
-    "With --config: photograph to draw a picture of, with a detail of every result.",
+    "With --config: photograph to draw a picture of, with a detail of every result; a"
+    " file, or bundled:chelsea.png, bundled:astronaut.png of scikit-image.",
 )
 _SAVE_IMAGES = flags.DEFINE_boolean("save_images", False, "Write every image as PNG.")
 _OUTPUT_DIR = flags.DEFINE_string(
@@ -134,7 +135,7 @@ def main() -> None:
     if _CONFIG.value:
         from eddsrn_jax.comparison import compare
 
-        compare(_CONFIG.value, figure=_path(_FIGURE), **scoring)
+        compare(_CONFIG.value, figure=_FIGURE.value, **scoring)
         return
     from eddsrn_jax.evaluation import evaluate_network
 

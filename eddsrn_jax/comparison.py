@@ -8,11 +8,13 @@ from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 
 from eddsrn_jax.cascade import Cascade
 from eddsrn_jax.classical.dark_channel import DarkChannel
 from eddsrn_jax.classical.wiener import Wiener
 from eddsrn_jax.complexity import count_parameters, macs_per_pixel
+from eddsrn_jax.data.sources import open_split
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.evaluation import open_folders, open_output, score_sources
 from eddsrn_jax.figure import draw_figure
@@ -59,7 +61,7 @@ def compare(
     max_photos: int | None = None,
     dtype: str | None = None,
     peers: Path | None = None,
-    figure: Path | None = None,
+    figure: str | None = None,
     save_images: bool = False,
     output_dir: Path | None = None,
 ) -> list[Entry]:
@@ -69,7 +71,8 @@ def compare(
         config: of the table.
         datasets, sigmas, seed, max_photos, dtype, peers, save_images: see
             `evaluate_network`.
-        figure: a photograph, of which a picture with all methods' results is made.
+        figure: a photograph, of which a picture with all methods' results is made: a
+            file, or "bundled:NAME" of those validated on that are inside scikit-image.
         output_dir: for the table, as Markdown, CSV and JSON, and all that
             `evaluate_network` writes; where None the first of `evaluation/NAME`,
             `NAME-2` .. that is not there yet.
@@ -81,6 +84,7 @@ def compare(
         InputError: weights that are there cannot be read, no folder or no photograph.
     """
     sources = open_folders(datasets)
+    photo = _open_photo(figure) if figure else None
     entries = read_entries(config, dtype=dtype, peers=peers)
     output_dir = open_output(output_dir, Path("evaluation", config.name))
     methods = {e.title: e.method for e in entries if e.method}
@@ -104,11 +108,22 @@ def compare(
     print(text)
     print(f"\ntables in {output_dir / config.name}.md, .csv and .json")
     if figure:
-        path = output_dir / f"figure_{figure.stem}.png"
-        sigma = middle(sigmas) if sigmas else random_sigma(seed, figure.name)
-        write_image(path, draw_figure(methods, read_image(figure), sigma=sigma))
+        path = output_dir / f"figure_{Path(figure.removeprefix('bundled:')).stem}.png"
+        sigma = middle(sigmas) if sigmas else random_sigma(seed, figure)
+        write_image(path, draw_figure(methods, photo, sigma=sigma))
         print(f"figure: {path}")
     return entries
+
+
+def _open_photo(place: str) -> np.ndarray:
+    if not place.startswith("bundled:"):
+        return read_image(Path(place).expanduser())
+    files = list(open_split("bundled").validation.files())
+    for file in files:
+        if Path(file.name).name == place.removeprefix("bundled:"):
+            return file.read()
+    names = ", ".join(Path(file.name).name for file in files)
+    raise InputError(f"--figure={place}: no such photograph, only {names}")
 
 
 def read_entries(

@@ -59,7 +59,7 @@ def photos(tmp_path_factory, photo):
 @pytest.fixture(scope="module")
 def compared(config, photos, tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
-    options = {"sigmas": (1.0, 2.0), "figure": photos / "cat.png", "output_dir": out}
+    options = {"sigmas": (1.0, 2.0), "figure": str(photos / "cat.png"), "output_dir": out}
     return compare(config, datasets={"cats": photos}, **options), out
 
 
@@ -154,6 +154,15 @@ def test_what_a_table_cannot_have(config):
     wrong.rows.joint.method = "magic"
     with pytest.raises(InputError, match=r"config.rows.joint.method='magic': not known"):
         read_entries(wrong, dtype=None, peers=None)
+
+
+def test_figures_of_photographs_that_there_are_not(config, photos, tmp_path):
+    options = {"datasets": {"cats": photos}, "output_dir": tmp_path}
+    with pytest.raises(InputError, match="no such photograph, only .*chelsea.png"):
+        compare(config, figure="bundled:dog.png", **options)
+    with pytest.raises(InputError, match="dog.png"):
+        compare(config, figure=str(tmp_path / "dog.png"), **options)
+    assert not [*tmp_path.iterdir()]
 
 
 def test_the_papers_table():
