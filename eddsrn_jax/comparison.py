@@ -18,6 +18,7 @@ from eddsrn_jax.data.sources import open_split
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.evaluation import open_folders, open_output, score_sources
 from eddsrn_jax.figure import draw_figure
+from eddsrn_jax.files import write_text, written_beside
 from eddsrn_jax.images import read_image, write_image
 from eddsrn_jax.models import abstract_params
 from eddsrn_jax.peers import read_peers
@@ -245,7 +246,7 @@ def _write(
     path: Path, entries: Sequence[Entry], found: Sequence[dict], text: str
 ) -> None:
     """The table as path.md, and as path.json and path.csv with every number in full."""
-    path.with_suffix(".md").write_text(text + "\n")
+    write_text(path.with_suffix(".md"), text + "\n")
     table = []
     for entry in entries:
         values = dataclasses.asdict(dataclasses.replace(entry, method=None))
@@ -255,9 +256,12 @@ def _write(
             values[f"paper_{name}_ssim"] = ssim or None
         own = [mean for mean in found if mean["method"] == entry.title]
         table += [values | mean for mean in own] or [values]
-    path.with_suffix(".json").write_text(to_json(table) + "\n")
+    write_text(path.with_suffix(".json"), to_json(table) + "\n")
     fields = dict.fromkeys(name for row in table for name in row)
-    with path.with_suffix(".csv").open("w", newline="") as file:
+    with (
+        written_beside(path.with_suffix(".csv")) as temporary,
+        temporary.open("w", newline="") as file,
+    ):
         writer = csv.DictWriter(file, list(fields))
         writer.writeheader()
         writer.writerows(table)

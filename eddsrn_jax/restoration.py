@@ -19,6 +19,7 @@ from PIL import Image
 
 from eddsrn_jax.complexity import activation_bytes_per_pixel
 from eddsrn_jax.errors import InputError
+from eddsrn_jax.files import written_beside
 from eddsrn_jax.images.decoding import from_pillow, to_pillow
 from eddsrn_jax.models import SCALE, STRIDE, abstract_outputs, apply
 from eddsrn_jax.parallel import device_memory
@@ -297,7 +298,8 @@ class Restorer:
         restore = jax.jit(lambda images: apply(self._model, params, images))
         exported = jax.export.export(restore, platforms=("cpu", "cuda", "tpu"))(images)
         try:
-            Path(path).write_bytes(exported.serialize())
+            with written_beside(Path(path)) as temporary:
+                temporary.write_bytes(exported.serialize())
         except OSError as error:
             raise InputError(f"{path}: cannot be written ({error.strerror})") from error
 

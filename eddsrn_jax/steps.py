@@ -191,7 +191,7 @@ def update_state(
         **{"params": params, "average": average, "opt_state": opt_state},
     }
 
-    # A sum of squares is finite only where everything is.
+    # A sum of squares is finite only where everything is, and not immense.
     checked = [state.params, metrics["loss"], grads, params]
     bad = ~jnp.isfinite(jnp.stack([optax.tree.norm(part) for part in checked]))
     if on_bad_step == "skip":

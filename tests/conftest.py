@@ -40,6 +40,14 @@ def photo() -> np.ndarray:
     return read_image(chelsea.content)[:, :448]
 
 
+@pytest.fixture(scope="session")
+def batch(photo: np.ndarray) -> dict[str, np.ndarray]:
+    """Eight crops, and keys to blur them by."""
+    crops = [photo[8 * i : 8 * i + 64, 16 * i : 16 * i + 64] for i in range(8)]
+    keys = np.random.default_rng(0).integers(0, 2**32, (8, 2), dtype=np.uint32)
+    return {"hr": np.stack(crops), "key": keys}
+
+
 @pytest.fixture
 def photo_folder(tmp_path: Path, photo: np.ndarray) -> Path:
     """A folder of eight small photographs of different sizes."""

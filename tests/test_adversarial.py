@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from tiny import SMALL
+from tiny import SMALL, STEP_OPTIONS
 
 from eddsrn_jax import parallel
 from eddsrn_jax.adversarial import (
@@ -18,22 +18,7 @@ from eddsrn_jax.models import EDDSRN, init_params
 from eddsrn_jax.models.scgan import SCGAN, Discriminator
 from eddsrn_jax.steps import create_train_state, train_step
 
-OPTIONS = {
-    "scale": 4,
-    "sigma_range": (1.0, 2.0),
-    "loss": {"sr": "mse", "deblurred": "charbonnier", "alpha": 0.2, "eps": 1e-3},
-    "ema_decay": 0.9,
-    "log_every_steps": 2,
-    "on_bad_step": "stop",
-}
 DISCRIMINATOR = Discriminator(features=4, num_layers=3)
-
-
-@pytest.fixture(scope="module")
-def batch(photo):
-    crops = [photo[8 * i : 8 * i + 64, 16 * i : 16 * i + 64] for i in range(8)]
-    keys = np.random.default_rng(0).integers(0, 2**32, (8, 2), dtype=np.uint32)
-    return {"hr": np.stack(crops), "key": keys}
 
 
 def run(batch, step, model, optimizer, *, devices=1, steps=1):
@@ -50,7 +35,7 @@ def run(batch, step, model, optimizer, *, devices=1, steps=1):
         key = jax.random.key(1)
         state = with_discriminator(state, DISCRIMINATOR, optimizer, key=key)
     state = parallel.replicate(state, mesh)
-    step = functools.partial(step, model=model, optimizer=optimizer, **OPTIONS)
+    step = functools.partial(step, model=model, optimizer=optimizer, **STEP_OPTIONS)
     mapped, history = parallel.map_step(step, mesh), []
     for _ in range(steps):
         state, metrics = mapped(state, parallel.split_batch(batch, mesh))

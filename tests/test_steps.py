@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny import SMALL
+from tiny import SMALL, STEP_OPTIONS
 
 from eddsrn_jax import parallel
 from eddsrn_jax.degradation import training_triple
@@ -20,21 +20,6 @@ from eddsrn_jax.steps import (
 )
 
 LOSSES = ("loss", "loss_sr", "loss_db")
-OPTIONS = {
-    "scale": 4,
-    "sigma_range": (1.0, 2.0),
-    "loss": {"sr": "mse", "deblurred": "charbonnier", "alpha": 0.2, "eps": 1e-3},
-    "ema_decay": 0.9,
-    "log_every_steps": 2,
-    "on_bad_step": "stop",
-}
-
-
-@pytest.fixture(scope="module")
-def batch(photo):
-    crops = [photo[8 * i : 8 * i + 64, 16 * i : 16 * i + 64] for i in range(8)]
-    keys = np.random.default_rng(0).integers(0, 2**32, (8, 2), dtype=np.uint32)
-    return {"hr": np.stack(crops), "key": keys}
 
 
 def run(batch, *, devices=1, steps=1, optimizer=None, model=None, losses=LOSSES):
@@ -45,7 +30,7 @@ def run(batch, *, devices=1, steps=1, optimizer=None, model=None, losses=LOSSES)
     params = init_params(model, jax.random.key(0))
     state = create_train_state(params, optimizer, losses=losses)
     state = parallel.replicate(state, mesh)
-    step = functools.partial(train_step, model=model, optimizer=optimizer, **OPTIONS)
+    step = functools.partial(train_step, model=model, optimizer=optimizer, **STEP_OPTIONS)
     step = parallel.map_step(step, mesh)
     history = []
     for _ in range(steps):
@@ -58,7 +43,7 @@ def test_steps_given_at_once_are_those_given_in_turn(batch):
     """As GPUs run them; on CPUs a loop is slow, not wrong."""
     model, optimizer = EDDSRN(**SMALL), optax.adam(1e-3)
     mesh = parallel.make_mesh(jax.devices()[:2])
-    step = functools.partial(train_step, model=model, optimizer=optimizer, **OPTIONS)
+    step = functools.partial(train_step, model=model, optimizer=optimizer, **STEP_OPTIONS)
     step = parallel.map_step(functools.partial(train_steps, step=step), mesh)
     params = init_params(model, jax.random.key(0))
     batches = tuple(
@@ -157,7 +142,7 @@ def run_with(batches, params, *, on_bad_step, optimizer=None, devices=2):
     mesh = parallel.make_mesh(jax.devices()[:devices])
     state = create_train_state(params, optimizer, losses=LOSSES, averaged=True)
     state, states = parallel.replicate(state, mesh), []
-    options = {**OPTIONS, "on_bad_step": on_bad_step}
+    options = {**STEP_OPTIONS, "on_bad_step": on_bad_step}
     step = functools.partial(train_step, model=model, optimizer=optimizer, **options)
     step = parallel.map_step(step, mesh)
     for batch in batches:
@@ -248,7 +233,7 @@ def test_the_average_follows_the_weights(batch):
     params = init_params(model, jax.random.key(0))
     state = create_train_state(params, optimizer, losses=LOSSES, averaged=True)
     state = parallel.replicate(state, mesh)
-    step = functools.partial(train_step, model=model, optimizer=optimizer, **OPTIONS)
+    step = functools.partial(train_step, model=model, optimizer=optimizer, **STEP_OPTIONS)
     step, average = parallel.map_step(step, mesh), params
     for decay in (1 / 10, 2 / 11, 3 / 12):
         state, _ = step(state, parallel.split_batch(batch, mesh))

@@ -18,6 +18,16 @@ SMALL = {
     "deblur_features": 8,
 }
 
+# Of train_step.
+STEP_OPTIONS = {
+    "scale": 4,
+    "sigma_range": (1.0, 2.0),
+    "loss": {"sr": "mse", "deblurred": "charbonnier", "alpha": 0.2, "eps": 1e-3},
+    "ema_decay": 0.9,
+    "log_every_steps": 2,
+    "on_bad_step": "stop",
+}
+
 
 def tiny_config(photo_folder, **changes):
     """Four steps an epoch, ten in all; a validation and a checkpoint every six."""

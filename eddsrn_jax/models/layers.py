@@ -7,6 +7,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from eddsrn_jax.models.convolution import convolve
+from eddsrn_jax.parallel import DATA_AXIS
 from eddsrn_jax.resize import mirrored
 
 # He et al., ICCV 2015: keeps the variance of activations through a chain of ReLUs.
@@ -37,6 +38,16 @@ class Conv(nn.Module):
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
         return convolve(*(a.astype(self.dtype) for a in (x, kernel, bias)))
+
+
+def batch_norm(train: bool, *, dtype: DTypeLike, name: str) -> nn.BatchNorm:
+    """Batch norm by running statistics or, to train, by the batch's.
+
+    These are of all devices along the axis DATA_AXIS, so that their number changes
+    nothing; and the running ones follow them.
+    """
+    settings = {"axis_name": DATA_AXIS if train else None, "dtype": dtype, "name": name}
+    return nn.BatchNorm(use_running_average=not train, **settings)
 
 
 def depth_to_space(x: jax.Array, scale: int) -> jax.Array:

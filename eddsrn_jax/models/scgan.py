@@ -14,8 +14,13 @@ import flax.linen as nn
 import jax
 from jax.typing import DTypeLike
 
-from eddsrn_jax.models.layers import HE_NORMAL, RESIDUAL_NORMAL, Conv, TransposedConv
-from eddsrn_jax.parallel import DATA_AXIS
+from eddsrn_jax.models.layers import (
+    HE_NORMAL,
+    RESIDUAL_NORMAL,
+    Conv,
+    TransposedConv,
+    batch_norm,
+)
 
 
 class SCGAN(nn.Module):
@@ -41,18 +46,15 @@ class SCGAN(nn.Module):
 
         Args:
             lr: float [N, h, w, 3] in [0, 1].
-            train: whether batch norm uses and updates the statistics of the batch, of all
-                devices along the axis DATA_AXIS.
+            train: see `batch_norm`.
 
         Returns:
             "sr": float32 [N, 4h, 4w, 3].
         """
 
         def activate(x: jax.Array, name: str) -> jax.Array:
-            # Statistics over all devices, so that their number changes nothing.
-            axis = DATA_AXIS if train else None
-            settings = {"axis_name": axis, "dtype": self.dtype, "name": f"{name}_norm"}
-            return nn.relu(nn.BatchNorm(use_running_average=not train, **settings)(x))
+            norm = batch_norm(train, dtype=self.dtype, name=f"{name}_norm")
+            return nn.relu(norm(x))
 
         x = lr
         for i in range(2):

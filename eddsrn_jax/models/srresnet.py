@@ -10,8 +10,7 @@ import flax.linen as nn
 import jax
 from jax.typing import DTypeLike
 
-from eddsrn_jax.models.layers import RESIDUAL_NORMAL, Conv, UpConv
-from eddsrn_jax.parallel import DATA_AXIS
+from eddsrn_jax.models.layers import RESIDUAL_NORMAL, Conv, UpConv, batch_norm
 
 
 class SRResNet(nn.Module):
@@ -35,18 +34,14 @@ class SRResNet(nn.Module):
 
         Args:
             lr: float [N, h, w, 3] in [0, 1].
-            train: whether batch norm uses and updates the statistics of the batch, of all
-                devices along the axis DATA_AXIS.
+            train: see `batch_norm`.
 
         Returns:
             "sr": float32 [N, 4h, 4w, 3].
         """
 
         def norm(name: str) -> nn.BatchNorm:
-            # Statistics over all devices, so that their number changes nothing.
-            axis = DATA_AXIS if train else None
-            settings = {"axis_name": axis, "dtype": self.dtype, "name": name}
-            return nn.BatchNorm(use_running_average=not train, **settings)
+            return batch_norm(train, dtype=self.dtype, name=name)
 
         def block(x: jax.Array, i: int) -> jax.Array:
             y = Conv(self.features, dtype=self.dtype, name=f"block{i}_conv0")(x)

@@ -13,6 +13,7 @@ import safetensors
 import safetensors.numpy
 
 from eddsrn_jax.errors import InputError
+from eddsrn_jax.files import written_beside
 from eddsrn_jax.models import abstract_params, make_network
 
 # After the name of a kernel stored in 8 bits: what its output channels are multiplied by.
@@ -77,7 +78,8 @@ def write_network(path: Path, network: Network, *, dtype: str = "float16") -> No
         "model": json.dumps(fields),
     }
     try:
-        safetensors.numpy.save_file(arrays, path, metadata=metadata)
+        with written_beside(path) as temporary:
+            safetensors.numpy.save_file(arrays, temporary, metadata=metadata)
     except (OSError, safetensors.SafetensorError) as error:
         raise InputError(f"{path}: cannot be written ({error})") from error
 
