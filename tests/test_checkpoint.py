@@ -167,6 +167,39 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_restored(
     assert (tmp_path / "damaged-checkpoint-2-2").is_dir()
 
 
+def half(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x40
+    path.write_bytes(content)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", [half, flip, lambda path: path.unlink()])
+def test_whatever_file_is_damaged_what_is_restored_was_saved(tmp_path, damage):
+    """Some files are not needed; no other damage goes unseen, and nothing is deleted."""
+    save(tmp_path / "whole", {1: 26.0, 2: 25.0})
+    saved, like = {step: make_state(step) for step in (1, 2)}, make_state()
+    files = [p for p in (tmp_path / "whole/checkpoints/2").rglob("*") if p.is_file()]
+    restored_steps = set()
+    for i, path in enumerate(files):
+        workdir = tmp_path / str(i)
+        shutil.copytree(tmp_path / "whole", workdir)
+        damage(workdir / path.relative_to(tmp_path / "whole"))
+        count = sum(p.is_file() for p in workdir.rglob("*"))
+        with Checkpoints(workdir) as checkpoints:
+            restored, _ = checkpoints.restore_latest(like)
+        step = int(restored.step)
+        assert_same(restored, saved[step])
+        assert (workdir / "damaged-checkpoint-2").is_dir() == (step == 1)
+        assert sum(p.is_file() for p in workdir.rglob("*")) == count
+        restored_steps.add(step)
+    assert restored_steps == {1, 2}
+
+
 def test_a_damaged_checkpoint_is_not_evaluated(tmp_path):
     save(tmp_path, {1: 26.0})
     flip_a_byte(tmp_path / "checkpoints" / "1" / "params")

@@ -89,7 +89,7 @@ def _stored(name: str, value: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
     if dtype != "int8":
         # An overflow is the caller's to see.
         with np.errstate(over="ignore"):
-            return {name: np.ascontiguousarray(value.astype(jnp.dtype(dtype)))}
+            return {name: np.array(value.astype(jnp.dtype(dtype)), order="C")}
     if value.ndim < 2:
         return {name: value}
     largest = np.abs(value).max(axis=tuple(range(value.ndim - 1)))

@@ -1,0 +1,301 @@
+"""Kills, signals, damaged checkpoints and full disks; of runs that are real processes."""
+
+import collections
+import contextlib
+import re
+import resource
+import shutil
+import signal
+import statistics
+import subprocess
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from processes import command
+from tiny import final_state, metrics_rows, tiny_flags
+
+# Programs with oneDNN, the default on x86, are not kept: each start would compile.
+KEPT = {"XLA_FLAGS": "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"}
+
+# What a run is killed in, how often at least, and up to how many seconds into it.
+PHASES = {"step": 0.1, "save": 0.05, "validation": 0.2, "compile": 4.0}
+KILLS, EACH = 50, 5
+SAVE_EVERY, VALIDATE_EVERY = 10, 25
+DRIVEN = {
+    "total_steps": 600,
+    "batch_size": 4,
+    "log_every_steps": 1,
+    "checkpoint.every_steps": SAVE_EVERY,
+    "validation.every_steps": VALIDATE_EVERY,
+}
+
+
+def train(folder, workdir, log, changes, **variables):
+    """Starts train.py; its messages go to the file `log`."""
+    flags = tiny_flags(folder, workdir, **changes)
+    with log.open("w") as file:
+        return command("train.py", *flags, stderr=file, **KEPT | variables)
+
+
+def wait_for(reached, run, log):
+    """Until something is so, or the run has ended."""
+    deadline = time.monotonic() + 180
+    while not reached() and run.poll() is None:
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.002)
+
+
+def steps_logged(log):
+    return re.findall(r" step (\d+)/", log.read_text())
+
+
+def phase_of(workdir, log):
+    """What a run is doing, by its messages and its folders."""
+    messages = log.read_text()
+    if "first step after" not in messages:
+        return "compile" if "XLA_FLAGS=" in messages else "start"
+    if any(workdir.glob("checkpoints/*tmp*")):
+        return "save"
+    # A validation comes between the loss of its step and its own message.
+    last = re.search(r" step (\d+)/.*\n$", messages)
+    return "validation" if last and int(last[1]) % VALIDATE_EVERY == 0 else "step"
+
+
+def finished_steps(workdir):
+    """Those that a run can go on from."""
+    names = [path.name for path in workdir.glob("checkpoints/*")]
+    return [0, *(int(name) for name in names if name.isdigit())]
+
+
+def kill(run, workdir, log):
+    """Kills a run; returns its phase and the checkpoint that it must go on from."""
+    # Frozen first, so that what is seen is what is killed.
+    run.send_signal(signal.SIGSTOP)
+    stat = Path(f"/proc/{run.pid}/stat")
+    wait_for(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", run, log)
+    found = phase_of(workdir, log), max(finished_steps(workdir))
+    run.kill()
+    run.communicate()
+    assert run.returncode == -signal.SIGKILL, log.read_text()
+    return found
+
+
+@pytest.mark.slow
+def test_a_run_killed_fifty_times_is_the_run_that_was_not(finished, tmp_path):
+    folder, _ = finished
+    rng, log, workdir = np.random.default_rng(0), tmp_path / "log", tmp_path / "killed"
+    cache = tmp_path / "xla"
+
+    def start(workdir):
+        variables = {"JAX_COMPILATION_CACHE_DIR": str(cache)}
+        return train(folder, workdir, log, DRIVEN, **variables)
+
+    run = start(tmp_path / "whole")
+    _ = run.communicate(timeout=600)
+    assert run.returncode == 0, log.read_text()
+
+    seen, lost, seconds, resumed_from = collections.Counter(), {}, [], 0
+    while sum(seen.values()) < KILLS or min(seen[phase] for phase in PHASES) < EACH:
+        number = sum(seen.values())
+        assert number < 2 * KILLS, seen
+        aim = ["step", "save", "validation", "compile", "anything"][number % 5]
+        if aim == "compile":
+            shutil.rmtree(cache, ignore_errors=True)
+        began = time.monotonic()
+        run = start(workdir)
+        if aim == "anything":
+            time.sleep(rng.uniform(0, 1.5 * max(seconds, default=1)))
+        else:
+            if aim != "compile":
+                wait_for(lambda: "first step after" in log.read_text(), run, log)
+                seconds.append(time.monotonic() - began)
+                step = rng.integers(1, 12)
+                wait_for(lambda step=step: len(steps_logged(log)) >= step, run, log)
+            wait_for(lambda aim=aim: phase_of(workdir, log) == aim, run, log)
+            time.sleep(rng.uniform(0, PHASES[aim]))
+        phase, can_go_on_from = kill(run, workdir, log)
+        # Loading what is kept is no compilation.
+        phase = "start" if phase == "compile" and aim != "compile" else phase
+        seen[phase] += 1
+        if found := re.search(r", steps (\d+) to 600", log.read_text()):
+            assert int(found[1]) == resumed_from, log.read_text()
+        if done := steps_logged(log):
+            lost.setdefault(phase, []).append(int(done[-1]) - can_go_on_from)
+        resumed_from = can_go_on_from
+
+    run = start(workdir)
+    _ = run.communicate(timeout=600)
+    assert run.returncode == 0, log.read_text()
+    assert f", steps {resumed_from} to 600" in log.read_text()
+    began = time.monotonic()
+    killed = final_state(workdir, 600)
+    reading = time.monotonic() - began
+    most = {phase: max(steps) for phase, steps in lost.items()}
+    print(
+        f"\nkills: {dict(seen)}; most steps lost: {most}, {SAVE_EVERY} lie between saves;"
+        f" from start to first step {statistics.median(seconds):.1f} s, of which reading"
+        f" the checkpoint {reading:.2f} s"
+    )
+    jax.tree.map(
+        np.testing.assert_array_equal, killed, final_state(tmp_path / "whole", 600)
+    )
+    assert metrics_rows(workdir) == metrics_rows(tmp_path / "whole")
+    assert all(path.name.isdigit() for path in workdir.glob("checkpoints/*"))
+    for phase, steps in most.items():
+        # What was being written is lost too; the next save waits until it is done.
+        assert steps <= SAVE_EVERY * (2 if phase == "save" else 1)
+
+
+@pytest.mark.parametrize(
+    "number, code", [(signal.SIGTERM, 0), (signal.SIGINT, 130)], ids=["TERM", "INT"]
+)
+def test_a_signal_while_compiling_saves_the_first_step(finished, tmp_path, number, code):
+    folder, _ = finished
+    log, workdir = tmp_path / "log", tmp_path / "run"
+    variables = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "xla")}
+    run = train(folder, workdir, log, {"total_steps": 100_000}, **variables)
+    wait_for(lambda: phase_of(workdir, log) == "compile", run, log)
+    run.send_signal(number)
+    run.communicate(timeout=30)
+    assert run.returncode == code, log.read_text()
+    last = log.read_text().splitlines()[-1]
+    assert last.endswith(f"{signal.Signals(number).name}: saved step 1, stopping")
+    assert [path.name for path in workdir.glob("checkpoints/*")] == ["1"]
+
+
+@pytest.fixture
+def trained(finished, tmp_path):
+    """A copy of a run of ten steps, with the checkpoints 6 and 10."""
+    folder, workdir = finished
+    shutil.copytree(workdir, tmp_path / "run")
+    assert sorted(finished_steps(tmp_path / "run")) == [0, 6, 10]
+    return folder, tmp_path / "run"
+
+
+def contents(folder):
+    """All files of a folder."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder): path.read_bytes() for path in files}
+
+
+def damage(checkpoint):
+    (checkpoint / "train" / "manifest.ocdbt").write_bytes(b"")
+
+
+def test_a_run_goes_on_from_the_newest_whole_checkpoint(trained, tmp_path):
+    folder, workdir = trained
+    log = tmp_path / "log"
+    damage(workdir / "checkpoints" / "10")
+    before = contents(workdir / "checkpoints" / "10")
+    run = train(folder, workdir, log, {"total_steps": 12})
+    run.communicate(timeout=300)
+    assert run.returncode == 0, log.read_text()
+    assert f"{workdir}/checkpoints/10 cannot be restored: " in log.read_text()
+    assert ", steps 6 to 12 (" in log.read_text()
+    assert contents(workdir / "damaged-checkpoint-10") == before
+
+
+def test_with_no_whole_checkpoint_a_run_ends(trained, tmp_path):
+    folder, workdir = trained
+    log = tmp_path / "log"
+    for step in ("6", "10"):
+        damage(workdir / "checkpoints" / step)
+    before = contents(workdir / "checkpoints")
+    run = train(folder, workdir, log, {"total_steps": 12})
+    run.communicate(timeout=300)
+    assert run.returncode == 1
+    *named, error = log.read_text().splitlines()
+    for step, line in zip((10, 6), named, strict=True):
+        assert f"{workdir}/checkpoints/{step} cannot be restored: " in line
+    assert error == (
+        f"error: {workdir}/checkpoints: none of its 2 checkpoints can be restored; move"
+        " the folder away to start over"
+    )
+    assert contents(workdir / "checkpoints") == before
+
+
+def test_a_file_of_a_checkpoint_that_cannot_be_written(trained, tmp_path):
+    """Where the system refuses in the midst of a save, here by a limit on files' size."""
+    folder, workdir = trained
+    log = tmp_path / "log"
+    before = contents(workdir / "checkpoints" / "10")
+    run = train(folder, workdir, log, {"total_steps": 30})
+    resource.prlimit(run.pid, resource.RLIMIT_FSIZE, (250_000, 250_000))
+    run.communicate(timeout=300)
+    assert run.returncode == 1, log.read_text()
+    assert log.read_text().splitlines()[-1] == (
+        f"error: {workdir}/checkpoints: a checkpoint cannot be written (File too large);"
+        " those before it are whole"
+    )
+    assert max(finished_steps(workdir)) == 10
+    assert contents(workdir / "checkpoints" / "10") == before
+    final_state(workdir, 10)
+
+
+def test_a_file_of_results_that_cannot_be_written(finished, tmp_path):
+    _, workdir = finished
+    flags = [f"--workdir={workdir}", "--sigmas=1", f"--output_dir={tmp_path / 'out'}"]
+    run = command("evaluate.py", *flags, **KEPT)
+    resource.prlimit(run.pid, resource.RLIMIT_FSIZE, (100, 100))
+    _, err = run.communicate(timeout=300)
+    assert run.returncode == 1, err
+    (line,) = err.splitlines()
+    assert re.fullmatch(r"error: .*File too large: '.*/out/before_after_.*'", line)
+    assert not contents(tmp_path / "out")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder that is a disk of 8 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
+    with contextlib.suppress(OSError):
+        subprocess.run(mount, capture_output=True)
+    if not folder.is_mount():
+        pytest.skip("needs the right to mount")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kilobytes, message",
+    [
+        (0, r"No space left on device: '.*/run/\w+.json.?'"),
+        (1000, r"a checkpoint takes 1\.\d MB, free are [01]\.\d MB; those before it are"),
+    ],
+)
+def test_a_full_disk(finished, small_disk, tmp_path, kilobytes, message):
+    """The last checkpoint and the rows stay; with room the run goes on as if it had."""
+    folder, reference = finished
+    log, workdir, changes = tmp_path / "log", small_disk / "run", {"total_steps": 20}
+    shutil.copytree(reference, workdir)
+    kept = contents(workdir / "checkpoints"), metrics_rows(workdir)
+    free = shutil.disk_usage(small_disk).free - 1000 * kilobytes
+    (small_disk / "ballast").write_bytes(bytes(free))
+    run = train(folder, workdir, log, changes)
+    run.communicate(timeout=300)
+    assert run.returncode == 1, log.read_text()
+    assert "Traceback" not in log.read_text()
+    assert re.search(f"^error: .*{message}", log.read_text().splitlines()[-1])
+    assert contents(workdir / "checkpoints") == kept[0]
+    assert metrics_rows(workdir)[: len(kept[1])] == kept[1]
+
+    (small_disk / "ballast").unlink()
+    run = train(folder, workdir, log, changes)
+    run.communicate(timeout=300)
+    assert run.returncode == 0, log.read_text()
+    assert ", steps 10 to 20 (" in log.read_text()
+    shutil.copytree(reference, tmp_path / "whole")
+    run = train(folder, tmp_path / "whole", log, changes)
+    run.communicate(timeout=300)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        final_state(workdir, 20),
+        final_state(tmp_path / "whole", 20),
+    )
+    assert metrics_rows(workdir) == metrics_rows(tmp_path / "whole")
