@@ -21,7 +21,7 @@ def load(name, folder, **changes):
     module = importlib.import_module(f"configs.{file}")
     config = module.get_config(size) if size else module.get_config()
     changes = {
-        "batch_size": 4,
+        "batch_size": 8,
         "total_steps": 200,
         "data.source": "bundled",
         "data.cache_dir": str(folder / "packs"),
