@@ -239,8 +239,8 @@ class Checkpoints:
         """The parameters of a checkpoint alone, verified.
 
         Args:
-            step: of the checkpoint; the best one where None, by validation, else the
-                latest.
+            step: of the checkpoint. Where None the best by validation, or if there is
+                none, or it is damaged, the newest whole one.
             like: tree of the expected shapes; None takes whatever there is.
 
         Returns:
@@ -249,17 +249,20 @@ class Checkpoints:
         Raises:
             InputError: no such step, damaged, or of another architecture.
         """
-        steps = sorted(self._manager.all_steps())
+        steps = sorted(self._manager.all_steps(), reverse=True)
         if step is not None and step not in steps:
-            raise InputError(f"{self._folder}: no step {step}, only {steps}")
-        if step is None:
-            best = self._manager.best_step()
-            step = steps[-1] if best is None else best
-        try:
-            restored = self._restore(step, {"params": like})
-        except _DamagedError as error:
-            raise InputError(str(error)) from error
-        return step, restored["config"], restored["params"]
+            raise InputError(f"{self._folder}: no step {step}, only {steps[::-1]}")
+        best = self._manager.best_step()
+        wanted = sorted(steps, key=lambda s: s != best) if step is None else [step]
+        for candidate in wanted:
+            try:
+                restored = self._restore(candidate, {"params": like})
+            except _DamagedError as error:
+                if candidate == wanted[-1]:
+                    raise InputError(str(error)) from error
+                _log.warning("%s; another one is taken", error)
+            else:
+                return candidate, restored["config"], restored["params"]
 
     def _restore(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
         """The items that `like` has shapes of, verified, and the config.

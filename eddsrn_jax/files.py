@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +23,8 @@ def naming(path: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def written_beside(path: Path) -> Iterator[Path]:
     """A file to write, which takes the path's name when all went well."""
-    temporary = path.with_name(f".eddsrn-{os.getpid()}{path.suffix}")
+    # No process's number: those of two machines may be the same.
+    temporary = path.with_name(f".eddsrn-{secrets.token_hex(4)}{path.suffix}")
     try:
         with naming(path):
             yield temporary

@@ -136,6 +136,10 @@ def _show_messages() -> None:
     absl_logging.set_verbosity(absl_logging.FATAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     sys.unraisablehook = _show_unraisable
+    # Of broken EXIF data, without the file's name; restoring collects and names them.
+    warnings.filterwarnings(
+        "ignore", category=UserWarning, module=r"PIL\.|eddsrn_jax\.images"
+    )
     handler = _AroundProgressBars()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logger = logging.getLogger("eddsrn_jax")

@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import json
 import re
 import resource
 import shutil
@@ -16,6 +17,8 @@ import numpy as np
 import pytest
 from processes import command
 from tiny import final_state, metrics_rows, tiny_flags
+
+from eddsrn_jax.checkpoint import read_run
 
 # Programs with oneDNN, the default on x86, are not kept: each start would compile.
 KEPT = {"XLA_FLAGS": "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"}
@@ -215,6 +218,23 @@ def test_with_no_whole_checkpoint_a_run_ends(trained, tmp_path):
         " the folder away to start over"
     )
     assert contents(workdir / "checkpoints") == before
+
+
+def test_evaluation_goes_on_from_another_than_the_damaged_best(trained, tmp_path):
+    _, workdir = trained
+    best = read_run(workdir).step
+    (workdir / "checkpoints" / str(best) / "params" / "manifest.ocdbt").unlink()
+    flags = [f"--workdir={workdir}", "--sigmas=1", f"--output_dir={tmp_path / 'out'}"]
+    run = command("evaluate.py", *flags, **KEPT)
+    _, err = run.communicate(timeout=300)
+    assert run.returncode == 0, err
+    assert re.search(rf"checkpoints/{best} cannot be .*; another one is taken", err)
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["protocol"]["step"] == ({6, 10} - {best}).pop()
+    run = command("evaluate.py", *flags, f"--step={best}", **KEPT)
+    _, err = run.communicate(timeout=300)
+    assert run.returncode == 1
+    assert f"error: {workdir}/checkpoints/{best} cannot be restored: " in err
 
 
 def test_a_file_of_a_checkpoint_that_cannot_be_written(trained, tmp_path):

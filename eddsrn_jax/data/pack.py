@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from eddsrn_jax.data.sources import File, Listing, Source
 from eddsrn_jax.errors import InputError
-from eddsrn_jax.files import naming
+from eddsrn_jax.files import write_text, written_beside
 from eddsrn_jax.images import count_pixels
 
 _log = logging.getLogger(__name__)
@@ -152,31 +152,26 @@ def _make_pack(source: Source, index_path: Path, on_error: str) -> None:
             bar.update()
     index_path.parent.mkdir(parents=True, exist_ok=True)
     _check_room(source, index_path.parent, pixels)
-    # Written aside and renamed, the index last: a pack is whole or absent.
-    partial = index_path.with_suffix(f".{os.getpid()}.tmp")
     entries = []
-    try:
-        with naming(partial), partial.open("wb") as data:
-            for file, found in _decode(source, len(pixels)):
-                if isinstance(found, InputError):
-                    if on_error == "raise":
-                        raise found
-                    entries.append({"left_out": str(found)})
-                    continue
-                height, width, _ = found.shape
-                entry = {"height": height, "width": width, "offset": data.tell()}
-                entries.append({"name": file.name, **entry})
-                data.write(np.ascontiguousarray(found))
+    data_path = index_path.with_suffix(".u8")
+    with written_beside(data_path) as temporary, temporary.open("wb") as data:
+        for file, found in _decode(source, len(pixels)):
+            if isinstance(found, InputError):
+                if on_error == "raise":
+                    raise found
+                entries.append({"left_out": str(found)})
+                continue
+            height, width, _ = found.shape
+            entry = {"height": height, "width": width, "offset": data.tell()}
+            entries.append({"name": file.name, **entry})
+            data.write(np.ascontiguousarray(found))
         if all("left_out" in entry for entry in entries):
             raise InputError(
                 f"{source.name}: none of {len(entries)} files is an image (the first:"
                 f" {entries[0]['left_out']})"
             )
-        os.replace(partial, index_path.with_suffix(".u8"))
-        partial.write_text(json.dumps(entries))
-        os.replace(partial, index_path)
-    finally:
-        partial.unlink(missing_ok=True)
+    # Last: a pack is whole or absent.
+    write_text(index_path, json.dumps(entries))
 
 
 def _check_room(source: Source, folder: Path, pixels: Sequence[int]) -> None:
