@@ -1,10 +1,16 @@
-"""Writing files: whole or absent, whenever the process ends, and named in errors."""
+"""Writing files: whole or absent, whenever the process ends, named in errors, by one."""
 
 import contextlib
+import fcntl
+import logging
 import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+
+from eddsrn_jax.errors import InputError
+
+_log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -37,3 +43,21 @@ def write_text(path: Path, text: str) -> None:
     """Writes a text file, or replaces it."""
     with written_beside(path) as temporary:
         temporary.write_text(text)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps others who ask too from a folder, until the block or the process ends.
+
+    Raises:
+        InputError: another process has it.
+    """
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"{folder}: another process is writing there") from error
+        # Some file systems of networks have no locks.
+        except OSError as error:
+            _log.warning("%s cannot be locked: %s", folder, error)
+        yield

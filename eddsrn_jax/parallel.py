@@ -13,9 +13,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from eddsrn_jax.errors import InputError, UsageError
 
+_log = logging.getLogger(__name__)
+
 DATA_AXIS = "data"
-
-
 # Seconds without a sign of life after which a process counts as dead, and the others end.
 _HEARTBEAT_TIMEOUT = 30
 
@@ -34,7 +34,7 @@ def connect(
         process_id: of this process, from 0.
 
     Raises:
-        UsageError: one is missing, or they do not fit.
+        UsageError: one is missing, they do not fit, or no other process is found.
     """
     numbers = (num_processes, process_id)
     if coordinator and (None in numbers or process_id >= num_processes):
@@ -44,20 +44,27 @@ def connect(
         )
     if not coordinator and numbers != (None, None):
         raise UsageError("--num_processes, --process_id: expected a --coordinator too")
-    if not coordinator and not _several_by_environment():
+    several = coordinator or _several_by_environment()
+    # Where JAX has found TPUs it says so; whether they are of a pod only it can tell.
+    if not several and "tpu" not in (jax.config.jax_platforms or ""):
         return
-    jax.distributed.initialize(
-        *(coordinator, num_processes, process_id),
-        heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT,
-        shutdown_timeout_seconds=_HEARTBEAT_TIMEOUT,
-    )
+    try:
+        jax.distributed.initialize(
+            *(coordinator, num_processes, process_id),
+            heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT,
+            shutdown_timeout_seconds=_HEARTBEAT_TIMEOUT,
+        )
+    except (ValueError, OSError) as error:
+        if several:
+            raise UsageError(f"the other processes cannot be found: {error}") from error
+        _log.warning("no pod of TPUs is found, this is the only process: %s", error)
     if jax.process_index() > 0:
         # The first process speaks for all.
         logging.getLogger("eddsrn_jax").setLevel(logging.WARNING)
 
 
 def _several_by_environment() -> bool:
-    """Whether srun, or a TPU pod, has started several processes."""
+    """Whether srun, or Kubernetes with TPUs, says that it has started several."""
     by_srun = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
     return by_srun or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
 

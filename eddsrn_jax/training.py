@@ -1,6 +1,7 @@
 """A training run, from a config and a workdir to checkpoints and a table."""
 
 import collections
+import contextlib
 import dataclasses
 import json
 import logging
@@ -28,7 +29,7 @@ from eddsrn_jax.checkpoint import Checkpoints
 from eddsrn_jax.data.crops import CropSampler
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.evaluation import evaluate_network
-from eddsrn_jax.files import write_text
+from eddsrn_jax.files import locked, write_text
 from eddsrn_jax.models import make_network
 from eddsrn_jax.optimizer import make_optimizer
 from eddsrn_jax.reporting import Clock, Reporter, Tracer
@@ -66,16 +67,45 @@ def train_and_evaluate(
         The signal that ended the run early, with everything saved; else None.
 
     Raises:
-        InputError: something in the config, the data or the workdir cannot be used.
+        InputError: something in the config, the data or the workdir cannot be used, or
+            another run uses the workdir.
         FloatingPointError: a loss, gradient or parameter was not finite.
         OSError: the workdir or the cache cannot be written.
     """
-    start = time.monotonic()
     config_lib.check(config)
     make_folder(workdir, "--workdir")
     mesh = parallel.make_mesh()
     rows = parallel.process_rows(config.batch_size, mesh)
-    sampler, held_out = open_data(config, workdir)
+    with locked(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
+        sampler, held_out = open_data(config, workdir)
+        with StopSignal(max_minutes) as stop:
+            finished = _train(
+                *(config, workdir, mesh, rows, sampler, held_out.photos, stop),
+                profile_steps=profile_steps,
+            )
+        if not finished:
+            return stop.received
+        evaluate_network(
+            workdir=workdir,
+            validation_set=held_out.as_source(),
+            max_photos=config.validation.max_photos,
+        )
+    return None
+
+
+def _train(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    mesh: jax.sharding.Mesh,
+    rows: slice,
+    sampler: CropSampler,
+    photos: Sequence[Photo],
+    stop: StopSignal,
+    *,
+    profile_steps: int,
+) -> bool:
+    """Trains from the newest checkpoint on; returns whether the last step is done."""
+    start = time.monotonic()
     total_steps = config.total_steps or config.num_epochs * sampler.steps_per_epoch
     model = make_network(config.network, config.model)
     optimizer, learning_rate = make_optimizer(
@@ -85,7 +115,7 @@ def train_and_evaluate(
     )
     step_fn = compile_step(config, model, optimizer, mesh)
 
-    with Checkpoints(workdir) as checkpoints, StopSignal(max_minutes) as stop:
+    with Checkpoints(workdir) as checkpoints:
         state = restore_or_create(checkpoints, config, model, optimizer, mesh)
         first_step = int(state.step)
         if (total_steps - first_step) % config.steps_per_dispatch:
@@ -110,11 +140,11 @@ def train_and_evaluate(
                 " photographs: %d to train on, %d to validate on",
                 *(config.name, first_step, total_steps, sampler.steps_per_epoch),
                 *(config.batch_size, mesh.size, jax.devices()[0].device_kind),
-                *(sampler.num_photos, len(held_out.photos)),
+                *(sampler.num_photos, len(photos)),
             )
             _log.info("XLA_FLAGS=%s", os.environ.get("XLA_FLAGS", ""))
             run = _Run(
-                *(config, model, held_out.photos, learning_rate, checkpoints, reporter),
+                *(config, model, photos, learning_rate, checkpoints, reporter),
                 sampler=sampler,
                 skipped=int(state.skipped),
             )
@@ -142,13 +172,8 @@ def train_and_evaluate(
                 if reason:
                     checkpoints.wait()
                     _log.info("%s: saved step %d, stopping", reason, step)
-                    return stop.received
-    evaluate_network(
-        workdir=workdir,
-        validation_set=held_out.as_source(),
-        max_photos=config.validation.max_photos,
-    )
-    return None
+                    return False
+    return True
 
 
 @dataclasses.dataclass

@@ -19,6 +19,7 @@ from processes import command
 from tiny import final_state, metrics_rows, tiny_flags
 
 from eddsrn_jax.checkpoint import read_run
+from eddsrn_jax.files import locked
 
 # Programs with oneDNN, the default on x86, are not kept: each start would compile.
 KEPT = {"XLA_FLAGS": "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"}
@@ -167,6 +168,24 @@ def test_a_signal_while_compiling_saves_the_first_step(finished, tmp_path, numbe
     last = log.read_text().splitlines()[-1]
     assert last.endswith(f"{signal.Signals(number).name}: saved step 1, stopping")
     assert [path.name for path in workdir.glob("checkpoints/*")] == ["1"]
+
+
+def test_a_second_run_on_a_workdir_is_refused_while_there_is_a_first(finished, tmp_path):
+    folder, _ = finished
+    workdir, endless = tmp_path / "run", {"total_steps": 100_000}
+    run = train(folder, workdir, tmp_path / "log", endless)
+    wait_for(lambda: steps_logged(tmp_path / "log"), run, tmp_path / "log")
+    second = train(folder, workdir, tmp_path / "second", {"total_steps": 10})
+    second.communicate(timeout=60)
+    assert second.returncode == 1
+    assert (tmp_path / "second").read_text() == (
+        f"error: {workdir}: another process is writing there\n"
+    )
+    assert run.poll() is None
+    run.kill()
+    run.communicate()
+    with locked(workdir):
+        pass
 
 
 @pytest.fixture

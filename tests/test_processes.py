@@ -26,26 +26,50 @@ def free_port():
         return free.getsockname()[1]
 
 
-def start(count, script, *flags, srun=False):
-    """As many processes of a command, joined by flags or as srun does it."""
+def joined(how, count):
+    """Flags and variables of each process: as given, or as srun or a pod has them."""
     port = free_port()
-    processes = []
     for i in range(count):
-        if srun:
-            variables = {
-                # JAX makes the coordinator's port of it.
-                "SLURM_JOB_ID": str(port),
-                "SLURM_STEP_NODELIST": "localhost",
-                "SLURM_NTASKS": str(count),
-                "SLURM_STEP_NUM_TASKS": str(count),
-                "SLURM_PROCID": str(i),
-                "SLURM_LOCALID": str(i),
-            }
-            processes.append(command(script, *flags, **variables))
+        if how == "flags":
+            flags = f"--coordinator=127.0.0.1:{port}", f"--num_processes={count}"
+            yield (*flags, f"--process_id={i}"), {}
+        elif how == "srun":
+            yield (
+                (),
+                {
+                    # JAX makes the coordinator's port of it.
+                    "SLURM_JOB_ID": str(port),
+                    "SLURM_STEP_NODELIST": "localhost",
+                    "SLURM_NTASKS": str(count),
+                    "SLURM_STEP_NUM_TASKS": str(count),
+                    "SLURM_PROCID": str(i),
+                    "SLURM_LOCALID": str(i),
+                },
+            )
         else:
-            joined = f"--coordinator=127.0.0.1:{port}", f"--num_processes={count}"
-            processes.append(command(script, *flags, *joined, f"--process_id={i}"))
-    return processes
+            yield (
+                (),
+                {
+                    # As if the machine had TPUs.
+                    "JAX_FORCE_TPU_INIT": "1",
+                    "JAX_PLATFORMS": "cpu",
+                    "JAX_COORDINATOR_PORT": str(port),
+                    "TPU_WORKER_HOSTNAMES": ",".join(["localhost"] * count),
+                    "TPU_WORKER_ID": str(i),
+                    # Where they are not, a server is asked.
+                    "MEGASCALE_COORDINATOR_ADDRESS": "localhost",
+                    "MEGASCALE_NUM_SLICES": "1",
+                    "MEGASCALE_SLICE_ID": "0",
+                },
+            )
+
+
+def start(count, script, *flags, how="flags"):
+    """As many processes of a command."""
+    return [
+        command(script, *flags, *own_flags, **variables)
+        for own_flags, variables in joined(how, count)
+    ]
 
 
 def finish(processes, *, timeout=300):
@@ -82,11 +106,11 @@ def test_two_processes_train_as_one(finished, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("srun", [False, True], ids=["flags", "srun"])
-def test_four_processes_train_as_one(finished, tmp_path, srun):
+@pytest.mark.parametrize("how", ["flags", "srun", "tpu"])
+def test_four_processes_train_as_one(finished, tmp_path, how):
     folder, _ = finished
     flags = tiny_flags(folder, tmp_path / "four", **CHANGES)
-    finish(start(4, "train.py", *flags, srun=srun))
+    finish(start(4, "train.py", *flags, how=how))
     train_and_evaluate(tiny_config(folder, **CHANGES), tmp_path / "one")
     one, four = (metrics_rows(tmp_path / name) for name in ("one", "four"))
     assert_same_rows(four, one, [1, 2, 3, 4, 5, 5])
