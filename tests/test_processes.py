@@ -34,34 +34,30 @@ def joined(how, count):
             flags = f"--coordinator=127.0.0.1:{port}", f"--num_processes={count}"
             yield (*flags, f"--process_id={i}"), {}
         elif how == "srun":
-            yield (
-                (),
-                {
-                    # JAX makes the coordinator's port of it.
-                    "SLURM_JOB_ID": str(port),
-                    "SLURM_STEP_NODELIST": "localhost",
-                    "SLURM_NTASKS": str(count),
-                    "SLURM_STEP_NUM_TASKS": str(count),
-                    "SLURM_PROCID": str(i),
-                    "SLURM_LOCALID": str(i),
-                },
-            )
+            variables = {
+                # JAX makes the coordinator's port of it.
+                "SLURM_JOB_ID": str(port),
+                "SLURM_STEP_NODELIST": "localhost",
+                "SLURM_NTASKS": str(count),
+                "SLURM_STEP_NUM_TASKS": str(count),
+                "SLURM_PROCID": str(i),
+                "SLURM_LOCALID": str(i),
+            }
+            yield (), variables
         else:
-            yield (
-                (),
-                {
-                    # As if the machine had TPUs.
-                    "JAX_FORCE_TPU_INIT": "1",
-                    "JAX_PLATFORMS": "cpu",
-                    "JAX_COORDINATOR_PORT": str(port),
-                    "TPU_WORKER_HOSTNAMES": ",".join(["localhost"] * count),
-                    "TPU_WORKER_ID": str(i),
-                    # Where they are not, a server is asked.
-                    "MEGASCALE_COORDINATOR_ADDRESS": "localhost",
-                    "MEGASCALE_NUM_SLICES": "1",
-                    "MEGASCALE_SLICE_ID": "0",
-                },
-            )
+            variables = {
+                # As if the machine had TPUs.
+                "JAX_FORCE_TPU_INIT": "1",
+                "JAX_PLATFORMS": "cpu",
+                "JAX_COORDINATOR_PORT": str(port),
+                "TPU_WORKER_HOSTNAMES": ",".join(["localhost"] * count),
+                "TPU_WORKER_ID": str(i),
+                # Where they are not, a server is asked.
+                "MEGASCALE_COORDINATOR_ADDRESS": "localhost",
+                "MEGASCALE_NUM_SLICES": "1",
+                "MEGASCALE_SLICE_ID": "0",
+            }
+            yield (), variables
 
 
 def start(count, script, *flags, how="flags"):
