@@ -7,6 +7,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from eddsrn_jax.errors import InputError
 
@@ -39,6 +40,12 @@ def written_beside(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def delete_leftovers(folder: Path) -> None:
+    """Deletes what killed processes had begun to write in a folder that is locked."""
+    for path in folder.glob(".eddsrn-*"):
+        path.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a text file, or replaces it."""
     with written_beside(path) as temporary:
@@ -46,18 +53,32 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, *, wait: bool = False) -> Iterator[bool]:
     """Keeps others who ask too from a folder, until the block or the process ends.
 
+    Args:
+        folder: they share.
+        wait: until it is free.
+
+    Yields:
+        Whether it does: some file systems of networks have no locks.
+
     Raises:
-        InputError: another process has it.
+        InputError: another process has it, and this one shall not wait.
     """
     with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        yield _lock(file, folder, wait)
+
+
+def _lock(file: TextIO, folder: Path, wait: bool) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        if not wait:
             raise InputError(f"{folder}: another process is writing there") from error
-        # Some file systems of networks have no locks.
-        except OSError as error:
-            _log.warning("%s cannot be locked: %s", folder, error)
-        yield
+        _log.info("%s: another process is writing there; waiting for it", folder)
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError as error:
+        _log.warning("%s cannot be locked: %s", folder, error)
+        return False
+    return True

@@ -1,6 +1,9 @@
 import collections
+import concurrent.futures
 import os
 import shutil
+import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -19,6 +22,7 @@ from eddsrn_jax.data.sources import (
     open_split,
 )
 from eddsrn_jax.errors import InputError
+from eddsrn_jax.files import locked, written_beside
 from eddsrn_jax.images import read_image
 
 # sources ------------------------------------------------------------------------------
@@ -94,12 +98,39 @@ def test_a_pack_is_made_once_and_again_when_a_file_changes(photo_folder, tmp_pat
     cache = tmp_path / "cache"
     open_pack(folder_source(photo_folder), cache)
     before = {path.name: path.stat().st_mtime_ns for path in cache.iterdir()}
-    assert len(before) == 2
+    assert sorted(Path(name).suffix for name in before) == ["", ".json", ".u8"]
     open_pack(folder_source(photo_folder), cache)
     assert {path.name: path.stat().st_mtime_ns for path in cache.iterdir()} == before
     os.utime(photo_folder / "photo0.png", (1, 1))
     open_pack(folder_source(photo_folder), cache)
-    assert len(list(cache.iterdir())) == 4
+    assert len(list(cache.glob("*.u8"))) == len(list(cache.glob("*.json"))) == 2
+
+
+def test_of_several_processes_one_makes_a_pack(photo_folder, tmp_path, caplog):
+    caplog.set_level("INFO")
+    source = folder_source(photo_folder)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        with locked(tmp_path):
+            waiting = pool.submit(open_pack, source, tmp_path)
+            while "waiting for it" not in caplog.text:
+                assert not waiting.done()
+                time.sleep(0.01)
+            # Meanwhile it appears.
+            open_pack(source, tmp_path / "other")
+            made = []
+            for path in (tmp_path / "other").glob("[!.]*"):
+                made.append(path.rename(tmp_path / path.name))
+            times = [path.stat().st_mtime_ns for path in made]
+        assert len(waiting.result().images) == 8
+    assert len(made) == 2 and [path.stat().st_mtime_ns for path in made] == times
+
+
+def test_what_a_killed_process_left_of_a_pack_is_deleted(photo_folder, tmp_path):
+    with written_beside(tmp_path / "half.u8") as killed:
+        killed.touch()
+        open_pack(folder_source(photo_folder), tmp_path)
+        assert not killed.exists()
+        killed.touch()
 
 
 def test_broken_files_are_left_out_and_named(photo_folder, tmp_path, caplog):
@@ -127,7 +158,7 @@ def test_a_folder_of_broken_files_leaves_nothing_behind(tmp_path):
         InputError, match=r"photos: none of 1 files is an image \(the first: .*empty.png"
     ):
         open_pack(folder_source(folder), tmp_path / "cache")
-    assert not list((tmp_path / "cache").iterdir())
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [".lock"]
 
 
 def test_a_full_disk_is_noticed_before_anything_is_written(
@@ -137,7 +168,7 @@ def test_a_full_disk_is_noticed_before_anything_is_written(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(OSError, match=r"needs 0\.3 MB, free are 0\.1 MB"):
         open_pack(folder_source(photo_folder), tmp_path / "cache")
-    assert not list((tmp_path / "cache").iterdir())
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [".lock"]
 
 
 def test_photographs_smaller_than_the_crop_are_left_out(photo_folder, tmp_path, caplog):

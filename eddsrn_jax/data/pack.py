@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from eddsrn_jax.data.sources import File, Listing, Source
 from eddsrn_jax.errors import InputError
-from eddsrn_jax.files import write_text, written_beside
+from eddsrn_jax.files import delete_leftovers, locked, write_text, written_beside
 from eddsrn_jax.images import count_pixels
 
 _log = logging.getLogger(__name__)
@@ -101,6 +101,8 @@ class Pack:
 def open_pack(source: Source, cache_dir: Path, *, on_error: str = "skip") -> Pack:
     """Opens the pack of a source, and makes it first if it is not there yet.
 
+    Of several processes one makes it, and the others wait.
+
     Args:
         source: the photographs.
         cache_dir: holds packs, each named by its source's files, sizes and times.
@@ -113,7 +115,13 @@ def open_pack(source: Source, cache_dir: Path, *, on_error: str = "skip") -> Pac
     listing = source.listing()
     pack = read_pack(listing, cache_dir)
     if pack is None:
-        _make_pack(source, _index_path(listing, cache_dir), on_error)
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        with locked(cache_dir, wait=True) as alone:
+            if alone:
+                delete_leftovers(cache_dir)
+            # Another process may have made it meanwhile.
+            if read_pack(listing, cache_dir) is None:
+                _make_pack(source, _index_path(listing, cache_dir), on_error)
         pack = read_pack(listing, cache_dir)
     pack.announce(on_error)
     return pack
@@ -150,7 +158,6 @@ def _make_pack(source: Source, index_path: Path, on_error: str) -> None:
         for file in source.files():
             pixels.append(_count_pixels(file))
             bar.update()
-    index_path.parent.mkdir(parents=True, exist_ok=True)
     _check_room(source, index_path.parent, pixels)
     entries = []
     data_path = index_path.with_suffix(".u8")
