@@ -53,11 +53,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path, *, wait: bool = False) -> Iterator[bool]:
+def locked(folder: Path, *, name: str = ".lock", wait: bool = False) -> Iterator[bool]:
     """Keeps others who ask too from a folder, until the block or the process ends.
 
     Args:
         folder: they share.
+        name: of the lock; a folder that serves two purposes needs two.
         wait: until it is free.
 
     Yields:
@@ -66,7 +67,7 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[bool]:
     Raises:
         InputError: another process has it, and this one shall not wait.
     """
-    with (folder / ".lock").open("w") as file:
+    with (folder / name).open("w") as file:
         yield _lock(file, folder, wait)
 
 

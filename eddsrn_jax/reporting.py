@@ -70,11 +70,12 @@ class Reporter:
 
         Args:
             step: done.
-            values: "train/loss", and what Clock.read returns.
+            values: "train/loss", if a step was not skipped, and what Clock.read returns.
         """
         if not self._active:
             return
-        parts = [f"loss {values['train/loss']:.4g}"]
+        loss = values.get("train/loss")
+        parts = ["no loss, all skipped" if loss is None else f"loss {loss:.4g}"]
         if "time/images_per_second" in values:
             parts.append(f"{values['time/images_per_second']:.3g} images/s")
             waiting = 100 * values["time/share_waiting_for_data"]

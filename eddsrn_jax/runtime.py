@@ -240,8 +240,13 @@ class StopSignal:
     def __init__(self, max_minutes: float = math.inf):
         self._max_minutes = max_minutes
 
-    def reason(self, step: int) -> str | None:
-        """Why a run is to end after this step, to be asked after each; None if not."""
+    def reason(self, step: int, together: int = 1) -> str | None:
+        """Why a run is to end after this step; None if not.
+
+        Args:
+            step: done.
+            together: so many were since this was asked last.
+        """
         late = time.monotonic() - self._start > 60 * self._max_minutes
         if jax.process_count() == 1:
             if self.received:
@@ -249,7 +254,9 @@ class StopSignal:
             return f"{self._max_minutes:g} minutes have passed" if late else None
         if late and not self.received:
             self._receive(signal.SIGTERM, None)
-        if multihost_utils.reached_preemption_sync_point(step):
+        # The processes agree on a step, which may be any, and must be asked for.
+        steps = range(step - together + 1, step + 1)
+        if any([multihost_utils.reached_preemption_sync_point(i) for i in steps]):
             return self.received.name if self.received else "SIGTERM in another process"
         return None
 

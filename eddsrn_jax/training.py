@@ -167,7 +167,7 @@ def _train(
                 if len(in_flight) > _STEPS_IN_FLIGHT:
                     in_flight.popleft().block_until_ready()
                 # Read once: a signal that comes while saving is for the next step.
-                reason = stop.reason(step)
+                reason = stop.reason(step, together)
                 run.after_step(step, state, stopping=reason is not None)
                 if reason:
                     checkpoints.wait()

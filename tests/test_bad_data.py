@@ -35,7 +35,7 @@ def test_a_run_can_stop_at_the_first_file_that_cannot_be_decoded(photo_folder, t
     first = rf"^{photo_folder}/photo3.png: cannot be decoded"
     with pytest.raises(InputError, match=first):
         open_pack(source, cache, on_error="raise")
-    assert [path.name for path in cache.iterdir()] == [".lock"]
+    assert [path.name for path in cache.iterdir()] == [".lock-packs"]
     # The pack of a run that skipped them remembers them.
     assert len(open_pack(source, cache).images) == 6
     with pytest.raises(InputError, match=first):

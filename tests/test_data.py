@@ -110,7 +110,7 @@ def test_of_several_processes_one_makes_a_pack(photo_folder, tmp_path, caplog):
     caplog.set_level("INFO")
     source = folder_source(photo_folder)
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        with locked(tmp_path):
+        with locked(tmp_path, name=".lock-packs"):
             waiting = pool.submit(open_pack, source, tmp_path)
             while "waiting for it" not in caplog.text:
                 assert not waiting.done()
@@ -123,6 +123,16 @@ def test_of_several_processes_one_makes_a_pack(photo_folder, tmp_path, caplog):
             times = [path.stat().st_mtime_ns for path in made]
         assert len(waiting.result().images) == 8
     assert len(made) == 2 and [path.stat().st_mtime_ns for path in made] == times
+
+
+def test_a_pack_whose_index_is_damaged_is_made_again(photo_folder, tmp_path):
+    open_pack(folder_source(photo_folder), tmp_path)
+    (index,) = tmp_path.glob("*.json")
+    whole = index.read_text()
+    for content in ("", whole[:50]):
+        index.write_text(content)
+        assert len(open_pack(folder_source(photo_folder), tmp_path).images) == 8
+        assert index.read_text() == whole
 
 
 def test_what_a_killed_process_left_of_a_pack_is_deleted(photo_folder, tmp_path):
@@ -158,7 +168,7 @@ def test_a_folder_of_broken_files_leaves_nothing_behind(tmp_path):
         InputError, match=r"photos: none of 1 files is an image \(the first: .*empty.png"
     ):
         open_pack(folder_source(folder), tmp_path / "cache")
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == [".lock"]
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [".lock-packs"]
 
 
 def test_a_full_disk_is_noticed_before_anything_is_written(
@@ -168,7 +178,7 @@ def test_a_full_disk_is_noticed_before_anything_is_written(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(OSError, match=r"needs 0\.3 MB, free are 0\.1 MB"):
         open_pack(folder_source(photo_folder), tmp_path / "cache")
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == [".lock"]
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [".lock-packs"]
 
 
 def test_photographs_smaller_than_the_crop_are_left_out(photo_folder, tmp_path, caplog):

@@ -176,6 +176,20 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(finished, tm
         assert checkpoints.restore_params()[0] in (1, 2)
 
 
+def test_a_run_goes_on_past_logs_of_skipped_steps_alone(finished, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    folder, _ = finished
+    changes = {"optimizer.learning_rate": 1e12, "on_bad_step": "skip", "total_steps": 6}
+    config = tiny_config(folder, **changes, log_every_steps=1)
+    # All steps are done; of a network after the first there is nothing to score.
+    with pytest.raises(FloatingPointError, match="the network's result is not finite"):
+        train_and_evaluate(config, tmp_path / "run")
+    rows = [r for r in metrics_rows(tmp_path / "run") if "train/learning_rate" in r]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert "train/loss" in rows[0] and "train/loss" not in rows[-1]
+    assert "step 6/6: no loss, all skipped" in caplog.text
+
+
 def test_a_workdir_that_cannot_be_made(finished, tmp_path):
     folder, _ = finished
     (tmp_path / "file").touch()

@@ -116,7 +116,7 @@ def open_pack(source: Source, cache_dir: Path, *, on_error: str = "skip") -> Pac
     pack = read_pack(listing, cache_dir)
     if pack is None:
         cache_dir.mkdir(parents=True, exist_ok=True)
-        with locked(cache_dir, wait=True) as alone:
+        with locked(cache_dir, name=".lock-packs", wait=True) as alone:
             if alone:
                 delete_leftovers(cache_dir)
             # Another process may have made it meanwhile.
@@ -133,7 +133,10 @@ def read_pack(listing: Listing, cache_dir: Path) -> Pack | None:
     data_path = index_path.with_suffix(".u8")
     if not (index_path.exists() and data_path.exists()):
         return None
-    entries = json.loads(index_path.read_text())
+    try:
+        entries = json.loads(index_path.read_text())
+    except ValueError:
+        return None
     kept = [entry for entry in entries if "left_out" not in entry]
     ends = [x["offset"] + x["height"] * x["width"] * 3 for x in kept]
     if data_path.stat().st_size < max(ends):
