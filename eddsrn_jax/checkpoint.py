@@ -23,6 +23,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from eddsrn_jax import config as config_lib
+from eddsrn_jax import parallel
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.models import make_network, split_params
 from eddsrn_jax.steps import TrainState
@@ -354,19 +355,18 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        lost = kind is not None and issubclass(kind, jax.errors.JaxRuntimeError)
+    def __exit__(self, _: object, error: BaseException | None, *__: object) -> None:
         # It would wait for processes that may have ended.
-        if lost and jax.process_count() > 1:
+        if error and parallel.lost_another(error):
             return
         try:
             with self._writing():
                 self._manager.close()
-        except OSError as error:
-            if kind is None:
+        except OSError as second:
+            if error is None:
                 raise
             # Of two errors the first ends the run.
-            _log.warning("%s", error)
+            _log.warning("%s", second)
 
 
 def network_of(step: int, config: ml_collections.ConfigDict, params: Any) -> Network:

@@ -1,8 +1,11 @@
 """Data parallelism: one axis of devices, a replicated state, batches split over it."""
 
+import ctypes
 import json
 import logging
 import os
+import re
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +21,15 @@ _log = logging.getLogger(__name__)
 DATA_AXIS = "data"
 # Seconds without a sign of life after which a process counts as dead, and the others end.
 _HEARTBEAT_TIMEOUT = 30
+# How errors of what the processes do together begin, such as "UNAVAILABLE: ".
+_FAILED = re.compile("[A-Z_]{5,}: ")
+
+# A signal's handler as the system has it, which need not be Python's.
+_exchange_handler = ctypes.pythonapi.PyOS_setsig
+_exchange_handler.argtypes = [ctypes.c_int, ctypes.c_void_p]
+_exchange_handler.restype = ctypes.c_void_p
+# That of JAX for SIGTERM, where there are several processes.
+_jax_handler: int | None = None
 
 
 def connect(
@@ -48,12 +60,10 @@ def connect(
     # Where JAX has found TPUs it says so; whether they are of a pod only it can tell.
     if not several and "tpu" not in (jax.config.jax_platforms or ""):
         return
+    if several:
+        _log.info("waiting for the other processes")
     try:
-        jax.distributed.initialize(
-            *(coordinator, num_processes, process_id),
-            heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT,
-            shutdown_timeout_seconds=_HEARTBEAT_TIMEOUT,
-        )
+        _initialize(coordinator, num_processes, process_id)
     except (ValueError, OSError) as error:
         if several:
             raise UsageError(f"the other processes cannot be found: {error}") from error
@@ -61,6 +71,48 @@ def connect(
     if jax.process_index() > 0:
         # The first process speaks for all.
         logging.getLogger("eddsrn_jax").setLevel(logging.WARNING)
+
+
+def _initialize(*of_this_process: str | int | None) -> None:
+    """Joins them; SIGTERM stays Python's, where JAX would take it for good."""
+    global _jax_handler
+    # Waiting for the others, Python would not get to what it does at these.
+    handlers = {
+        number: signal.signal(number, signal.SIG_DFL)
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        jax.distributed.initialize(
+            *of_this_process,
+            heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT,
+            shutdown_timeout_seconds=_HEARTBEAT_TIMEOUT,
+        )
+    finally:
+        _jax_handler = _exchange_handler(signal.SIGTERM, None)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def tell_to_end() -> None:
+    """Has `told_to_end` be true in all processes, after some step that is the same."""
+    # JAX takes SIGTERM for a machine's notice that it is wanted for something else.
+    handler = _exchange_handler(signal.SIGTERM, _jax_handler)
+    signal.raise_signal(signal.SIGTERM)
+    _exchange_handler(signal.SIGTERM, handler)
+
+
+def told_to_end(step: int) -> bool:
+    """Whether all processes are to end after this step; every step must be asked for."""
+    return multihost_utils.reached_preemption_sync_point(step)
+
+
+def lost_another(error: BaseException) -> bool:
+    """Whether an error says that another process has ended, or is not seen."""
+    if not jax.distributed.is_initialized():
+        return False
+    # By what was waiting for the other it is of either type.
+    by_value = isinstance(error, ValueError) and _FAILED.match(str(error))
+    return bool(by_value) or isinstance(error, jax.errors.JaxRuntimeError)
 
 
 def _several_by_environment() -> bool:

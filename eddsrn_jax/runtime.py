@@ -18,9 +18,9 @@ import jax
 import jaxlib
 from absl import app, flags
 from absl import logging as absl_logging
-from jax.experimental import multihost_utils
 from tqdm import tqdm
 
+from eddsrn_jax import parallel
 from eddsrn_jax.errors import InputError, UsageError
 
 _log = logging.getLogger(__name__)
@@ -184,21 +184,30 @@ def run_command(
             if len(argv) > 1:
                 raise UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
             return main()
-        except jax.errors.JaxRuntimeError as error:
-            if jax.process_count() == 1:
-                raise
-            first, *_ = str(error).splitlines()
-            _show_error(f"another process of this run has ended, or is not seen: {first}")
-            # Without waiting for it, as an orderly end would.
-            os._exit(1)
         except (InputError, OSError, FloatingPointError) as error:
             _show_error(error)
             return 2 if isinstance(error, UsageError) else 1
+        except (jax.errors.JaxRuntimeError, ValueError) as error:
+            if not parallel.lost_another(error):
+                raise
+            first, *_ = str(error).splitlines()
+            _show_error(f"another process of this run has ended, or is not seen: {first}")
+            return _leave(1)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
-            return 128 + signal.SIGINT
+            return _leave(128 + signal.SIGINT)
+        except SystemExit as error:
+            return _leave(error.code)
 
     app.run(guarded, flags_parser=_parse_flags)
+
+
+def _leave(code: int) -> int:
+    """Of several processes ends this one, without waiting for others as at the end."""
+    if jax.distributed.is_initialized():
+        sys.stdout.flush()
+        os._exit(code)
+    return code
 
 
 def _show_error(error: object) -> None:
@@ -254,21 +263,21 @@ class StopSignal:
             return f"{self._max_minutes:g} minutes have passed" if late else None
         if late and not self.received:
             self._receive(signal.SIGTERM, None)
-        # The processes agree on a step, which may be any, and must be asked for.
         steps = range(step - together + 1, step + 1)
-        if any([multihost_utils.reached_preemption_sync_point(i) for i in steps]):
+        if any([parallel.told_to_end(i) for i in steps]):
             return self.received.name if self.received else "SIGTERM in another process"
         return None
+
+    def received_by_any(self) -> bool:
+        """Whether any process has received one; all processes must ask, and wait."""
+        return any(parallel.gather(self.received is not None))
 
     def __enter__(self) -> "StopSignal":
         self._start = time.monotonic()
         self.received: signal.Signals | None = None
-        trapped = {signal.SIGTERM, signal.SIGINT}
-        if jax.process_count() > 1:
-            # JAX waits for that one, and tells the other processes.
-            trapped.remove(signal.SIGTERM)
         self._previous = {
-            number: signal.signal(number, self._receive) for number in trapped
+            number: signal.signal(number, self._receive)
+            for number in (signal.SIGTERM, signal.SIGINT)
         }
         return self
 
@@ -276,7 +285,7 @@ class StopSignal:
         self.received = signal.Signals(number)
         self._restore()
         if jax.process_count() > 1:
-            os.kill(os.getpid(), signal.SIGTERM)
+            parallel.tell_to_end()
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

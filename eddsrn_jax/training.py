@@ -83,6 +83,10 @@ def train_and_evaluate(
                 *(config, workdir, mesh, rows, sampler, held_out.photos, stop),
                 profile_steps=profile_steps,
             )
+            # One that came while the last step was saved.
+            if finished and stop.received_by_any():
+                _log.info("told to stop: trained and saved, not evaluated")
+                finished = False
         if not finished:
             return stop.received
         evaluate_network(

@@ -99,6 +99,21 @@ def test_a_resumed_run_is_bit_identical(finished, tmp_path, stop_at, caplog):
     assert metrics_rows(workdir) == metrics_rows(reference)
 
 
+def test_a_signal_while_the_last_step_is_saved_keeps_it_from_evaluating(
+    finished, tmp_path, stop_at, caplog
+):
+    folder, _ = finished
+    config, workdir = tiny_config(folder, total_steps=2), tmp_path / "run"
+    stop_at(2)
+    with caplog.at_level(logging.INFO):
+        assert train_and_evaluate(config, workdir) == signal.SIGTERM
+    assert "told to stop: trained and saved, not evaluated" in caplog.text
+    assert not (workdir / "evaluation").exists()
+    stop_at(None)
+    assert train_and_evaluate(config, workdir) is None
+    assert (workdir / "evaluation" / "2").is_dir()
+
+
 def test_a_finished_run_is_only_evaluated_again(finished):
     folder, workdir = finished
     before = metrics_rows(workdir, with_times=True)
