@@ -20,10 +20,11 @@ from eddsrn_jax.adversarial import (
 )
 from eddsrn_jax.checkpoint import Checkpoints
 from eddsrn_jax.data.crops import CropSampler
-from eddsrn_jax.data.frozen import open_packs
+from eddsrn_jax.data.frozen import open_packs, open_validation
 from eddsrn_jax.data.pack import Pack
 from eddsrn_jax.data.pipeline import prefetch_to_device, stream_batches
 from eddsrn_jax.data.resident import resident_batches
+from eddsrn_jax.data.sources import Source
 from eddsrn_jax.losses import loss_names
 from eddsrn_jax.models import SCALE, abstract_outputs, abstract_params, init_params
 from eddsrn_jax.models.scgan import Discriminator
@@ -49,11 +50,10 @@ def open_data(
         InputError: the config's data cannot be used.
         OSError: no room for the pack.
     """
-    data = config.data
-    folder = Path(data.cache_dir or cache_root() / "packs").expanduser()
+    data, folder = config.data, _pack_folder(config)
     make_folder(folder, "config.data.cache_dir")
     train, held_out = open_packs(
-        {name: data[name] for name in ("source", "validation_source", "tfds_data_dir")},
+        _wanted(config),
         folder,
         workdir=workdir,
         active=jax.process_index() == 0,
@@ -70,6 +70,25 @@ def open_data(
     held_out = held_out.at_least(_MIN_VALIDATION_SIDE, "the least to validate on")
     most = range(min(len(held_out.images), config.validation.max_photos))
     return sampler, held_out.take(most)
+
+
+def open_held_out(config: ml_collections.ConfigDict, workdir: Path) -> Source:
+    """The photographs that a run holds out for its validation, all of them.
+
+    Raises:
+        InputError: they are not there, nor a pack of them.
+    """
+    return open_validation(_wanted(config), _pack_folder(config), workdir=workdir)
+
+
+def _pack_folder(config: ml_collections.ConfigDict) -> Path:
+    return Path(config.data.cache_dir or cache_root() / "packs").expanduser()
+
+
+def _wanted(config: ml_collections.ConfigDict) -> dict[str, str]:
+    """Where the config says that photographs are."""
+    names = ("source", "validation_source", "tfds_data_dir")
+    return {name: config.data[name] for name in names}
 
 
 def open_batches(

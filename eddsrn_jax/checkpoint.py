@@ -8,23 +8,29 @@ import contextlib
 import gc
 import json
 import logging
+import math
 import os
-import re
 import shutil
-import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import ml_collections
-import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from eddsrn_jax import config as config_lib
 from eddsrn_jax import parallel
 from eddsrn_jax.errors import InputError
+from eddsrn_jax.integrity import (
+    DamagedError,
+    checksum,
+    json_checksum,
+    reading,
+    system_error,
+    verify,
+)
 from eddsrn_jax.models import make_network, split_params
 from eddsrn_jax.steps import TrainState
 from eddsrn_jax.weights import Network, check_matches
@@ -35,29 +41,13 @@ _log = logging.getLogger(__name__)
 BEST_METRICS = ("val/psnr_y_crop4", "val/deblurred_psnr_y_crop4")
 
 
-def checksum(tree: Any) -> int:
-    """CRC-32 over the names, types, shapes and bytes of all arrays of a tree."""
-    crc = 0
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        value = np.asarray(leaf)
-        label = f"{jax.tree_util.keystr(path)} {value.dtype} {value.shape}"
-        crc = zlib.crc32(value.tobytes(), zlib.crc32(label.encode(), crc))
-    return crc
-
-
-def _json_checksum(tree: Any) -> int:
-    """CRC-32 of what JSON keeps of a tree."""
-    return zlib.crc32(json.dumps(tree, sort_keys=True).encode())
-
-
 # Of a checkpoint, beside its arrays: names, shapes, indices.
 _BYTES_OF_NAMES = 1_000_000
-# How tensorstore ends a message about what the system would not do.
-_SYSTEM_ERROR = re.compile(r"os_error_code='(\d+)'|OS error (\d+)")
 
 
-class _DamagedError(Exception):
-    """A checkpoint that cannot be read; the message is one line and names it."""
+def _score(metrics: dict[str, float]) -> float:
+    """What the best checkpoint has most of."""
+    return next((metrics[name] for name in BEST_METRICS if name in metrics), -math.inf)
 
 
 class Checkpoints:
@@ -71,18 +61,14 @@ class Checkpoints:
             read_only: a run may be writing there.
 
         Raises:
-            InputError: read only, and there is no checkpoint; or metrics in the folder
-                cannot be read.
+            InputError: read only, and there is no checkpoint; or none is whole.
         """
         self._folder = workdir.expanduser().resolve() / "checkpoints"
         if read_only and not self._folder.is_dir():
             raise InputError(f"{workdir}: no checkpoints in it (not a run's workdir?)")
 
-        def metric(metrics: dict[str, float]) -> float:
-            return next(metrics[name] for name in BEST_METRICS if name in metrics)
-
         best = preservation_policy.BestN(
-            get_metric_fn=metric, n=1, keep_checkpoints_without_metrics=False
+            get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False
         )
         # Two, so that one that is damaged costs what lies between them and not all.
         policy = preservation_policy.AnyPreservationPolicy(
@@ -91,24 +77,22 @@ class Checkpoints:
         arrays, values = ocp.StandardCheckpointHandler, ocp.JsonCheckpointHandler
         options = ocp.CheckpointManagerOptions(
             # The policy alone would keep the best one but write no metrics.
-            best_fn=metric,
+            best_fn=_score,
             preservation_policy=None if read_only else policy,
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
+            # All metrics would be read, and what of one cannot be fails for all.
+            lightweight_initialize=read_only,
         )
         handlers = {
             **{"params": arrays(), "train": arrays()},
             **{"config": values(), "checksums": values()},
         }
         if not read_only:
-            self._set_aside_unreadable_metrics()
-        try:
-            self._manager = ocp.CheckpointManager(
-                self._folder, options=options, item_handlers=handlers
-            )
-        # All it reads now are the metrics of each step.
-        except ValueError as error:
-            raise InputError(f"{self._folder} cannot be opened: {error}") from error
+            self._set_aside_damaged_metrics()
+        self._manager = ocp.CheckpointManager(
+            self._folder, options=options, item_handlers=handlers
+        )
         if read_only and not self._manager.all_steps():
             raise InputError(f"{self._folder}: no finished checkpoint in it")
 
@@ -133,8 +117,8 @@ class Checkpoints:
         self._check_room(params, train)
         sums = {
             **{"params": checksum(params), "train": checksum(train)},
-            **{"config": _json_checksum(config.to_dict())},
-            **{"metrics": _json_checksum(metrics)},
+            **{"config": json_checksum(config.to_dict())},
+            **{"metrics": json_checksum(metrics)},
         }
         with self._writing():
             self._manager.save(
@@ -180,9 +164,7 @@ class Checkpoints:
             yield
             return
         except (OSError, ValueError) as error:
-            found = _SYSTEM_ERROR.search(str(error))
-            number = int(found[1] or found[2]) if found else getattr(error, "errno", None)
-            if number is None:
+            if (number := system_error(error)) is None:
                 raise
         # Here, where the error is forgotten: what orbax had begun and gave up would
         # complain, item by item, at the end of the process.
@@ -212,15 +194,18 @@ class Checkpoints:
         params, train = _items(like)
         damaged = []
         for step in sorted(self._manager.all_steps(), reverse=True):
+            reason = None
             try:
                 restored = self._restore(step, {"params": params, "train": train})
-            except _DamagedError as error:
-                _log.warning("%s", error)
+            except DamagedError as error:
+                reason = str(error)
+            # What one of several processes cannot read none goes on from.
+            if reasons := [*filter(None, parallel.gather(reason))]:
+                _log.warning("%s", reasons[0])
                 damaged.append(step)
                 continue
-            for damaged_step in damaged:
-                self._move_aside(damaged_step)
             if damaged:
+                self._move_aside(damaged)
                 self._manager.reload()
             used, batch_stats = split_params(restored["params"])
             state = like.replace(
@@ -228,11 +213,14 @@ class Checkpoints:
             )
             return state, restored["config"]
         if damaged:
-            raise InputError(
-                f"{self._folder}: none of its {len(damaged)} checkpoints can be restored;"
-                " move the folder away to start over"
-            )
+            raise self._none_whole(damaged)
         return None
+
+    def _none_whole(self, damaged: Collection[int]) -> InputError:
+        return InputError(
+            f"{self._folder}: none of its {len(damaged)} checkpoints can be restored;"
+            " move the folder away to start over"
+        )
 
     def restore_params(
         self, step: int | None = None, *, like: Any | None = None
@@ -253,53 +241,77 @@ class Checkpoints:
         steps = sorted(self._manager.all_steps(), reverse=True)
         if step is not None and step not in steps:
             raise InputError(f"{self._folder}: no step {step}, only {steps[::-1]}")
-        best = self._manager.best_step()
-        wanted = sorted(steps, key=lambda s: s != best) if step is None else [step]
+        wanted = [step]
+        if step is None:
+            best = self._best_step()
+            wanted = sorted(steps, key=lambda s: s != best)
         for candidate in wanted:
             try:
                 restored = self._restore(candidate, {"params": like})
-            except _DamagedError as error:
+            except DamagedError as error:
                 if candidate == wanted[-1]:
                     raise InputError(str(error)) from error
                 _log.warning("%s; another one is taken", error)
             else:
                 return candidate, restored["config"], restored["params"]
 
+    def _best_step(self) -> int | None:
+        """The best by validation, of those whose metrics are whole."""
+        scores = {}
+        for step in self._manager.all_steps():
+            try:
+                metrics = self._read_metrics(step)
+            except DamagedError as error:
+                _log.warning("%s; whether it is the best is not known", error)
+                continue
+            if metrics:
+                scores[step] = _score(metrics), step
+        return max(scores, key=scores.get, default=None)
+
     def _restore(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
         """The items that `like` has shapes of, verified, and the config.
 
         Raises:
             InputError: of another architecture.
-            _DamagedError: anything else that keeps it from being read.
+            DamagedError: its files are not what was saved.
+            OSError: the system does not let them be read.
         """
-        try:
+        with reading(self._folder / str(step)):
             saved = self._saved_shapes(step)
             if like["params"] is None:
                 like = {**like, "params": saved}
-            check_matches(saved, like["params"], f"{self._folder}/{step}")
+            try:
+                check_matches(saved, like["params"], f"{self._folder}/{step}")
+            except InputError:
+                # Unless it is its names that are damaged.
+                self._restore(step, {"params": None})
+                raise
             self._check_state(step, like.get("train"))
             arrays = {name: ocp.args.StandardRestore(like[name]) for name in like}
             values = {name: ocp.args.JsonRestore() for name in ("config", "checksums")}
             args = ocp.args.Composite(**arrays, **values)
             restored = dict(self._manager.restore(step, args=args))
             sums = {name: checksum(restored[name]) for name in like}
-            # Older checkpoints have none of these.
-            if "config" in restored["checksums"]:
-                sums["config"] = _json_checksum(restored["config"])
-                sums["metrics"] = _json_checksum(self._manager.metrics(step))
+            sums["config"] = json_checksum(restored["config"])
             for name, value in sums.items():
-                if value != restored["checksums"][name]:
-                    raise ValueError(f"the checksum of its {name!r} differs")
+                verify(name, value, restored["checksums"])
             restored["config"] = config_lib.from_json(restored["config"])
-        except (InputError, MemoryError):
-            raise
-        # Files can be broken in many ways, for each of which orbax raises another type.
-        except Exception as error:
-            reason = (str(error) or repr(error)).splitlines()[0]
-            raise _DamagedError(
-                f"{self._folder}/{step} cannot be restored: {reason}"
-            ) from error
+        self._read_metrics(step)
         return restored
+
+    def _read_metrics(self, step: int) -> dict[str, float] | None:
+        """Those of a checkpoint's validation, verified; None where there was none.
+
+        Raises:
+            DamagedError, OSError: see `_restore`.
+        """
+        folder = self._folder / str(step)
+        path = folder / "metrics" / "metrics"
+        with reading(self._folder / str(step)):
+            metrics = json.loads(path.read_text()) if path.exists() else None
+            sums = json.loads((folder / "checksums" / "metadata").read_text())
+            verify("metrics", json_checksum(metrics), sums)
+        return metrics
 
     def _saved_shapes(self, step: int) -> Any:
         """Names, shapes and dtypes of a checkpoint's parameters, on the first device."""
@@ -328,29 +340,35 @@ class Checkpoints:
                 " its weights"
             )
 
-    def _set_aside_unreadable_metrics(self) -> None:
-        """Orbax would open no checkpoint; the only one is left to its complaint."""
-        damaged = {}
-        for path in self._folder.glob("*/metrics/metrics"):
-            try:
-                json.loads(path.read_text())
-            except ValueError as error:
-                damaged[path.parents[1].name] = error
+    def _set_aside_damaged_metrics(self) -> None:
+        """Orbax would open no checkpoint, or take a wrong one for the best."""
+        reasons = {}
         steps = {path.name for path in self._folder.glob("*") if path.name.isdigit()}
-        if damaged.keys() < steps:
-            for step, error in damaged.items():
-                _log.warning("%s/%s cannot be restored: %s", self._folder, step, error)
-                self._move_aside(step)
+        for step in steps:
+            try:
+                self._read_metrics(int(step))
+            except DamagedError as error:
+                reasons[step] = str(error)
+        # Together: what one of several processes cannot read none goes on from.
+        reasons = {k: v for found in parallel.gather(reasons) for k, v in found.items()}
+        for reason in reasons.values():
+            _log.warning("%s", reason)
+        if steps and len(reasons) == len(steps):
+            raise self._none_whole(steps)
+        if reasons:
+            self._move_aside(reasons)
 
-    def _move_aside(self, step: int | str) -> None:
-        """Frees the step of a damaged checkpoint, which will be done again."""
-        if jax.process_index() == 0:
+    def _move_aside(self, steps: Collection[int | str]) -> None:
+        """Frees the steps of damaged checkpoints, which will be done again."""
+        for step in steps if jax.process_index() == 0 else ():
             target = self._folder.parent / f"damaged-checkpoint-{step}"
             number = 1
             while target.exists():
                 number += 1
                 target = target.with_name(f"damaged-checkpoint-{step}-{number}")
             (self._folder / str(step)).rename(target)
+        # Before that no process looks again.
+        parallel.gather(None)
 
     def __enter__(self) -> "Checkpoints":
         return self

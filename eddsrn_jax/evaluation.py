@@ -13,8 +13,9 @@ import jax
 import ml_collections
 
 from eddsrn_jax import parallel
+from eddsrn_jax.assembly import open_held_out
 from eddsrn_jax.checkpoint import Checkpoints, network_of
-from eddsrn_jax.data.sources import Source, folder_source, open_split
+from eddsrn_jax.data.sources import Source, folder_source
 from eddsrn_jax.ensemble import self_ensemble
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.models import abstract_outputs
@@ -75,7 +76,7 @@ def evaluate_network(
             no workdir either the one that comes with the package.
         datasets: folders of photographs to score, by name.
         validation: whether to score the run's own validation set.
-        validation_set: that set, where it is open; None opens what its config names.
+        validation_set: that set, where it is open; None opens what the run began with.
         sigmas: see `scoring.evaluate`.
         seed: of random sigmas.
         max_photos: that many of each set at most.
@@ -101,7 +102,7 @@ def evaluate_network(
     if validation and validation_set:
         sources[:0] = [validation_set]
     elif validation and candidate.config:
-        sources[:0] = _validation_source(candidate.config, required=not sources)
+        sources[:0] = _held_out(candidate.config, workdir, required=not sources)
     # Now, rather than when everything is scored and cannot be written.
     output_dir = open_output(output_dir, candidate.folder)
 
@@ -283,17 +284,11 @@ def read_photos(source: Source) -> Iterator[Photo]:
             _log.warning("%s; left out", error)
 
 
-def _validation_source(
-    config: ml_collections.ConfigDict, *, required: bool
+def _held_out(
+    config: ml_collections.ConfigDict, workdir: Path, *, required: bool
 ) -> list[Source]:
     try:
-        return [
-            open_split(
-                config.data.source,
-                validation_source=config.data.validation_source,
-                tfds_data_dir=config.data.tfds_data_dir,
-            ).validation
-        ]
+        return [open_held_out(config, workdir)]
     except InputError as error:
         if required:
             raise

@@ -35,6 +35,9 @@ def written_beside(path: Path) -> Iterator[Path]:
     try:
         with naming(path):
             yield temporary
+            # On disk before it has the name, should the power fail.
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
             os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -21,8 +21,8 @@ _log = logging.getLogger(__name__)
 DATA_AXIS = "data"
 # Seconds without a sign of life after which a process counts as dead, and the others end.
 _HEARTBEAT_TIMEOUT = 30
-# How errors of what the processes do together begin, such as "UNAVAILABLE: ".
-_FAILED = re.compile("[A-Z_]{5,}: ")
+# What is in the errors of what the processes do together.
+_FAILED = re.compile("Gloo|NCCL|distributed/coordination")
 
 # A signal's handler as the system has it, which need not be Python's.
 _exchange_handler = ctypes.pythonapi.PyOS_setsig
@@ -111,7 +111,7 @@ def lost_another(error: BaseException) -> bool:
     if not jax.distributed.is_initialized():
         return False
     # By what was waiting for the other it is of either type.
-    by_value = isinstance(error, ValueError) and _FAILED.match(str(error))
+    by_value = isinstance(error, ValueError) and _FAILED.search(str(error))
     return bool(by_value) or isinstance(error, jax.errors.JaxRuntimeError)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import json
 import logging
+import os
 import socket
 import sys
 import time
@@ -87,6 +88,12 @@ class Reporter:
             seconds = (self.total_steps - step) * values["time/seconds_per_step"]
             parts.append(f"{datetime.timedelta(seconds=round(seconds))} left")
         _log.info("step %d/%d: %s", step, self.total_steps, ", ".join(parts))
+
+    def keep(self) -> None:
+        """Has the rows on disk, as a checkpoint that comes after them will be."""
+        if self._active:
+            with naming(self._path):
+                os.fsync(self._file.fileno())
 
     def picture(self, step: int, name: str, image: np.ndarray) -> None:
         """Records a uint8 [H, W, 3] picture."""

@@ -211,6 +211,7 @@ class _Run:
             scores = self._validate(step, state)
         if last or stopping or scores or step % config.checkpoint.every_steps == 0:
             self._check_finite(state)
+            self.reporter.keep()
             self.checkpoints.save(state, config, metrics=scores)
         self.clock.pause(time.perf_counter() - start)
 

@@ -17,7 +17,7 @@ from PIL import Image
 from processes import command
 from tiny import final_state, metrics_rows, tiny_config, tiny_flags
 
-from eddsrn_jax.assembly import open_data
+from eddsrn_jax.assembly import open_data, open_held_out
 from eddsrn_jax.config import check
 from eddsrn_jax.data.pack import open_pack
 from eddsrn_jax.data.sources import File, folder_source, open_split
@@ -173,6 +173,25 @@ def test_a_damaged_record_is_named(begun):
             open_data(config, workdir)
 
 
+def test_what_is_held_out_stays_what_it_was(begun, photo_folder, tmp_path, caplog):
+    """Photographs that come and go could move others, trained on, to the other side."""
+    config, workdir, _ = begun
+    _, held_out = open_data(config, workdir)
+    (file,) = open_held_out(config, workdir).files()
+    assert file.content == photo_folder / held_out.names[0]
+    assert not caplog.text
+    change(photo_folder)
+    (photo_folder / held_out.names[0]).unlink()
+    (now,) = open_split(f"folder:{photo_folder}").validation.files()
+    (file,) = open_held_out(config, workdir).files()
+    assert file.name == held_out.names[0] != now.name
+    np.testing.assert_array_equal(file.read(), held_out.images[0])
+    assert "5 added: " in caplog.text
+    shutil.rmtree(tmp_path / "packs")
+    with pytest.raises(InputError, match="and the pack of photos-val is not in "):
+        open_held_out(config, workdir)
+
+
 def test_a_folder_that_is_gone_is_named(begun, photo_folder, caplog):
     config, workdir, batch = begun
     shutil.rmtree(photo_folder)
@@ -181,8 +200,7 @@ def test_a_folder_that_is_gone_is_named(begun, photo_folder, caplog):
     assert [len(image) for image in held_out.images] == [96]
     assert caplog.messages == [
         f"{workdir}/photographs.json: the photographs that the run began with have"
-        f" changed ({photo_folder}: no such folder); it goes on with them as they were"
-        " packed"
+        f" changed ({photo_folder}: no such folder); they are taken as they were packed"
     ]
 
 
@@ -197,8 +215,8 @@ def test_a_run_whose_folder_changes_goes_on_bit_for_bit(finished, tmp_path, capl
     assert ours == [
         f"{workdir}/photographs.json: the photographs that the run began with have"
         f" changed (5 added: {folder}/new0.png, {folder}/new1.png, {folder}/new2.png ...;"
-        f" 1 removed: {folder}/photo1.png; 1 changed: {folder}/photo2.png); it goes on"
-        " with them as they were packed"
+        f" 1 removed: {folder}/photo1.png; 1 changed: {folder}/photo2.png); they are"
+        " taken as they were packed"
     ]
     jax.tree.map(
         np.testing.assert_array_equal,

@@ -5,13 +5,15 @@ import shutil
 import jax
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 from tiny import SMALL
 
 from configs import eddsrn
 from eddsrn_jax import parallel
-from eddsrn_jax.checkpoint import BEST_METRICS, Checkpoints, checksum
+from eddsrn_jax.checkpoint import BEST_METRICS, Checkpoints
 from eddsrn_jax.errors import InputError
+from eddsrn_jax.integrity import checksum
 from eddsrn_jax.models import EDDSRN, abstract_params, init_params
 from eddsrn_jax.steps import create_train_state
 
@@ -140,10 +142,15 @@ def another_score(folder):
     path.write_text(path.read_text().replace("25", "35"))
 
 
+def another_name(folder):
+    path = folder / "params" / "_METADATA"
+    path.write_text(path.read_text().replace("stem", "stfm"))
+
+
 @pytest.mark.parametrize(
     "damage",
     [
-        *(flip_a_byte, truncate, empty, no_config),
+        *(flip_a_byte, truncate, empty, no_config, another_name),
         *(another_config, truncate_metrics, another_score),
     ],
 )
@@ -222,11 +229,45 @@ def test_when_none_is_whole_the_run_does_not_start_over(tmp_path):
         assert steps_on_disk(tmp_path) == [1]
 
 
-def test_unreadable_metrics_are_one_line(tmp_path):
+def test_a_checkpoint_with_damaged_metrics_is_not_taken_for_the_best(tmp_path, caplog):
+    save(tmp_path, {1: 26.0, 2: 25.0, 3: 25.5})
+    for damage, metrics in ((another_score, "35"), (truncate_metrics, "{")):
+        damage(tmp_path / "checkpoints" / "2")
+        assert metrics in (tmp_path / "checkpoints/2/metrics/metrics").read_text()
+        with Checkpoints(tmp_path, read_only=True) as checkpoints:
+            assert checkpoints.restore_params()[0] == 1
+            assert checkpoints.restore_params(3)[0] == 3
+            with pytest.raises(InputError, match="checkpoints/2 cannot be restored: "):
+                checkpoints.restore_params(2)
+        assert "2 cannot be restored: " in caplog.text
+        assert "whether it is the best is not known" in caplog.text
+    save(tmp_path, {4: 25.7, 5: 25.6})
+    assert (tmp_path / "damaged-checkpoint-2").is_dir()
+    assert steps_on_disk(tmp_path) == [1, 4, 5]
+
+
+def test_when_all_metrics_are_damaged_the_run_does_not_start_over(tmp_path):
+    save(tmp_path, {1: 26.0, 2: 25.0})
+    for step in "12":
+        truncate_metrics(tmp_path / "checkpoints" / step)
+    with pytest.raises(InputError, match="none of its 2 checkpoints can be restored"):
+        Checkpoints(tmp_path)
+    assert steps_on_disk(tmp_path) == [1, 2]
+
+
+def test_what_the_system_does_not_read_is_no_damage(tmp_path, monkeypatch):
     save(tmp_path, {1: 26.0})
-    (tmp_path / "checkpoints" / "1" / "metrics" / "metrics").write_text("{")
-    with pytest.raises(InputError, match="checkpoints cannot be opened: "):
-        Checkpoints(tmp_path, read_only=True)
+
+    def too_many_files(*_, **__):
+        raise ValueError("Error opening file [os_error_code='24'] [...]\nand more")
+
+    monkeypatch.setattr(ocp.CheckpointManager, "restore", too_many_files)
+    with (
+        Checkpoints(tmp_path) as checkpoints,
+        pytest.raises(OSError, match="/1 cannot be read now: Error opening file .*]$"),
+    ):
+        checkpoints.restore_latest(make_state())
+    assert steps_on_disk(tmp_path) == [1]
 
 
 def test_another_architecture_is_named(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import socket
 import time
@@ -179,6 +180,17 @@ def test_when_one_dies_the_others_end_and_the_run_can_go_on(finished, tmp_path, 
     output = finish(start(2, "train.py", *flags))
     assert re.search(r"steps \d+ to", output[0][1])
     assert metrics_rows(tmp_path / "run")[-1]["step"] == saved + 10
+
+
+@pytest.mark.slow
+def test_several_processes_go_on_from_the_newest_whole_checkpoint(finished, tmp_path):
+    folder, workdir = finished
+    shutil.copytree(workdir, tmp_path / "run")
+    (tmp_path / "run" / "checkpoints/10/train/manifest.ocdbt").write_bytes(b"")
+    flags = tiny_flags(folder, tmp_path / "run", total_steps=12)
+    (_, err), _ = finish(start(2, "train.py", *flags))
+    assert "checkpoints/10 cannot be restored: " in err and ", steps 6 to 12 (" in err
+    assert (tmp_path / "run" / "damaged-checkpoint-10").is_dir()
 
 
 @pytest.mark.slow

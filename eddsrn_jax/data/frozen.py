@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from eddsrn_jax.data.pack import Pack, open_pack, read_pack
-from eddsrn_jax.data.sources import Listing, open_split
+from eddsrn_jax.data.sources import Listing, Source, open_split
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.files import write_text
 
@@ -57,45 +57,78 @@ def open_packs(
             that the run began with.
         OSError: see `open_pack`.
     """
-    record = workdir / "photographs.json" if workdir else None
-    # Before that nothing has been learnt from them.
+    frozen, sources, changes = _choose(wanted, workdir, download=download)
+    packs = []
+    for listing in (frozen.train, frozen.validation):
+        if source := sources.get(listing):
+            packs.append(open_pack(source, cache_dir, on_error=on_error))
+        else:
+            packs.append(_packed(listing, cache_dir, workdir, changes))
+            packs[-1].announce(on_error)
+    if workdir and active:
+        text = json.dumps(dataclasses.asdict(frozen), indent=1) + "\n"
+        write_text(_record(workdir), text)
+    return tuple(packs)
+
+
+def open_validation(
+    wanted: Mapping[str, str], cache_dir: Path, *, workdir: Path
+) -> Source:
+    """The photographs that a run is validated on, which no step of it was trained on.
+
+    Args:
+        wanted, cache_dir, workdir: see `open_packs`.
+
+    Raises:
+        InputError: see `open_packs`.
+    """
+    frozen, sources, changes = _choose(wanted, workdir)
+    if source := sources.get(frozen.validation):
+        return source
+    return _packed(frozen.validation, cache_dir, workdir, changes).as_source()
+
+
+def _record(workdir: Path) -> Path:
+    return workdir / "photographs.json"
+
+
+def _choose(
+    wanted: Mapping[str, str], workdir: Path | None, *, download: bool = False
+) -> tuple[Frozen, dict[Listing, Source], str]:
+    """The photographs of a run, those that are still there, and what has changed."""
+    # Before its first checkpoint nothing has been learnt from them.
     resumes = workdir and any((workdir / "checkpoints").glob("[0-9]*"))
-    frozen = _read(record) if resumes and record.exists() else None
+    frozen = _read(_record(workdir)) if resumes and _record(workdir).exists() else None
     if frozen and frozen.wanted != wanted:
         frozen = None
     try:
         split = open_split(**wanted, tfds_download=download)
         now = Frozen(wanted, split.train.listing(), split.validation.listing())
         sources = {now.train: split.train, now.validation: split.validation}
-        frozen = frozen or now
-        changes = _changes(frozen, now)
+        changes = _changes(frozen or now, now)
     except (InputError, OSError) as error:
         if not frozen:
             raise
         sources, changes = {}, str(error)
     if changes:
         _log.warning(
-            "%s: the photographs that the run began with have changed (%s); it goes on"
-            " with them as they were packed",
-            *(record, changes),
+            "%s: the photographs that the run began with have changed (%s); they are"
+            " taken as they were packed",
+            *(_record(workdir), changes),
         )
-    packs = []
-    for listing in (frozen.train, frozen.validation):
-        if listing in sources:
-            packs.append(open_pack(sources[listing], cache_dir, on_error=on_error))
-        elif pack := read_pack(listing, cache_dir):
-            pack.announce(on_error)
-            packs.append(pack)
-        else:
-            raise InputError(
-                f"{record}: the photographs that the run began with have changed"
-                f" ({changes}), and the pack of {listing.name} is not in {cache_dir};"
-                " bring one of them back, or delete this file to go on with the"
-                " photographs that there are now"
-            )
-    if record and active:
-        write_text(record, json.dumps(dataclasses.asdict(frozen), indent=1) + "\n")
-    return tuple(packs)
+    return frozen or now, sources, changes
+
+
+def _packed(listing: Listing, cache_dir: Path, workdir: Path, changes: str) -> Pack:
+    """The pack of photographs that are no longer what they were."""
+    if pack := read_pack(listing, cache_dir):
+        return pack
+    raise InputError(
+        f"{_record(workdir)}: the photographs that the run began with have changed"
+        f" ({changes}), and the pack of {listing.name} is not in {cache_dir}; bring one"
+        " of them back, or delete this file to go on with the photographs that there are"
+        " now"
+    )
 
 
 def _changes(before: Frozen, now: Frozen) -> str:
