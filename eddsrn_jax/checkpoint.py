@@ -389,7 +389,8 @@ class Checkpoints:
 
 def network_of(step: int, config: ml_collections.ConfigDict, params: Any) -> Network:
     """What `Checkpoints.restore_params` returns as one."""
-    model = make_network(config.network, config.model)
+    num_arrays = len(jax.tree.leaves(params))
+    model = make_network(config.network, config.model, num_arrays=num_arrays)
     sigma_range = tuple(config.degradation.sigma_range)
     return Network(model, params, config.name, step, sigma_range)
 

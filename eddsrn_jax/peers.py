@@ -6,7 +6,6 @@ maps those to this project's is below.
 
 import dataclasses
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,17 +13,11 @@ from typing import Any
 import flax.linen as nn
 import flax.traverse_util
 import numpy as np
-import safetensors
 import safetensors.numpy
 
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.models import VDSR, LapSRN, abstract_params
 from eddsrn_jax.weights import Network, check_matches
-
-_UNREADABLE = (
-    *(OSError, ValueError, AttributeError),
-    *(zipfile.BadZipFile, safetensors.SafetensorError),
-)
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -39,7 +32,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         # Opened here: NumPy leaves open what it cannot read.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except _UNREADABLE as error:
+    # What is not a file of that format fails in many ways.
+    except Exception as error:
         raise InputError(f"{path}: cannot be read as arrays ({error})") from error
 
 

@@ -1,13 +1,17 @@
 """Nothing on the way from files to results runs what is in them."""
 
 import ast
+import json
 import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
+import safetensors.numpy
 
 from eddsrn_jax.errors import InputError
-from eddsrn_jax.weights import read_network
+from eddsrn_jax.peers import PEERS, read_peer
+from eddsrn_jax.weights import SHIPPED, read_network
 
 ROOT = Path(__file__).parents[1]
 SOURCES = [*ROOT.glob("*.py"), *(ROOT / "eddsrn_jax").rglob("*.py")]
@@ -74,3 +78,86 @@ def test_headers_of_absurd_sizes_are_refused(tmp_path, header):
     path.write_bytes(header + bytes(4))
     with pytest.raises(InputError, match=r"w.safetensors: cannot be read as safetensors"):
         read_network(path)
+
+
+@pytest.fixture
+def shipped():
+    """The arrays and metadata of the weights that come along, to be spoilt."""
+    with safetensors.safe_open(SHIPPED, "numpy") as file:
+        metadata = file.metadata()
+    return safetensors.numpy.load_file(SHIPPED), metadata
+
+
+def written(folder, arrays, metadata):
+    path = folder / "w.safetensors"
+    safetensors.numpy.save_file(arrays, path, metadata=metadata)
+    return path
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        *({"num_pairs": n} for n in (10**9, 1e300, "x", None, [1])),
+        *({"features": w} for w in ([-1] * 4, ["a"] * 4, [], 3, [64] * 1000)),
+        *({"dtype": name} for name in ("foo", "int8", "complex64")),
+        {"unknown": 1},
+    ],
+    ids=lambda changed: "{}={:.20}".format(*map(str, *changed.items())),
+)
+def test_networks_that_cannot_be_are_refused(tmp_path, shipped, changed):
+    arrays, metadata = shipped
+    metadata["model"] = json.dumps(json.loads(metadata["model"]) | changed)
+    path = written(tmp_path, arrays, metadata)
+    with pytest.raises(InputError, match=r"w.safetensors: no network in its metadata"):
+        read_network(path)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"model": "[" * 100_000},
+        {"network": "__class__"},
+        {"sigma_range": "[NaN, 2]"},
+        {"sigma_range": '["a", "b"]'},
+        {"step": "9" * 5000},
+    ],
+    ids=lambda changed: "{}={:.20}".format(*map(str, *changed.items())),
+)
+def test_metadata_that_cannot_be_is_refused(tmp_path, shipped, changed):
+    arrays, metadata = shipped
+    path = written(tmp_path, arrays, metadata | changed)
+    with pytest.raises(InputError, match=r"w.safetensors: no network in its metadata"):
+        read_network(path)
+
+
+def test_arrays_that_cannot_be_are_refused(tmp_path, shipped):
+    arrays, metadata = shipped
+    ones = np.ones(3, np.float16)
+    path = written(tmp_path, {**arrays, "trunk": ones}, metadata)
+    with pytest.raises(InputError, match=r"architecture: trunk has \(3,\)"):
+        read_network(path)
+    name = "sr_head/flat0/bias"
+    spoilt = {**arrays, name: np.full_like(arrays[name], np.nan)}
+    with pytest.raises(InputError, match=f"w.safetensors: {name} is not finite"):
+        read_network(written(tmp_path, spoilt, metadata))
+    content = written(tmp_path, {"a": np.ones(4, np.uint8)}, metadata).read_bytes()
+    header = content[8:-4].replace(b'"U8"', b'"F8_E4M3"')
+    path.write_bytes(struct.pack("<Q", len(header)) + header + content[-4:])
+    with pytest.raises(InputError, match="cannot be read as safetensors"):
+        read_network(path)
+
+
+@pytest.mark.parametrize("damage", ["empty", "half", "flipped"])
+def test_damaged_arrays_of_others_are_refused(tmp_path, damage):
+    path = tmp_path / "vdsr.npz"
+    np.savez_compressed(path, a=np.arange(1000.0), b=np.ones(3))
+    content = bytearray(path.read_bytes())
+    if damage == "empty":
+        content.clear()
+    elif damage == "half":
+        del content[len(content) // 2 :]
+    else:
+        content[200:210] = bytes(10)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="vdsr.npz: cannot be read as arrays"):
+        read_peer(path, PEERS["vdsr"])

@@ -56,19 +56,27 @@ NETWORKS: Mapping[str, type[nn.Module]] = {
 _STATISTICS = ("mean", "var")
 
 
-def make_network(name: str, fields: Mapping[str, Any]) -> nn.Module:
+def make_network(
+    name: str, fields: Mapping[str, Any], *, num_arrays: int | None = None
+) -> nn.Module:
     """The network of a config or a file of weights.
 
     Args:
         name: one of NETWORKS.
         fields: of the network.
+        num_arrays: that its parameters are, where they come from others. Each of what
+            there are several has its own; what claims more would be traced for ever.
 
     Raises:
-        InputError: no such network or field.
+        InputError: no such network or field, or not with so few arrays.
     """
     if name not in NETWORKS:
         raise InputError(f"no network {name!r}, only {', '.join(NETWORKS)}")
     try:
+        for field, value in fields.items():
+            several = field.startswith("num_") and num_arrays is not None
+            if several and value > num_arrays:
+                raise InputError(f"{name}: {field}={value} with {num_arrays} arrays")
         return NETWORKS[name](**fields)
     except TypeError as error:
         raise InputError(f"{name}: {error}") from error

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from eddsrn_jax.models import abstract_params, make_network
 
 # After the name of a kernel stored in 8 bits: what its output channels are multiplied by.
 _SCALE = ":scale"
+# What reading something else than was meant ends in.
+_MALFORMED = (AttributeError, LookupError, TypeError, ValueError)
 SHIPPED = Path(__file__).with_name("eddsrn_lite.safetensors")
 
 
@@ -105,11 +108,13 @@ def load_weights(path: Path, like: Any) -> Any:
         like: a tree with the shapes and dtypes that the network expects.
 
     Raises:
-        InputError: no such file, not safetensors, or a name or shape that differs.
+        InputError: no such file, not safetensors, a name or shape that differs, or a
+            parameter that is not finite.
     """
     try:
         arrays = safetensors.numpy.load_file(path)
-    except (OSError, safetensors.SafetensorError) as error:
+    # Of types that NumPy lacks it says no more than that.
+    except (OSError, safetensors.SafetensorError, *_MALFORMED) as error:
         raise InputError(f"{path}: cannot be read as safetensors ({error})") from error
     scales = {name: arrays.pop(name) for name in [*arrays] if name.endswith(_SCALE)}
     for name, scale in scales.items():
@@ -117,8 +122,11 @@ def load_weights(path: Path, like: Any) -> Any:
         if kernel not in arrays or scale.shape != arrays[kernel].shape[-1:]:
             raise InputError(f"{path}: {name} is of no kernel in it")
         arrays[kernel] = arrays[kernel].astype(np.float32) * scale
-    check_matches(flax.traverse_util.unflatten_dict(arrays, sep="/"), like, str(path))
+    check_matches(arrays, like, str(path))
     cast = {name: arrays[name].astype(x.dtype) for name, x in _flat(like).items()}
+    for name, array in cast.items():
+        if not np.isfinite(array).all():
+            raise InputError(f"{path}: {name} is not finite")
     return flax.traverse_util.unflatten_dict(cast, sep="/")
 
 
@@ -130,22 +138,27 @@ def read_network(path: Path | str | None = None) -> Network:
 
     Raises:
         InputError: no such file, not safetensors, no or wrong fields in its metadata, or
-            a name or shape that differs from what they say.
+            what `load_weights` raises.
     """
     path = Path(path or SHIPPED).expanduser()
     try:
         with safetensors.safe_open(path, "numpy") as file:
-            metadata = file.metadata() or {}
+            metadata, count = file.metadata() or {}, len(file.keys())
         # JSON has no tuples, and a module with lists cannot be hashed.
         fields = {k: tupled(v) for k, v in json.loads(metadata["model"]).items()}
         # Before there were others it was left unsaid.
-        model = make_network(metadata.get("network", "EDDSRN"), fields)
+        network = metadata.get("network", "EDDSRN")
+        model = make_network(network, fields, num_arrays=count)
+        if not jnp.issubdtype(jnp.dtype(model.dtype), jnp.floating):
+            raise ValueError(f"computes in {model.dtype}")
         like = abstract_params(model)
-        low, high = json.loads(metadata["sigma_range"])
+        low, high = map(float, json.loads(metadata["sigma_range"]))
+        if not 0 <= low <= high < math.inf:
+            raise ValueError(f"sigma from {low} to {high}")
         name, step = metadata["name"], int(metadata["step"])
     except (OSError, safetensors.SafetensorError) as error:
         raise InputError(f"{path}: cannot be read as safetensors ({error})") from error
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
+    except (*_MALFORMED, RecursionError) as error:
         raise InputError(
             f"{path}: no network in its metadata; expected a file of"
             " python -m eddsrn_jax.export_weights"
