@@ -39,8 +39,6 @@ _log = logging.getLogger(__name__)
 
 # The best checkpoint is that of the highest; of the first that a network has.
 BEST_METRICS = ("val/psnr_y_crop4", "val/deblurred_psnr_y_crop4")
-
-
 # Of a checkpoint, beside its arrays: names, shapes, indices.
 _BYTES_OF_NAMES = 1_000_000
 

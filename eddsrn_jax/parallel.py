@@ -95,6 +95,8 @@ def _initialize(*of_this_process: str | int | None) -> None:
 
 def tell_to_end() -> None:
     """Has `told_to_end` be true in all processes, after some step that is the same."""
+    if _jax_handler is None:
+        raise RuntimeError("the processes were not joined by parallel.connect")
     # JAX takes SIGTERM for a machine's notice that it is wanted for something else.
     handler = _exchange_handler(signal.SIGTERM, _jax_handler)
     signal.raise_signal(signal.SIGTERM)
