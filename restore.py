@@ -112,7 +112,7 @@ def main(arguments: list[str]) -> int:
             overwrite=_OVERWRITE.value,
             skip_existing=_SKIP_EXISTING.value,
         ),
-        limits=Limits(int(1e6 * _MAX_INPUT.value), int(1e6 * _MAX_OUTPUT.value)),
+        limits=Limits(1e6 * _MAX_INPUT.value, 1e6 * _MAX_OUTPUT.value),
         recursive=_RECURSIVE.value,
         strength=_STRENGTH.value,
         report=_path(_REPORT),

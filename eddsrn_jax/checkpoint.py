@@ -31,9 +31,9 @@ from eddsrn_jax.integrity import (
     system_error,
     verify,
 )
-from eddsrn_jax.models import make_network, split_params
+from eddsrn_jax.models import split_params
 from eddsrn_jax.steps import TrainState
-from eddsrn_jax.weights import Network, check_matches
+from eddsrn_jax.weights import Network, as_network, check_matches
 
 _log = logging.getLogger(__name__)
 
@@ -87,6 +87,8 @@ class Checkpoints:
             **{"config": values(), "checksums": values()},
         }
         if not read_only:
+            # Where that cannot be, before there is something to save.
+            self._folder.mkdir(parents=True, exist_ok=True)
             self._set_aside_damaged_metrics()
         self._manager = ocp.CheckpointManager(
             self._folder, options=options, item_handlers=handlers
@@ -253,6 +255,28 @@ class Checkpoints:
             else:
                 return candidate, restored["config"], restored["params"]
 
+    def restore_network(
+        self, step: int | None = None
+    ) -> tuple[Network, ml_collections.ConfigDict]:
+        """The network of a checkpoint, and the config of its run.
+
+        Args:
+            step: see `restore_params`.
+
+        Raises:
+            InputError: no such step, damaged, or its config is not that of a network with
+                such parameters.
+        """
+        step, config, params = self.restore_params(step)
+        values = config_lib.flatten(config)
+        description = {
+            **{name: values.get(name) for name in ("network", "name")},
+            "model": config.to_dict().get("model"),
+            "step": step,
+            "sigma_range": values.get("degradation.sigma_range"),
+        }
+        return as_network(description, params, f"{self._folder}/{step}"), config
+
     def _best_step(self) -> int | None:
         """The best by validation, of those whose metrics are whole."""
         scores = {}
@@ -385,22 +409,14 @@ class Checkpoints:
             _log.warning("%s", second)
 
 
-def network_of(step: int, config: ml_collections.ConfigDict, params: Any) -> Network:
-    """What `Checkpoints.restore_params` returns as one."""
-    num_arrays = len(jax.tree.leaves(params))
-    model = make_network(config.network, config.model, num_arrays=num_arrays)
-    sigma_range = tuple(config.degradation.sigma_range)
-    return Network(model, params, config.name, step, sigma_range)
-
-
 def read_run(workdir: Path, step: int | None = None) -> Network:
     """The network of a run's checkpoint: that of a step, or the best by validation.
 
     Raises:
-        InputError: no such checkpoint, or damaged.
+        InputError: see `Checkpoints.restore_network`.
     """
     with Checkpoints(workdir, read_only=True) as checkpoints:
-        return network_of(*checkpoints.restore_params(step))
+        return checkpoints.restore_network(step)[0]
 
 
 def _items(state: TrainState) -> tuple[Any, dict[str, Any]]:

@@ -38,7 +38,7 @@ _STYLE = ".gradio-container { max-width: 1100px; margin: auto; }"
 
 
 def restore_upload(
-    path: Path, restorer: Any, folder: Path, *, strength: float, max_input_pixels: int
+    path: Path, restorer: Any, folder: Path, *, strength: float, max_input_pixels: float
 ) -> tuple[dict[str, Path], str]:
     """Restores a file into a new folder within another, by the steps of restore.py.
 
@@ -171,7 +171,7 @@ def main() -> None:
     worker = concurrent.futures.ThreadPoolExecutor(1)
 
     def work(path: Path, strength: float) -> tuple[dict[str, Path], str]:
-        pixels = int(1e6 * _MAX_INPUT.value)
+        pixels = 1e6 * _MAX_INPUT.value
         options = {"strength": strength, "max_input_pixels": pixels}
         return worker.submit(restore_upload, path, restorer, folder, **options).result()
 

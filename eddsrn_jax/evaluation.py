@@ -14,10 +14,11 @@ import ml_collections
 
 from eddsrn_jax import parallel
 from eddsrn_jax.assembly import open_held_out
-from eddsrn_jax.checkpoint import Checkpoints, network_of
+from eddsrn_jax.checkpoint import Checkpoints
 from eddsrn_jax.data.sources import Source, folder_source
 from eddsrn_jax.ensemble import self_ensemble
 from eddsrn_jax.errors import InputError
+from eddsrn_jax.files import below
 from eddsrn_jax.models import abstract_outputs
 from eddsrn_jax.peers import read_peers
 from eddsrn_jax.protocol import HEADLINE_SIGMAS, bicubic, untouched
@@ -145,7 +146,7 @@ def open_folders(datasets: Mapping[str, Path]) -> list[Source]:
 
 def example_path(output_dir: Path, dataset: str) -> Path:
     """Where a set's before/after picture is."""
-    return output_dir / f"before_after_{dataset}.png"
+    return below(output_dir, f"before_after_{dataset}.png")
 
 
 def score_sources(
@@ -189,7 +190,7 @@ def score_sources(
             dataset=source.name,
             sigmas=sigmas,
             seed=seed,
-            save_dir=output_dir / "images" / source.name if save_images else None,
+            save_dir=below(output_dir, "images", source.name) if save_images else None,
             example_path=None if share[0] else example_path(output_dir, source.name),
             share=share,
         )
@@ -227,12 +228,12 @@ def _in_turn(shares: Sequence[list[dict[str, Any]]]) -> list[Row]:
 
 def _open_run(workdir: Path, step: int | None) -> _Candidate:
     with Checkpoints(workdir, read_only=True) as checkpoints:
-        step, config, params = checkpoints.restore_params(step)
+        network, config = checkpoints.restore_network(step)
     return _Candidate(
-        network_of(step, config, params),
-        {"workdir": str(workdir), "step": step, "config": config.to_dict()},
-        f"checkpoint {step} of {workdir}",
-        workdir / "evaluation" / str(step),
+        network,
+        {"workdir": str(workdir), "step": network.step, "config": config.to_dict()},
+        f"checkpoint {network.step} of {workdir}",
+        workdir / "evaluation" / str(network.step),
         config,
     )
 

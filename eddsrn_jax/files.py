@@ -14,6 +14,18 @@ from eddsrn_jax.errors import InputError
 _log = logging.getLogger(__name__)
 
 
+def below(folder: Path, *names: str) -> Path:
+    """A path below a folder, by names that may be a stranger's.
+
+    Raises:
+        InputError: they lead out of it.
+    """
+    path = folder.joinpath(*names)
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"{folder}: {'/'.join(names)!r} would be written outside of it")
+    return path
+
+
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Has errors name the file that is written, which the system's do not."""

@@ -124,8 +124,8 @@ class Placing:
 class Limits:
     """Pixels that a photograph may have, and its results together."""
 
-    input_pixels: int = 100_000_000
-    output_pixels: int = 1_000_000_000
+    input_pixels: float = 100_000_000
+    output_pixels: float = 1_000_000_000
 
     def check(self, job: Job) -> None:
         """Raises InputError where a photograph is too large."""

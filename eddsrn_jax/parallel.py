@@ -49,6 +49,8 @@ def connect(
         UsageError: one is missing, they do not fit, or no other process is found.
     """
     numbers = (num_processes, process_id)
+    if coordinator and not re.fullmatch(r".+:\d{1,5}", coordinator):
+        raise UsageError(f"--coordinator={coordinator}: expected HOST:PORT")
     if coordinator and (None in numbers or process_id >= num_processes):
         raise UsageError(
             f"--coordinator={coordinator} needs --num_processes and a --process_id below"
@@ -68,6 +70,9 @@ def connect(
         if several:
             raise UsageError(f"the other processes cannot be found: {error}") from error
         _log.warning("no pod of TPUs is found, this is the only process: %s", error)
+    # Later they wait for each other as long as it takes, at their first meeting half a
+    # minute: less than one may need for its photographs.
+    gather(None)
     if jax.process_index() > 0:
         # The first process speaks for all.
         logging.getLogger("eddsrn_jax").setLevel(logging.WARNING)

@@ -151,17 +151,15 @@ class _Events:
 
 
 def _cut_back(path: Path, step: int) -> None:
-    """Drops the rows after a step, and a last one that was never finished."""
+    """Drops the rows after a step, and what is none, as a last one that was cut off."""
     if not path.exists():
         return
     kept = []
-    for line in path.read_text().splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if row["step"] <= step:
-            kept.append(line + "\n")
+    for line in path.read_text(errors="replace").splitlines():
+        # What the disk made of a row is not one.
+        with contextlib.suppress(ValueError, TypeError, LookupError):
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
     write_text(path, "".join(kept))
 
 

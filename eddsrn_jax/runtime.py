@@ -217,7 +217,12 @@ def _show_error(error: object) -> None:
 def _parse_flags(argv: list[str]) -> list[str]:
     """absl's parser, with one line for what it and ml_collections say at length."""
     try:
-        return flags.FLAGS(argv)
+        arguments = flags.FLAGS(argv)
+        for name, value in flags.FLAGS.flag_values_dict().items():
+            # Which no bound keeps out.
+            if isinstance(value, float) and math.isnan(value):
+                raise flags.Error(f"flag --{name}={value}: expected a number")
+        return arguments
     except (SystemExit, BrokenPipeError):
         # After --help; its reader may have seen enough.
         sys.exit(0)

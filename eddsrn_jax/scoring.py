@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from eddsrn_jax.files import below
 from eddsrn_jax.images import write_image
 from eddsrn_jax.metrics import MIN_SIDE, psnr_y, score
 from eddsrn_jax.models import SCALE
@@ -146,7 +147,8 @@ def _captioned(lr_blur: np.ndarray, results: Sequence[_Result]) -> dict[str, np.
 
 def _save(folder: Path, stem: str, images: Mapping[str, np.ndarray]) -> None:
     for caption, image in images.items():
-        write_image(folder / f"{stem}_{caption.replace(' ', '_')}.png", image)
+        name = f"{stem}_{caption.replace(' ', '_')}.png"
+        write_image(below(folder, name), image)
 
 
 def validate(

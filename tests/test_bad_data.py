@@ -11,6 +11,7 @@ import zlib
 
 import imagecodecs
 import jax
+import ml_collections
 import numpy as np
 import pytest
 from PIL import Image
@@ -108,6 +109,15 @@ def test_which_they_are_stands_in_the_workdir(begun, photo_folder):
     ]
     assert listed == expected
     assert len(record["validation"]["files"]) == 1
+
+
+def test_places_of_photographs_that_are_no_text_are_refused(begun):
+    config, workdir, _ = begun
+    for name in ("source", "cache_dir"):
+        values = config.to_dict()
+        values["data"][name] = 5
+        with pytest.raises(InputError, match=f"config.data.{name}=5: expected text"):
+            open_held_out(ml_collections.ConfigDict(values), workdir)
 
 
 def test_an_unchanged_folder_is_not_read_again(begun, monkeypatch, caplog):

@@ -3,6 +3,7 @@ import logging
 import shutil
 
 import jax
+import ml_collections
 import numpy as np
 import optax
 import orbax.checkpoint as ocp
@@ -11,7 +12,7 @@ from tiny import SMALL
 
 from configs import eddsrn
 from eddsrn_jax import parallel
-from eddsrn_jax.checkpoint import BEST_METRICS, Checkpoints
+from eddsrn_jax.checkpoint import BEST_METRICS, Checkpoints, read_run
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.integrity import checksum
 from eddsrn_jax.models import EDDSRN, abstract_params, init_params
@@ -279,6 +280,54 @@ def test_another_architecture_is_named(tmp_path):
     ):
         checkpoints.restore_latest(make_state(model=wider))
     assert steps_on_disk(tmp_path) == [1]
+
+
+def save_described(workdir, changes):
+    """A checkpoint as a stranger may make it, with values of its config changed."""
+    values = eddsrn.get_config().to_dict()
+    values["model"] |= SMALL
+    for name, value in changes.items():
+        *path, last = name.split(".")
+        section = values[path[0]] if path else values
+        section[last] = value
+    with Checkpoints(workdir) as checkpoints:
+        config = ml_collections.ConfigDict(values)
+        checkpoints.save(make_state(1), config, metrics=None)
+
+
+def test_a_network_comes_with_what_its_config_says_of_it(tmp_path):
+    save_described(tmp_path, {"name": "mine", "degradation.sigma_range": (0.5, 1.5)})
+    network = read_run(tmp_path)
+    assert network.model == MODEL
+    assert (network.name, network.step, network.sigma_range) == ("mine", 1, (0.5, 1.5))
+    assert_same(network.params, make_state(1).params)
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        *(("name", value) for value in (5, None)),
+        *(("network", value) for value in ("eval", ["EDDSRN"], 5)),
+        *(("model", value) for value in (5, None, {"unknown": 1})),
+        *(("model.features", value) for value in ("abcd", [-1] * 4, [1e300] * 4, [64])),
+        *(("model.num_pairs", value) for value in ("x", 10**9)),
+        *(("model.dtype", value) for value in ("foo", "int8", 5)),
+        *(("degradation", value) for value in (5, None)),
+        *(("degradation.sigma_range", value) for value in ("ab", [2, 1], [1], 5)),
+    ],
+    ids=lambda value: f"{value!s:.20}",
+)
+def test_configs_of_strangers_that_describe_no_network_are_refused(tmp_path, name, value):
+    save_described(tmp_path, {name: value})
+    with pytest.raises(InputError, match=r"/checkpoints/1(:| is of another) ") as caught:
+        read_run(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_where_checkpoints_go_ends_the_run_before_it_trains(tmp_path):
+    (tmp_path / "checkpoints").touch()
+    with pytest.raises(FileExistsError, match="checkpoints"):
+        Checkpoints(tmp_path)
 
 
 def test_a_folder_that_is_no_workdir(tmp_path):

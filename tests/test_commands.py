@@ -143,6 +143,16 @@ def test_evaluate_scores_any_checkpoint_and_folder(finished, tmp_path):
             ["--config=configs/eddsrn.py", "--coordinator=127.0.0.1:1", "--process_id=0"],
             *(2, "--coordinator=127.0.0.1:1 needs --num_processes and a --process_id"),
         ),
+        (
+            "train.py",
+            ["--config=configs/eddsrn.py", "--coordinator=here"],
+            *(2, "--coordinator=here: expected HOST:PORT"),
+        ),
+        (
+            "train.py",
+            ["--config=configs/eddsrn.py", "--max_minutes=nan"],
+            *(2, "flag --max_minutes=nan: expected a number"),
+        ),
         ("train.py", ["--config=README.md"], 2, "--config: "),
         ("train.py", [], 2, "flag --config=None: "),
         ("train.py", ["--wrkdir=x"], 2, "Unknown command line flag 'wrkdir'. Did you"),

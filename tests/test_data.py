@@ -129,7 +129,7 @@ def test_a_pack_whose_index_is_damaged_is_made_again(photo_folder, tmp_path):
     open_pack(folder_source(photo_folder), tmp_path)
     (index,) = tmp_path.glob("*.json")
     whole = index.read_text()
-    for content in ("", whole[:50]):
+    for content in ("", whole[:50], "[5]", "[]", whole.replace("height", "heighu")):
         index.write_text(content)
         assert len(open_pack(folder_source(photo_folder), tmp_path).images) == 8
         assert index.read_text() == whole

@@ -9,6 +9,7 @@ from PIL import Image
 
 from eddsrn_jax.data.sources import folder_source
 from eddsrn_jax.ensemble import self_ensemble
+from eddsrn_jax.errors import InputError
 from eddsrn_jax.evaluation import read_photos
 from eddsrn_jax.images import read_image
 from eddsrn_jax.metrics import score
@@ -123,6 +124,20 @@ def test_files_that_differ_by_their_extension_alone_do_not_overwrite(photo, tmp_
     assert sorted(path.name for path in (tmp_path / "sigma_1").iterdir()) == [
         *("a.png_b_sr.png", "a.png_input.png", "a_b_sr.png", "a_input.png")
     ]
+
+
+@pytest.mark.parametrize("name, method", [("a.png", "/../../x"), ("../../x.png", "b")])
+def test_no_image_is_saved_outside_of_its_folder(photo, tmp_path, name, method):
+    folder = tmp_path / "images"
+    with pytest.raises(InputError, match="would be written outside of it"):
+        evaluate(
+            {method: bicubic},
+            [(name, photo[:80, :80])],
+            dataset="s",
+            sigmas=(1.0,),
+            save_dir=folder,
+        )
+    assert {path.name for path in tmp_path.iterdir()} <= {"images"}
 
 
 def test_bicubic_rounds_and_clips():

@@ -13,6 +13,7 @@ from processes import command
 from tiny import metrics_rows, tiny_config, tiny_flags
 
 from eddsrn_jax.checkpoint import Checkpoints
+from eddsrn_jax.files import locked
 from eddsrn_jax.training import train_and_evaluate
 
 CHANGES = {"validation.every_steps": 5, "log_every_steps": 1, "total_steps": 5}
@@ -180,6 +181,24 @@ def test_when_one_dies_the_others_end_and_the_run_can_go_on(finished, tmp_path, 
     output = finish(start(2, "train.py", *flags))
     assert re.search(r"steps \d+ to", output[0][1])
     assert metrics_rows(tmp_path / "run")[-1]["step"] == saved + 10
+
+
+@pytest.mark.slow
+def test_a_process_may_take_long_to_prepare_its_photographs(finished, tmp_path):
+    folder, _ = finished
+    slow, flags = tmp_path / "slow", tiny_flags(folder, tmp_path / "run", total_steps=1)
+    slow.mkdir()
+    own = (), (f"--config.data.cache_dir={slow}",)
+    with locked(slow, name=".lock-packs"):
+        processes = [
+            command("train.py", *flags, *more, *joined_flags, **variables)
+            for more, (joined_flags, variables) in zip(
+                own, joined("flags", 2), strict=True
+            )
+        ]
+        wait_for(tmp_path / "run" / "photographs.json", "photo7")
+        time.sleep(40)
+    finish(processes)
 
 
 @pytest.mark.slow

@@ -108,7 +108,7 @@ def test_networks_that_cannot_be_are_refused(tmp_path, shipped, changed):
     arrays, metadata = shipped
     metadata["model"] = json.dumps(json.loads(metadata["model"]) | changed)
     path = written(tmp_path, arrays, metadata)
-    with pytest.raises(InputError, match=r"w.safetensors: no network in its metadata"):
+    with pytest.raises(InputError, match=r"w.safetensors: (its|no) network "):
         read_network(path)
 
 
@@ -126,7 +126,7 @@ def test_networks_that_cannot_be_are_refused(tmp_path, shipped, changed):
 def test_metadata_that_cannot_be_is_refused(tmp_path, shipped, changed):
     arrays, metadata = shipped
     path = written(tmp_path, arrays, metadata | changed)
-    with pytest.raises(InputError, match=r"w.safetensors: no network in its metadata"):
+    with pytest.raises(InputError, match=r"w.safetensors: (its|no) network "):
         read_network(path)
 
 

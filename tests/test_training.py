@@ -114,6 +114,18 @@ def test_a_signal_while_the_last_step_is_saved_keeps_it_from_evaluating(
     assert (workdir / "evaluation" / "2").is_dir()
 
 
+def test_metrics_are_cut_back_to_the_rows_that_are_whole(tmp_path):
+    rows = [json.dumps({"step": step, "loss": 0.5}).encode() for step in (1, 2, 3)]
+    spoilt = [b"5", b"[]", b"{}", b'{"step": "a"}', b"\xff\xfe", bytes(4), rows[0][:9]]
+    lines = [rows[0], *spoilt, *rows[1:], spoilt[-1]]
+    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join(lines))
+    with Reporter(tmp_path, first_step=2, total_steps=9, active=True) as reporter:
+        reporter.scalars(3, {"loss": 0.25})
+    assert metrics_rows(tmp_path) == [
+        {"step": step, "loss": loss} for step, loss in ((1, 0.5), (2, 0.5), (3, 0.25))
+    ]
+
+
 def test_a_finished_run_is_only_evaluated_again(finished):
     folder, workdir = finished
     before = metrics_rows(workdir, with_times=True)

@@ -159,7 +159,7 @@ def _read(path: Path) -> Frozen:
         values = json.loads(path.read_text())
         for part in ("train", "validation"):
             files = ((str(p), int(size), int(t)) for p, size, t in values[part]["files"])
-            values[part] = Listing(values[part]["name"], tuple(files))
+            values[part] = Listing(str(values[part]["name"]), tuple(files))
         return Frozen(**values)
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(

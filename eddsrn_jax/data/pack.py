@@ -6,6 +6,7 @@ one host share the page cache.
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import json
 import logging
@@ -133,22 +134,22 @@ def read_pack(listing: Listing, cache_dir: Path) -> Pack | None:
     data_path = index_path.with_suffix(".u8")
     if not (index_path.exists() and data_path.exists()):
         return None
-    try:
+    # The index may be damaged, or the data end early.
+    with contextlib.suppress(ValueError, TypeError, LookupError):
         entries = json.loads(index_path.read_text())
-    except ValueError:
-        return None
-    kept = [entry for entry in entries if "left_out" not in entry]
-    ends = [x["offset"] + x["height"] * x["width"] * 3 for x in kept]
-    if data_path.stat().st_size < max(ends):
-        return None
-    data = np.memmap(data_path, np.uint8, mode="r")
-    images = [
-        data[entry["offset"] : end].reshape(entry["height"], entry["width"], 3)
-        for entry, end in zip(kept, ends, strict=True)
-    ]
-    names = [entry["name"] for entry in kept]
-    left_out = [entry["left_out"] for entry in entries if "left_out" in entry]
-    return Pack(images, names, listing.name, left_out)
+        kept = [entry for entry in entries if "left_out" not in entry]
+        ends = [x["offset"] + x["height"] * x["width"] * 3 for x in kept]
+        data = np.memmap(data_path, np.uint8, mode="r")
+        images = [
+            data[entry["offset"] : end].reshape(entry["height"], entry["width"], 3)
+            for entry, end in zip(kept, ends, strict=True)
+        ]
+        names = [entry["name"] for entry in kept]
+        left_out = [entry["left_out"] for entry in entries if "left_out" in entry]
+        # None is made without photographs.
+        if images:
+            return Pack(images, names, listing.name, left_out)
+    return None
 
 
 def _index_path(listing: Listing, cache_dir: Path) -> Path:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from eddsrn_jax.models import abstract_params, make_network
 # After the name of a kernel stored in 8 bits: what its output channels are multiplied by.
 _SCALE = ":scale"
 # What reading something else than was meant ends in.
-_MALFORMED = (AttributeError, LookupError, TypeError, ValueError)
+_MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 SHIPPED = Path(__file__).with_name("eddsrn_lite.safetensors")
 
 
@@ -111,6 +112,11 @@ def load_weights(path: Path, like: Any) -> Any:
         InputError: no such file, not safetensors, a name or shape that differs, or a
             parameter that is not finite.
     """
+    return _fitted(_read_arrays(path), like, str(path))
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The parameters in a file by their flat names; InputError where it has none."""
     try:
         arrays = safetensors.numpy.load_file(path)
     # Of types that NumPy lacks it says no more than that.
@@ -122,11 +128,17 @@ def load_weights(path: Path, like: Any) -> Any:
         if kernel not in arrays or scale.shape != arrays[kernel].shape[-1:]:
             raise InputError(f"{path}: {name} is of no kernel in it")
         arrays[kernel] = arrays[kernel].astype(np.float32) * scale
-    check_matches(arrays, like, str(path))
-    cast = {name: arrays[name].astype(x.dtype) for name, x in _flat(like).items()}
+    return arrays
+
+
+def _fitted(params: Any, like: Any, origin: str) -> Any:
+    """Parameters as a tree of the dtypes of `like`; InputError where they do not fit."""
+    check_matches(params, like, origin)
+    flat = _flat(params)
+    cast = {name: flat[name].astype(x.dtype) for name, x in _flat(like).items()}
     for name, array in cast.items():
         if not np.isfinite(array).all():
-            raise InputError(f"{path}: {name} is not finite")
+            raise InputError(f"{origin}: {name} is not finite")
     return flax.traverse_util.unflatten_dict(cast, sep="/")
 
 
@@ -137,33 +149,60 @@ def read_network(path: Path | str | None = None) -> Network:
         path: of the file; where None the one that comes with the package.
 
     Raises:
-        InputError: no such file, not safetensors, no or wrong fields in its metadata, or
-            what `load_weights` raises.
+        InputError: no such file, not safetensors, or what `as_network` raises.
     """
     path = Path(path or SHIPPED).expanduser()
+    arrays = _read_arrays(path)
     try:
         with safetensors.safe_open(path, "numpy") as file:
-            metadata, count = file.metadata() or {}, len(file.keys())
-        # JSON has no tuples, and a module with lists cannot be hashed.
-        fields = {k: tupled(v) for k, v in json.loads(metadata["model"]).items()}
-        # Before there were others it was left unsaid.
-        network = metadata.get("network", "EDDSRN")
-        model = make_network(network, fields, num_arrays=count)
-        if not jnp.issubdtype(jnp.dtype(model.dtype), jnp.floating):
-            raise ValueError(f"computes in {model.dtype}")
-        like = abstract_params(model)
-        low, high = map(float, json.loads(metadata["sigma_range"]))
-        if not 0 <= low <= high < math.inf:
-            raise ValueError(f"sigma from {low} to {high}")
-        name, step = metadata["name"], int(metadata["step"])
-    except (OSError, safetensors.SafetensorError) as error:
-        raise InputError(f"{path}: cannot be read as safetensors ({error})") from error
+            metadata = file.metadata() or {}
+        description = {
+            # Before there were others it was left unsaid.
+            "network": metadata.get("network", "EDDSRN"),
+            # JSON has no tuples, and a module with lists cannot be hashed.
+            "model": {k: tupled(v) for k, v in json.loads(metadata["model"]).items()},
+            "name": metadata["name"],
+            "step": int(metadata["step"]),
+            "sigma_range": json.loads(metadata["sigma_range"]),
+        }
     except (*_MALFORMED, RecursionError) as error:
         raise InputError(
             f"{path}: no network in its metadata; expected a file of"
             " python -m eddsrn_jax.export_weights"
         ) from error
-    return Network(model, load_weights(path, like), name, step, (low, high))
+    return as_network(description, arrays, str(path))
+
+
+def as_network(description: Mapping[str, Any], params: Any, origin: str) -> Network:
+    """A network, checked, of what may be a stranger's.
+
+    Args:
+        description: "network" and "model", see `make_network`, and what else a Network
+            has; any of it may be missing or of any type.
+        params: of it, as a tree or by flat names.
+        origin: of both, for errors.
+
+    Raises:
+        InputError: no network can be like that, or it is not that of the parameters, or
+            they are not finite.
+    """
+    try:
+        model = make_network(
+            *(description["network"], description["model"]), num_arrays=len(_flat(params))
+        )
+        if not jnp.issubdtype(jnp.dtype(model.dtype), jnp.floating):
+            raise ValueError(f"computes in {model.dtype}")
+        like = abstract_params(model)
+        low, high = map(float, description["sigma_range"])
+        if not 0 <= low <= high < math.inf:
+            raise ValueError(f"sigma from {low} to {high}")
+        name, step = description["name"], description["step"]
+        if not isinstance(name, str):
+            raise TypeError(f"its name is {name!r}")
+    except _MALFORMED as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{origin}: its network cannot be made: {reason}") from error
+    return Network(model, _fitted(params, like, origin), name, step, (low, high))
 
 
 def tupled(value: Any) -> Any:
