@@ -33,7 +33,12 @@ from eddsrn_jax.integrity import (
 )
 from eddsrn_jax.models import split_params
 from eddsrn_jax.steps import TrainState
-from eddsrn_jax.weights import Network, as_network, check_matches
+from eddsrn_jax.weights import (
+    Network,
+    check_matches,
+    describe_network,
+    with_params,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -169,6 +174,9 @@ class Checkpoints:
         # Here, where the error is forgotten: what orbax had begun and gave up would
         # complain, item by item, at the end of the process.
         gc.collect()
+        # There may be no room to start again beside it.
+        for unfinished in self._folder.glob("*.orbax-checkpoint-tmp"):
+            shutil.rmtree(unfinished, ignore_errors=True)
         raise OSError(
             f"{self._folder}: a checkpoint cannot be written ({os.strerror(number)});"
             " those before it are whole"
@@ -188,8 +196,8 @@ class Checkpoints:
             The state and the config; None if there is no checkpoint.
 
         Raises:
-            InputError: there are checkpoints, but none is whole; or the newest is of
-                another architecture.
+            InputError: there are checkpoints, or were, but none is whole; or the newest
+                is of another architecture.
         """
         params, train = _items(like)
         damaged = []
@@ -214,6 +222,11 @@ class Checkpoints:
             return state, restored["config"]
         if damaged:
             raise self._none_whole(damaged)
+        if aside := sorted(self._folder.parent.glob("damaged-checkpoint-*")):
+            raise InputError(
+                f"{self._folder}: no checkpoint in it, only damaged ones beside it"
+                f" ({aside[0].name}); move them away to start over"
+            )
         return None
 
     def _none_whole(self, damaged: Collection[int]) -> InputError:
@@ -230,7 +243,7 @@ class Checkpoints:
         Args:
             step: of the checkpoint. Where None the best by validation, or if there is
                 none, or it is damaged, the newest whole one.
-            like: tree of the expected shapes; None takes whatever there is.
+            like: tree of the expected shapes; None takes those of its config's network.
 
         Returns:
             Its step, config and parameters.
@@ -238,22 +251,8 @@ class Checkpoints:
         Raises:
             InputError: no such step, damaged, or of another architecture.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True)
-        if step is not None and step not in steps:
-            raise InputError(f"{self._folder}: no step {step}, only {steps[::-1]}")
-        wanted = [step]
-        if step is None:
-            best = self._best_step()
-            wanted = sorted(steps, key=lambda s: s != best)
-        for candidate in wanted:
-            try:
-                restored = self._restore(candidate, {"params": like})
-            except DamagedError as error:
-                if candidate == wanted[-1]:
-                    raise InputError(str(error)) from error
-                _log.warning("%s; another one is taken", error)
-            else:
-                return candidate, restored["config"], restored["params"]
+        restored = self._restore_best(step, like)
+        return restored["network"].step, restored["config"], restored["params"]
 
     def restore_network(
         self, step: int | None = None
@@ -264,18 +263,29 @@ class Checkpoints:
             step: see `restore_params`.
 
         Raises:
-            InputError: no such step, damaged, or its config is not that of a network with
-                such parameters.
+            InputError: no such step, damaged, or its config is of no network.
         """
-        step, config, params = self.restore_params(step)
-        values = config_lib.flatten(config)
-        description = {
-            **{name: values.get(name) for name in ("network", "name")},
-            "model": config.to_dict().get("model"),
-            "step": step,
-            "sigma_range": values.get("degradation.sigma_range"),
-        }
-        return as_network(description, params, f"{self._folder}/{step}"), config
+        restored = self._restore_best(step)
+        origin = f"{self._folder}/{restored['network'].step}"
+        network = with_params(restored["network"], restored["params"], origin=origin)
+        return network, restored["config"]
+
+    def _restore_best(self, step: int | None, like: Any | None = None) -> dict[str, Any]:
+        """What `_restore` makes of the step that is wanted, see `restore_params`."""
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        if step is not None and step not in steps:
+            raise InputError(f"{self._folder}: no step {step}, only {steps[::-1]}")
+        wanted = [step]
+        if step is None:
+            best = self._best_step()
+            wanted = sorted(steps, key=lambda s: s != best)
+        for candidate in wanted:
+            try:
+                return self._restore(candidate, {"params": like})
+            except DamagedError as error:
+                if candidate == wanted[-1]:
+                    raise InputError(str(error)) from error
+                _log.warning("%s; another one is taken", error)
 
     def _best_step(self) -> int | None:
         """The best by validation, of those whose metrics are whole."""
@@ -291,35 +301,41 @@ class Checkpoints:
         return max(scores, key=scores.get, default=None)
 
     def _restore(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
-        """The items that `like` has shapes of, verified, and the config.
+        """The items that `like` has shapes of, verified, the config, and the "network".
 
         Raises:
             InputError: of another architecture.
             DamagedError: its files are not what was saved.
             OSError: the system does not let them be read.
         """
+        origin = f"{self._folder}/{step}"
         with reading(self._folder / str(step)):
+            sums = self._read_json(step, "checksums")
+            config = self._read_json(step, "config")
+            verify("config", json_checksum(config), sums)
+            config = config_lib.from_json(config)
+            # Before any array is: they may be a stranger's, and of any size.
             saved = self._saved_shapes(step)
-            if like["params"] is None:
-                like = {**like, "params": saved}
+            network = _describe(
+                step, config, num_arrays=len(jax.tree.leaves(saved)), origin=origin
+            )
             try:
-                check_matches(saved, like["params"], f"{self._folder}/{step}")
-            except InputError:
-                # Unless it is its names that are damaged.
-                self._restore(step, {"params": None})
-                raise
+                check_matches(saved, network.params, origin)
+            except InputError as error:
+                raise DamagedError(f"{origin} cannot be restored: {error}") from error
+            if like["params"] is None:
+                like = {**like, "params": network.params}
+            check_matches(saved, like["params"], origin)
             self._check_state(step, like.get("train"))
-            arrays = {name: ocp.args.StandardRestore(like[name]) for name in like}
-            values = {name: ocp.args.JsonRestore() for name in ("config", "checksums")}
-            args = ocp.args.Composite(**arrays, **values)
-            restored = dict(self._manager.restore(step, args=args))
-            sums = {name: checksum(restored[name]) for name in like}
-            sums["config"] = json_checksum(restored["config"])
-            for name, value in sums.items():
-                verify(name, value, restored["checksums"])
-            restored["config"] = config_lib.from_json(restored["config"])
+            args = {name: ocp.args.StandardRestore(like[name]) for name in like}
+            restored = dict(self._manager.restore(step, args=ocp.args.Composite(**args)))
+            for name in like:
+                verify(name, checksum(restored[name]), sums)
         self._read_metrics(step)
-        return restored
+        return {**restored, "config": config, "network": network}
+
+    def _read_json(self, step: int, item: str) -> Any:
+        return json.loads((self._folder / str(step) / item / "metadata").read_text())
 
     def _read_metrics(self, step: int) -> dict[str, float] | None:
         """Those of a checkpoint's validation, verified; None where there was none.
@@ -327,12 +343,10 @@ class Checkpoints:
         Raises:
             DamagedError, OSError: see `_restore`.
         """
-        folder = self._folder / str(step)
-        path = folder / "metrics" / "metrics"
+        path = self._folder / str(step) / "metrics" / "metrics"
         with reading(self._folder / str(step)):
             metrics = json.loads(path.read_text()) if path.exists() else None
-            sums = json.loads((folder / "checksums" / "metadata").read_text())
-            verify("metrics", json_checksum(metrics), sums)
+            verify("metrics", json_checksum(metrics), self._read_json(step, "checksums"))
         return metrics
 
     def _saved_shapes(self, step: int) -> Any:
@@ -365,7 +379,7 @@ class Checkpoints:
     def _set_aside_damaged_metrics(self) -> None:
         """Orbax would open no checkpoint, or take a wrong one for the best."""
         reasons = {}
-        steps = {path.name for path in self._folder.glob("*") if path.name.isdigit()}
+        steps = {path.name for path in self._folder.glob("*") if path.name.isdecimal()}
         for step in steps:
             try:
                 self._read_metrics(int(step))
@@ -417,6 +431,20 @@ def read_run(workdir: Path, step: int | None = None) -> Network:
     """
     with Checkpoints(workdir, read_only=True) as checkpoints:
         return checkpoints.restore_network(step)[0]
+
+
+def _describe(
+    step: int, config: ml_collections.ConfigDict, *, num_arrays: int, origin: str
+) -> Network:
+    """See `describe_network`."""
+    values = config_lib.flatten(config)
+    description = {
+        **{name: values.get(name) for name in ("network", "name")},
+        "model": config.to_dict().get("model"),
+        "step": step,
+        "sigma_range": values.get("degradation.sigma_range"),
+    }
+    return describe_network(description, num_arrays=num_arrays, origin=origin)
 
 
 def _items(state: TrainState) -> tuple[Any, dict[str, Any]]:

@@ -62,7 +62,9 @@ def delete_leftovers(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file, or replaces it."""
+    """Writes a text file, or replaces it; a full disk does not mind one that is so."""
+    if path.is_file() and path.read_bytes() == text.encode():
+        return
     with written_beside(path) as temporary:
         temporary.write_text(text)
 

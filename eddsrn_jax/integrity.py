@@ -68,10 +68,11 @@ def reading(path: Path) -> Iterator[None]:
     except Exception as error:
         if parallel.lost_another(error):
             raise
-        number = system_error(error)
+        # Of an array orbax says which part it was, tensorstore what is wrong with it.
+        cause = error.__cause__ or error
+        reason = (str(cause) or repr(cause)).splitlines()[0]
+        number = system_error(cause)
         if number is not None and number not in _DAMAGE:
             # Its own words name the file.
-            reason = str(error).splitlines()[0]
             raise OSError(f"{path} cannot be read now: {reason}") from error
-        reason = (str(error) or repr(error)).splitlines()[0]
         raise DamagedError(f"{path} cannot be restored: {reason}") from error

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import signal
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +23,7 @@ DATA_AXIS = "data"
 # Seconds without a sign of life after which a process counts as dead, and the others end.
 _HEARTBEAT_TIMEOUT = 30
 # What is in the errors of what the processes do together.
-_FAILED = re.compile("Gloo|NCCL|distributed/coordination")
+_FAILED = re.compile("Gloo|NCCL|[Cc]oordination|^UNAVAILABLE|^DEADLINE_EXCEEDED|^ABORTED")
 
 # A signal's handler as the system has it, which need not be Python's.
 _exchange_handler = ctypes.pythonapi.PyOS_setsig
@@ -58,6 +59,8 @@ def connect(
         )
     if not coordinator and numbers != (None, None):
         raise UsageError("--num_processes, --process_id: expected a --coordinator too")
+    if coordinator and process_id == 0:
+        _check_free(coordinator)
     several = coordinator or _several_by_environment()
     # Where JAX has found TPUs it says so; whether they are of a pod only it can tell.
     if not several and "tpu" not in (jax.config.jax_platforms or ""):
@@ -74,8 +77,19 @@ def connect(
     # minute: less than one may need for its photographs.
     gather(None)
     if jax.process_index() > 0:
-        # The first process speaks for all.
-        logging.getLogger("eddsrn_jax").setLevel(logging.WARNING)
+        # The first process speaks for all; of errors each does.
+        logging.getLogger("eddsrn_jax").setLevel(logging.ERROR)
+
+
+def _check_free(coordinator: str) -> None:
+    """UsageError where another program has the port, which ends in JAX's crash."""
+    port = int(coordinator.rpartition(":")[2])
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except (OSError, OverflowError) as error:
+            raise UsageError(f"--coordinator={coordinator}: {error}") from error
 
 
 def _initialize(*of_this_process: str | int | None) -> None:
@@ -118,8 +132,8 @@ def lost_another(error: BaseException) -> bool:
     if not jax.distributed.is_initialized():
         return False
     # By what was waiting for the other it is of either type.
-    by_value = isinstance(error, ValueError) and _FAILED.search(str(error))
-    return bool(by_value) or isinstance(error, jax.errors.JaxRuntimeError)
+    of_jax = isinstance(error, jax.errors.JaxRuntimeError | ValueError)
+    return of_jax and _FAILED.search(str(error)) is not None
 
 
 def _several_by_environment() -> bool:

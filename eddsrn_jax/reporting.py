@@ -154,12 +154,15 @@ def _cut_back(path: Path, step: int) -> None:
     """Drops the rows after a step, and what is none, as a last one that was cut off."""
     if not path.exists():
         return
+    lines = path.read_text(errors="replace").splitlines()
     kept = []
-    for line in path.read_text(errors="replace").splitlines():
+    for line in lines:
         # What the disk made of a row is not one.
         with contextlib.suppress(ValueError, TypeError, LookupError):
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
+    if dropped := len(lines) - len(kept):
+        _log.info("%s: %d rows after step %d are dropped", path, dropped, step)
     write_text(path, "".join(kept))
 
 
@@ -187,9 +190,12 @@ class Clock:
             self._steps += 1
             yield batch
 
-    def pause(self, seconds: float) -> None:
-        """Leaves out time that was spent on something other than training."""
-        self._start += seconds
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves out the time of a block, which is spent on something else."""
+        start = time.perf_counter()
+        yield
+        self._start += time.perf_counter() - start
 
     def read(self) -> dict[str, float]:
         """The speed since the last reading; nothing where no step was measured."""

@@ -149,11 +149,14 @@ def _show_messages() -> None:
 
 
 def _show_unraisable(unraisable: Any) -> None:
-    """As Python does, without what tensorstore says to orbax, which no longer listens.
+    """As Python does, without what becomes of orbax's reads and writes that are left.
 
-    After the first file of many that cannot be read or written it waits for none.
+    After the first of many that fails orbax waits for no other, and what tensorstore says
+    of them finds nobody.
     """
-    if str(unraisable.exc_value) != "Event loop is closed":
+    code = getattr(unraisable.object, "cr_code", None)
+    of_orbax = code and f"{os.sep}orbax{os.sep}" in code.co_filename
+    if not of_orbax and str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)
 
 
@@ -186,7 +189,7 @@ def run_command(
             return main()
         except (InputError, OSError, FloatingPointError) as error:
             _show_error(error)
-            return 2 if isinstance(error, UsageError) else 1
+            return _leave(2 if isinstance(error, UsageError) else 1)
         except (jax.errors.JaxRuntimeError, ValueError) as error:
             if not parallel.lost_another(error):
                 raise

@@ -29,7 +29,7 @@ from eddsrn_jax.checkpoint import Checkpoints
 from eddsrn_jax.data.crops import CropSampler
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.evaluation import evaluate_network
-from eddsrn_jax.files import locked, write_text
+from eddsrn_jax.files import delete_leftovers, locked, write_text
 from eddsrn_jax.models import make_network
 from eddsrn_jax.optimizer import make_optimizer
 from eddsrn_jax.reporting import Clock, Reporter, Tracer
@@ -43,6 +43,11 @@ _log = logging.getLogger(__name__)
 # Steps given to the device before the oldest of them must be done: enough to keep it
 # busy, few enough that a signal is answered soon.
 _STEPS_IN_FLIGHT = 2
+# To whom something was not finite.
+_ADVICE = (
+    "; the checkpoints before it are whole (try a lower"
+    " config.optimizer.learning_rate, or config.optimizer.clip_norm)"
+)
 # TensorBoard gets that many photographs of each validation.
 _PICTURES = 4
 
@@ -76,7 +81,9 @@ def train_and_evaluate(
     make_folder(workdir, "--workdir")
     mesh = parallel.make_mesh()
     rows = parallel.process_rows(config.batch_size, mesh)
-    with locked(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
+    with locked(workdir) if jax.process_index() == 0 else contextlib.nullcontext() as own:
+        if own:
+            delete_leftovers(workdir)
         sampler, held_out = open_data(config, workdir)
         with StopSignal(max_minutes) as stop:
             finished = _train(
@@ -170,9 +177,10 @@ def _train(
                 in_flight.append(metrics["loss"])
                 if len(in_flight) > _STEPS_IN_FLIGHT:
                     in_flight.popleft().block_until_ready()
+                scores = run.after_step(step, state)
                 # Read once: a signal that comes while saving is for the next step.
                 reason = stop.reason(step, together)
-                run.after_step(step, state, stopping=reason is not None)
+                run.save_if_due(step, state, scores, stopping=reason is not None)
                 if reason:
                     checkpoints.wait()
                     _log.info("%s: saved step %d, stopping", reason, step)
@@ -197,23 +205,35 @@ class _Run:
     def __post_init__(self) -> None:
         self.clock = Clock(self.config.batch_size)
 
-    def after_step(self, step: int, state: TrainState, *, stopping: bool) -> None:
-        """Does what is due after a step; saves if the run is stopping."""
-        config = self.config
-        last = step == self.reporter.total_steps
+    def after_step(self, step: int, state: TrainState) -> dict[str, float] | None:
+        """Logs and validates where that is due; returns the validation's scores."""
         self.checkpoints.check()
         self.reporter.advance(step)
-        if last or step % config.log_every_steps == 0:
+        if self._due(step, self.config.log_every_steps):
             self._log(step, state)
-        start = time.perf_counter()
-        scores = None
-        if last or step % config.validation.every_steps == 0:
-            scores = self._validate(step, state)
-        if last or stopping or scores or step % config.checkpoint.every_steps == 0:
-            self._check_finite(state)
-            self.reporter.keep()
-            self.checkpoints.save(state, config, metrics=scores)
-        self.clock.pause(time.perf_counter() - start)
+        if not self._due(step, self.config.validation.every_steps):
+            return None
+        with self.clock.paused():
+            return self._validate(step, state)
+
+    def save_if_due(
+        self,
+        step: int,
+        state: TrainState,
+        scores: dict[str, float] | None,
+        *,
+        stopping: bool,
+    ) -> None:
+        """Saves every so many steps, what was validated, and what the run stops with."""
+        every = self.config.checkpoint.every_steps
+        if stopping or scores or self._due(step, every):
+            with self.clock.paused():
+                self._check_finite(state)
+                self.reporter.keep()
+                self.checkpoints.save(state, self.config, metrics=scores)
+
+    def _due(self, step: int, every: int) -> bool:
+        return step == self.reporter.total_steps or step % every == 0
 
     def _log(self, step: int, state: TrainState) -> None:
         self._check_finite(state)
@@ -232,20 +252,23 @@ class _Run:
             part = BAD_PARTS[int(state.bad_part)]
             raise FloatingPointError(
                 f"step {step}: not finite, first the {part}; its batch:"
-                f" {self.sampler.describe(step - 1)}; the checkpoints before it are whole"
-                " (try a lower config.optimizer.learning_rate, or"
-                " config.optimizer.clip_norm)"
+                f" {self.sampler.describe(step - 1)}{_ADVICE}"
             )
 
     def _validate(self, step: int, state: TrainState) -> dict[str, float]:
         self._check_finite(state)
         restorer = Restorer(self.model, jax.device_get(state.used_params))
-        values, examples = validate(
-            restorer,
-            self.photos,
-            sigmas=self.config.validation.sigmas,
-            num_examples=_PICTURES,
-        )
+        try:
+            values, examples = validate(
+                restorer,
+                self.photos,
+                sigmas=self.config.validation.sigmas,
+                num_examples=_PICTURES,
+            )
+        except FloatingPointError as error:
+            raise FloatingPointError(
+                f"step {step}: validation: {error}{_ADVICE}"
+            ) from error
         scores = {f"val/{name}": value for name, value in values.items()}
         self.reporter.scalars(step, scores)
         text = ", ".join(f"{name} {value:.2f} dB" for name, value in scores.items())

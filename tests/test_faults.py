@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import json
+import os
 import re
 import resource
 import shutil
@@ -170,6 +171,41 @@ def test_a_signal_while_compiling_saves_the_first_step(finished, tmp_path, numbe
     assert [path.name for path in workdir.glob("checkpoints/*")] == ["1"]
 
 
+def test_a_signal_in_a_validation_saves_once_it_is_done(finished, tmp_path):
+    folder, _ = finished
+    log, workdir = tmp_path / "log", tmp_path / "run"
+    # A second and a half of it.
+    changes = {"validation.every_steps": 3, "validation.sigmas": (1.0,) * 400}
+    run = train(folder, workdir, log, {"total_steps": 100_000, **changes})
+    wait_for(lambda: steps_logged(log) == ["3"], run, log)
+    run.send_signal(signal.SIGTERM)
+    run.communicate(timeout=60)
+    assert run.returncode == 0, log.read_text()
+    assert log.read_text().splitlines()[-1].endswith("SIGTERM: saved step 3, stopping")
+    assert [path.name for path in workdir.glob("checkpoints/*")] == ["3"]
+    assert "val/psnr_y_crop4" in metrics_rows(workdir)[-1]
+
+
+def test_checkpoints_that_are_gone_are_not_silently_done_again(finished, tmp_path):
+    folder, finished_run = finished
+    workdir, log = tmp_path / "run", tmp_path / "log"
+    shutil.copytree(finished_run, workdir)
+    shutil.move(workdir / "checkpoints" / "6", workdir / "damaged-checkpoint-6")
+    shutil.rmtree(workdir / "checkpoints" / "10")
+    rows = (workdir / "metrics.jsonl").read_text()
+    run = train(folder, workdir, log, {})
+    run.communicate(timeout=120)
+    assert run.returncode == 1
+    last = log.read_text().splitlines()[-1]
+    assert "no checkpoint in it, only damaged ones beside it (damaged-ch" in last
+    assert (workdir / "metrics.jsonl").read_text() == rows
+    shutil.rmtree(workdir / "damaged-checkpoint-6")
+    run = train(folder, workdir, log, {})
+    run.communicate(timeout=120)
+    assert run.returncode == 0
+    assert f"metrics.jsonl: {len(rows.splitlines())} rows after step 0" in log.read_text()
+
+
 def test_a_second_run_on_a_workdir_is_refused_while_there_is_a_first(finished, tmp_path):
     folder, _ = finished
     workdir, endless = tmp_path / "run", {"total_steps": 100_000}
@@ -207,16 +243,29 @@ def damage(checkpoint):
     (checkpoint / "train" / "manifest.ocdbt").write_bytes(b"")
 
 
-def test_a_run_goes_on_from_the_newest_whole_checkpoint(trained, tmp_path):
+def without_arrays(checkpoint):
+    for path in (checkpoint / "train").rglob("d/*"):
+        path.unlink()
+
+
+def with_half_of_its_arrays(checkpoint):
+    for path in (checkpoint / "train").rglob("d/*"):
+        os.truncate(path, path.stat().st_size // 2)
+
+
+@pytest.mark.parametrize("spoil", [damage, without_arrays, with_half_of_its_arrays])
+def test_a_run_goes_on_from_the_newest_whole_checkpoint(trained, tmp_path, spoil):
     folder, workdir = trained
     log = tmp_path / "log"
-    damage(workdir / "checkpoints" / "10")
+    spoil(workdir / "checkpoints" / "10")
     before = contents(workdir / "checkpoints" / "10")
     run = train(folder, workdir, log, {"total_steps": 12})
     run.communicate(timeout=300)
     assert run.returncode == 0, log.read_text()
     assert f"{workdir}/checkpoints/10 cannot be restored: " in log.read_text()
     assert ", steps 6 to 12 (" in log.read_text()
+    # All that could not be read is one line.
+    assert len(log.read_text().splitlines()) < 12
     assert contents(workdir / "damaged-checkpoint-10") == before
 
 

@@ -85,7 +85,7 @@ def test_a_resumed_run_is_bit_identical(finished, tmp_path, stop_at, caplog):
     """Stopped in the middle of an epoch of four steps, continued across its end."""
     folder, reference = finished
     config, workdir = tiny_config(folder), tmp_path / "run"
-    stop_at(4)  # seen, and saved, after the step that follows
+    stop_at(5)
     with caplog.at_level(logging.INFO):
         assert train_and_evaluate(config, workdir) == signal.SIGTERM
     assert "SIGTERM: saved step 5, stopping" in caplog.text
@@ -100,16 +100,15 @@ def test_a_resumed_run_is_bit_identical(finished, tmp_path, stop_at, caplog):
 
 
 def test_a_signal_while_the_last_step_is_saved_keeps_it_from_evaluating(
-    finished, tmp_path, stop_at, caplog
+    finished, tmp_path, monkeypatch, caplog
 ):
     folder, _ = finished
     config, workdir = tiny_config(folder, total_steps=2), tmp_path / "run"
-    stop_at(2)
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO), monkeypatch.context() as patched:
+        patched.setattr(Reporter, "keep", lambda _: os.kill(os.getpid(), signal.SIGTERM))
         assert train_and_evaluate(config, workdir) == signal.SIGTERM
     assert "told to stop: trained and saved, not evaluated" in caplog.text
     assert not (workdir / "evaluation").exists()
-    stop_at(None)
     assert train_and_evaluate(config, workdir) is None
     assert (workdir / "evaluation" / "2").is_dir()
 

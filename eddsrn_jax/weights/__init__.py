@@ -149,7 +149,8 @@ def read_network(path: Path | str | None = None) -> Network:
         path: of the file; where None the one that comes with the package.
 
     Raises:
-        InputError: no such file, not safetensors, or what `as_network` raises.
+        InputError: no such file, not safetensors, or what `describe_network` and
+            `with_params` raise.
     """
     path = Path(path or SHIPPED).expanduser()
     arrays = _read_arrays(path)
@@ -170,29 +171,31 @@ def read_network(path: Path | str | None = None) -> Network:
             f"{path}: no network in its metadata; expected a file of"
             " python -m eddsrn_jax.export_weights"
         ) from error
-    return as_network(description, arrays, str(path))
+    network = describe_network(description, num_arrays=len(arrays), origin=str(path))
+    return with_params(network, arrays, origin=str(path))
 
 
-def as_network(description: Mapping[str, Any], params: Any, origin: str) -> Network:
-    """A network, checked, of what may be a stranger's.
+def describe_network(
+    description: Mapping[str, Any], *, num_arrays: int, origin: str
+) -> Network:
+    """A network with shapes for parameters, checked: what it is of may be a stranger's.
 
     Args:
         description: "network" and "model", see `make_network`, and what else a Network
             has; any of it may be missing or of any type.
-        params: of it, as a tree or by flat names.
-        origin: of both, for errors.
+        num_arrays: that its parameters are.
+        origin: of the description, for errors.
 
     Raises:
-        InputError: no network can be like that, or it is not that of the parameters, or
-            they are not finite.
+        InputError: no network can be like that.
     """
     try:
         model = make_network(
-            *(description["network"], description["model"]), num_arrays=len(_flat(params))
+            *(description["network"], description["model"]), num_arrays=num_arrays
         )
         if not jnp.issubdtype(jnp.dtype(model.dtype), jnp.floating):
             raise ValueError(f"computes in {model.dtype}")
-        like = abstract_params(model)
+        shapes = abstract_params(model)
         low, high = map(float, description["sigma_range"])
         if not 0 <= low <= high < math.inf:
             raise ValueError(f"sigma from {low} to {high}")
@@ -202,7 +205,16 @@ def as_network(description: Mapping[str, Any], params: Any, origin: str) -> Netw
     except _MALFORMED as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"{origin}: its network cannot be made: {reason}") from error
-    return Network(model, _fitted(params, like, origin), name, step, (low, high))
+    return Network(model, shapes, name, step, (low, high))
+
+
+def with_params(network: Network, params: Any, *, origin: str) -> Network:
+    """A network of `describe_network` with its parameters, a tree or by flat names.
+
+    Raises:
+        InputError: they are another network's, or not finite.
+    """
+    return dataclasses.replace(network, params=_fitted(params, network.params, origin))
 
 
 def tupled(value: Any) -> Any:
