@@ -1,5 +1,7 @@
 """What is done with configs as such: checking, comparing, reading them back."""
 
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.traverse_util
@@ -9,36 +11,90 @@ import ml_collections
 
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.losses import LOSSES
-from eddsrn_jax.models import NETWORKS, SCALE
+from eddsrn_jax.models import NETWORKS, SCALE, make_network
 
-_AT_LEAST_ONE = (
-    "batch_size",
-    "log_every_steps",
-    "steps_per_dispatch",
-    "data.crops_per_image",
-    "data.hr_patch_size",
-    "pipeline.num_threads",
-    "pipeline.prefetch",
-    "validation.every_steps",
-    "validation.max_photos",
-    "checkpoint.every_steps",
-    "optimizer.halve_every_epochs",
-    "adversarial.features",
-    "adversarial.num_layers",
+
+def _is_whole(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < math.inf
+
+
+def _are_sigmas(values: Any) -> bool:
+    return isinstance(values, tuple | list) and all(
+        _is_number(v) and v <= 10 for v in values
+    )
+
+
+def _are_widths(values: Any, count: int) -> bool:
+    return len(values) == count and all(_is_whole(v) and v > 0 for v in values)
+
+
+def _one_of(*names: str) -> tuple[Callable[[Any], bool], str]:
+    *most, last = map(repr, names)
+    return lambda value: value in names, f"{', '.join(most)} or {last}"
+
+
+_TEXT = (lambda value: isinstance(value, str), "text")
+_SWITCH = (lambda value: isinstance(value, bool), "True or False")
+_WHOLE = (_is_whole, "a whole number, 0 or more")
+_COUNT = (lambda value: _is_whole(value) and value > 0, "a whole number, 1 or more")
+_NUMBER = (_is_number, "a number, 0 or more")
+_POSITIVE = (lambda value: _is_number(value) and value > 0, "a number, more than 0")
+_SHARE = (lambda value: _is_number(value) and value < 1, "0 or more and less than 1")
+_SIGMAS = (lambda value: _are_sigmas(value) and len(value) > 0, "sigmas in [0, 10]")
+_SIGMA_RANGE = (
+    lambda v: _are_sigmas(v) and len(v) == 2 and v[0] <= v[1],
+    "two sigmas in [0, 10], low and high",
 )
-_AT_LEAST_ZERO = (
-    "seed",
-    "total_steps",
-    "loss.alpha",
-    "adversarial.weight",
-    "adversarial.feature_weight",
-    "optimizer.clip_norm",
-    "optimizer.warmup_steps",
-)
-
-
+# What every config has, but for its network's "model", and what each can be.
+_VALUES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "name": _TEXT,
+    "seed": _WHOLE,
+    "batch_size": _COUNT,
+    "num_epochs": _WHOLE,
+    "total_steps": _WHOLE,
+    "init_from": _TEXT,
+    "ema_decay": _SHARE,
+    "on_bad_step": _one_of("stop", "skip"),
+    "log_every_steps": _COUNT,
+    "steps_per_dispatch": _COUNT,
+    "network": _one_of(*NETWORKS),
+    "data.source": _TEXT,
+    "data.validation_source": _TEXT,
+    "data.tfds_data_dir": _TEXT,
+    "data.tfds_download": _SWITCH,
+    "data.on_error": _one_of("skip", "raise"),
+    "data.cache_dir": _TEXT,
+    "data.pipeline": _one_of("stream", "resident"),
+    "data.hr_patch_size": _COUNT,
+    "data.crops_per_image": _COUNT,
+    "pipeline.num_threads": _COUNT,
+    "pipeline.prefetch": _COUNT,
+    "degradation.sigma_range": _SIGMA_RANGE,
+    "loss.sr": _one_of(*LOSSES),
+    "loss.deblurred": _one_of(*LOSSES),
+    "loss.alpha": _NUMBER,
+    "loss.eps": _POSITIVE,
+    "adversarial.weight": _NUMBER,
+    "adversarial.feature_weight": _NUMBER,
+    "adversarial.features": _COUNT,
+    "adversarial.num_layers": _COUNT,
+    # Its function knows which.
+    "optimizer.schedule": _TEXT,
+    "optimizer.learning_rate": _POSITIVE,
+    "optimizer.halve_every_epochs": _COUNT,
+    "optimizer.warmup_steps": _WHOLE,
+    "optimizer.clip_norm": _NUMBER,
+    "validation.every_steps": _COUNT,
+    "validation.sigmas": _SIGMAS,
+    "validation.max_photos": _COUNT,
+    "checkpoint.every_steps": _COUNT,
+}
 # Whose width of 0 leaves a part of a network out.
-_NONE_IS_ZERO = ("model.deblur_features",)
+_NONE_IS_ZERO = ("deblur_features",)
 
 
 def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -47,23 +103,29 @@ def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-    """Refuses values that no run can have.
+    """Refuses configs that no run can have.
 
     Raises:
-        InputError: names the value.
+        InputError: names a value that is missing, unknown, or not what it can be.
     """
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise InputError(f"--config: {config!r} is no ml_collections.ConfigDict")
+    values = flatten(config)
+    if "model" not in config:
+        raise InputError("config.model is missing")
+    model = {name for name in values if name.startswith("model.")}
+    for name in _VALUES:
+        if name not in values:
+            raise InputError(f"config.{name} is missing")
+    for name in values.keys() - _VALUES.keys() - model:
+        raise InputError(f"config.{name}={values[name]!r}: no such value")
 
     def require(name: str, holds: bool, expected: str) -> None:
         if not holds:
-            value = flatten(config)[name]
-            raise InputError(f"config.{name}={value!r}: expected {expected}")
+            raise InputError(f"config.{name}={values[name]!r}: expected {expected}")
 
-    for name in _AT_LEAST_ONE:
-        require(name, flatten(config)[name] >= 1, "1 or more")
-    for name in _AT_LEAST_ZERO:
-        require(name, flatten(config)[name] >= 0, "0 or more")
-    for name in ("optimizer.learning_rate", "loss.eps"):
-        require(name, flatten(config)[name] > 0, "more than 0")
+    for name, (holds, expected) in _VALUES.items():
+        require(name, holds(values[name]), expected)
     steps = "total_steps" if config.total_steps else "num_epochs"
     require(steps, config[steps] >= 1, "1 or more")
     together = config.steps_per_dispatch
@@ -74,47 +136,38 @@ def check(config: ml_collections.ConfigDict) -> None:
         "1 on CPUs, whose convolutions take tens of times as long within a loop",
     )
     for name in ("log_every_steps", "validation.every_steps", "checkpoint.every_steps"):
-        holds = flatten(config)[name] % together == 0
+        holds = values[name] % together == 0
         require(name, holds, f"a multiple of config.steps_per_dispatch={together}")
     side = config.data.hr_patch_size
     require("data.hr_patch_size", side % SCALE == 0, f"a multiple of {SCALE}")
-    for name in ("loss.sr", "loss.deblurred"):
-        require(name, flatten(config)[name] in LOSSES, f"one of {', '.join(LOSSES)}")
-    require("ema_decay", 0 <= config.ema_decay < 1, "0 or more and less than 1")
-    require("on_bad_step", config.on_bad_step in ("stop", "skip"), "'stop' or 'skip'")
-    holds = config.data.on_error in ("skip", "raise")
-    require("data.on_error", holds, "'skip' or 'raise'")
-    holds = config.data.pipeline in ("stream", "resident")
-    require("data.pipeline", holds, "'stream' or 'resident'")
-    sigmas = config.degradation.sigma_range
-    holds = len(sigmas) == 2 and _are_sigmas(sigmas) and sigmas[0] <= sigmas[1]
-    require("degradation.sigma_range", holds, "two sigmas in [0, 10], low and high")
-    holds = _are_sigmas(config.validation.sigmas)
-    require("validation.sigmas", holds, "sigmas in [0, 10]")
-    require("network", config.network in NETWORKS, f"one of {', '.join(NETWORKS)}")
-    for name, value in flatten(config).items():
-        if name.startswith("model.") and type(value) is int:
+    _check_model(config, require)
+
+
+def _check_model(
+    config: ml_collections.ConfigDict, require: Callable[[str, bool, str], None]
+) -> None:
+    model = config.model
+    defaults = make_network(config.network, {})
+    # It knows its fields.
+    make_network(config.network, model)
+    for name, value in model.items():
+        default = getattr(defaults, name)
+        kind = type(default)
+        require(f"model.{name}", type(value) is kind, f"as {default!r}, {kind.__name__}")
+        if kind is int:
             least = int(name not in _NONE_IS_ZERO)
-            require(name, value >= least, f"{least} or more")
+            require(f"model.{name}", value >= least, f"{least} or more")
     if config.network == "EDDSRN":
         for name, count in (("features", 4), ("sr_features", 3)):
-            holds = len(config.model[name]) == count and _are_widths(config.model[name])
+            widths = model.get(name, getattr(defaults, name))
+            holds = _are_widths(widths, count)
             require(f"model.{name}", holds, f"{count} widths of 1 or more")
     try:
-        floating = jnp.issubdtype(jnp.dtype(config.model.dtype), jnp.floating)
+        dtype = jnp.dtype(model.get("dtype", defaults.dtype))
+        floating = jnp.issubdtype(dtype, jnp.floating)
     except TypeError:
         floating = False
     require("model.dtype", floating, "a floating type such as 'float32' or 'bfloat16'")
-
-
-def _are_sigmas(values: tuple) -> bool:
-    return bool(values) and all(
-        isinstance(v, float | int) and 0 <= v <= 10 for v in values
-    )
-
-
-def _are_widths(values: tuple) -> bool:
-    return all(isinstance(v, int) and v >= 1 for v in values)
 
 
 def from_json(values: dict[str, Any]) -> ml_collections.ConfigDict:

@@ -6,9 +6,11 @@ import logging
 import math
 import os
 import platform
+import re
 import signal
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -234,13 +236,20 @@ def _parse_flags(argv: list[str]) -> list[str]:
         flag, traced, traceback = str(error).partition("Error whilst parsing config")
         message = flag + traceback.splitlines()[-1] if traced else flag
         _show_error(" ".join(message.split()))
-    except (AttributeError, KeyError, OSError, SyntaxError) as error:
+    except Exception as error:
         # While flags are parsed the config's file is run, and its values are set.
         reason = error
         while isinstance(reason, Exception) and reason.args:
             reason = reason.args[0]
-        _show_error(f"--config: {'. '.join(str(reason).splitlines())}")
+        _show_error(f"--config: {'. '.join(str(reason).splitlines())}{_place(error)}")
     sys.exit(2)
+
+
+def _place(error: Exception) -> str:
+    """The line of a config's file that an error comes from, if one does."""
+    frames = traceback.extract_tb(error.__traceback__)
+    *_, last = (x for x in frames if not re.search("^<|site-packages", x.filename))
+    return "" if last.filename == __file__ else f" ({last.filename}, line {last.lineno})"
 
 
 class StopSignal:

@@ -136,7 +136,7 @@ def test_evaluate_scores_any_checkpoint_and_folder(finished, tmp_path):
         (
             "train.py",
             ["--config=configs/eddsrn.py", "--config.validation.every_steps=0"],
-            *(1, "config.validation.every_steps=0: expected 1 or more"),
+            *(1, "config.validation.every_steps=0: expected a whole number, 1"),
         ),
         (
             "train.py",

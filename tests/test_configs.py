@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from processes import command
 
 from eddsrn_jax.complexity import count_parameters, macs_per_pixel
 from eddsrn_jax.config import check, differences, flatten, from_json
@@ -107,8 +108,8 @@ def test_lite_has_one_to_two_million_parameters():
 @pytest.mark.parametrize(
     "name, value, message",
     [
-        ("batch_size", 0, "config.batch_size=0: expected 1 or more"),
-        ("total_steps", -5, "config.total_steps=-5: expected 0 or more"),
+        ("batch_size", 0, "config.batch_size=0: expected a whole number, 1 or more"),
+        ("total_steps", -5, "config.total_steps=-5: expected a whole number, 0"),
         ("num_epochs", 0, "config.num_epochs=0: expected 1 or more"),
         (
             "data.hr_patch_size",
@@ -128,8 +129,8 @@ def test_lite_has_one_to_two_million_parameters():
         ),
         ("model.sr_features", (8, 0, 8), "expected 3 widths of 1 or more"),
         ("degradation.sigma_range", ("a", "b"), "expected two sigmas in [0, 10]"),
-        ("seed", -1, "config.seed=-1: expected 0 or more"),
-        ("optimizer.learning_rate", -1.0, "learning_rate=-1.0: expected more than 0"),
+        ("seed", -1, "config.seed=-1: expected a whole number, 0 or more"),
+        ("optimizer.learning_rate", -1.0, "learning_rate=-1.0: expected a number, more"),
         ("steps_per_dispatch", 2, "steps_per_dispatch=2: expected 1 on CPUs"),
         ("model.dtype", "float33", "config.model.dtype='float33': expected a floating"),
         ("model.dtype", "int32", "config.model.dtype='int32': expected a floating"),
@@ -141,6 +142,35 @@ def test_values_that_no_run_can_have(name, value, message):
     with pytest.raises(InputError) as caught:
         check(config)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ("del config.seed", "config.seed is missing"),
+        ("del config.loss", "config.loss.sr is missing"),
+        ("del config.model", "config.model is missing"),
+        ("config.loss.beta = 1", "config.loss.beta=1: no such value"),
+        ("config.model.foo = 1", "unexpected keyword argument 'foo'"),
+        ("del config.seed; config.seed = 'x'", "config.seed='x': expected a whole num"),
+        ("del config.model; config.model = 5", "config.model=5: no such value"),
+        ("config = [1]", "--config: [1] is no ml_collections.ConfigDict"),
+        ("1 / 0", "--config: division by zero (CONFIG, line 5)"),
+        ("import absent", "--config: No module named 'absent' (CONFIG, line 5)"),
+        ("config.batch_size = 'x'", "flag --config=CONFIG: TypeError: Could not overr"),
+    ],
+)
+def test_config_files_that_cannot_be_end_in_one_line(tmp_path, change, message):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from configs import eddsrn\n\n\ndef get_config():\n"
+        f"    config = eddsrn.get_config().unlock(); {change}\n    return config\n"
+    )
+    run = command("train.py", f"--config={path}", f"--workdir={tmp_path / 'run'}")
+    _, err = run.communicate(timeout=120)
+    assert run.returncode in (1, 2)
+    assert message.replace("CONFIG", str(path)) in err
+    assert len(err.splitlines()) == 1
 
 
 def test_a_config_survives_json():
