@@ -160,19 +160,22 @@ def wait_for(path, found, *, seconds=240):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", [0, 1])
-def test_when_one_dies_the_others_end_and_the_run_can_go_on(finished, tmp_path, victim):
+@pytest.mark.parametrize("count, victim", [(2, 0), (2, 1), (4, 2)])
+def test_when_one_dies_the_others_end_and_the_run_can_go_on(
+    finished, tmp_path, count, victim
+):
     folder, _ = finished
     flags = tiny_flags(folder, tmp_path / "run", **ENDLESS)
-    processes = start(2, "train.py", *flags)
+    processes = start(count, "train.py", *flags)
     wait_for(tmp_path / "run" / "metrics.jsonl", '"step": 10')
     processes[victim].kill()
     begun = time.monotonic()
-    _, err = processes[1 - victim].communicate(timeout=60)
-    assert time.monotonic() - begun < 60
-    # JAX may be faster, and aborts.
-    assert processes[1 - victim].returncode in (1, -signal.SIGABRT)
-    assert "another process" in err or "distributed service" in err
+    for process in (*processes[:victim], *processes[victim + 1 :]):
+        _, err = process.communicate(timeout=60)
+        assert time.monotonic() - begun < 60
+        # JAX may be faster, and aborts.
+        assert process.returncode in (1, -signal.SIGABRT)
+        assert "another process" in err or "distributed service" in err
     processes[victim].communicate()
     with Checkpoints(tmp_path / "run", read_only=True) as checkpoints:
         saved, _, _ = checkpoints.restore_params()
@@ -181,6 +184,44 @@ def test_when_one_dies_the_others_end_and_the_run_can_go_on(finished, tmp_path, 
     output = finish(start(2, "train.py", *flags))
     assert re.search(r"steps \d+ to", output[0][1])
     assert metrics_rows(tmp_path / "run")[-1]["step"] == saved + 10
+
+
+@pytest.mark.slow
+def test_what_one_process_cannot_do_ends_all(finished, tmp_path):
+    folder, workdir = finished
+    begun = time.monotonic()
+    with locked(workdir):
+        processes = start(2, "train.py", *tiny_flags(folder, workdir, total_steps=12))
+        errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert time.monotonic() - begun < 60
+    assert [process.returncode for process in processes] == [1, 1]
+    messages = [error.splitlines()[-1] for error in errors]
+    assert messages[0] == f"error: {workdir}: another process is writing there"
+    assert messages[1].startswith("error: another process of this run has ended")
+    assert "Traceback" not in errors[0] + errors[1]
+
+
+@pytest.mark.slow
+def test_of_several_processes_one_names_what_is_left_out(finished, tmp_path):
+    folder, _ = finished
+    shutil.copytree(folder, tmp_path / "photos")
+    (tmp_path / "photos" / "bad.png").write_bytes(b"no image")
+    flags = tiny_flags(tmp_path / "photos", tmp_path / "run", total_steps=1)
+    output = finish(start(2, "train.py", *flags))
+    named = [error.count("bad.png: cannot be decoded") for _, error in output]
+    assert named == [1, 0]
+
+
+def test_a_coordinators_port_that_another_program_has():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        place = f"127.0.0.1:{other.getsockname()[1]}"
+        flags = (f"--coordinator={place}", "--num_processes=2", "--process_id=0")
+        run = command("evaluate.py", *flags)
+        _, err = run.communicate(timeout=60)
+    assert run.returncode == 2
+    assert err == f"error: --coordinator={place}: [Errno 98] Address already in use\n"
 
 
 @pytest.mark.slow
