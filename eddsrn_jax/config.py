@@ -117,7 +117,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     for name in _VALUES:
         if name not in values:
             raise InputError(f"config.{name} is missing")
-    for name in values.keys() - _VALUES.keys() - model:
+    for name in sorted(values.keys() - _VALUES.keys() - model):
         raise InputError(f"config.{name}={values[name]!r}: no such value")
 
     def require(name: str, holds: bool, expected: str) -> None:

@@ -95,7 +95,10 @@ def test_two_processes_train_as_one(finished, tmp_path):
     output = finish(
         start(2, "train.py", *tiny_flags(folder, tmp_path / "two", **CHANGES))
     )
-    # One writer, one table.
+    # Checkpoints are written by all; of other files there is one writer, and one table.
+    saved = (tmp_path / "two" / "checkpoints" / "5").glob("*/ocdbt.process_*")
+    assert len({path.name for path in saved}) == 2
+    assert len([*(tmp_path / "two" / "tensorboard").iterdir()]) == 1
     assert "| photos-val (1) | x4 SR" in output[0][0]
     assert "photos-val" not in output[1][0] + output[1][1]
     train_and_evaluate(tiny_config(folder, **CHANGES), tmp_path / "one")

@@ -188,10 +188,13 @@ def test_edsrn_has_no_deblurred_rows_anywhere(finished, tmp_path):
     assert {m["output"] for m in json.loads(results)["means"]} == {"sr"}
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(finished, tmp_path):
+@pytest.mark.parametrize("rate", [1e3, 1e12])
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(
+    finished, tmp_path, rate
+):
     folder, _ = finished
     config = tiny_config(
-        folder, **{"optimizer.learning_rate": 1e12, "checkpoint.every_steps": 1}
+        folder, **{"optimizer.learning_rate": rate, "checkpoint.every_steps": 1}
     )
     with pytest.raises(
         FloatingPointError,
@@ -202,13 +205,22 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(finished, tm
         assert checkpoints.restore_params()[0] in (1, 2)
 
 
+def test_more_than_ten_bad_steps_in_a_row_end_a_run(finished, tmp_path, caplog):
+    folder, _ = finished
+    changes = {"optimizer.learning_rate": 1e3, "on_bad_step": "skip", "total_steps": 30}
+    config = tiny_config(folder, **changes, **{"validation.every_steps": 30})
+    with pytest.raises(FloatingPointError, match=r"step 12: not finite, first the "):
+        train_and_evaluate(config, tmp_path / "run")
+    assert "3 steps skipped: not finite" in caplog.text
+
+
 def test_a_run_goes_on_past_logs_of_skipped_steps_alone(finished, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     folder, _ = finished
     changes = {"optimizer.learning_rate": 1e12, "on_bad_step": "skip", "total_steps": 6}
     config = tiny_config(folder, **changes, log_every_steps=1)
     # All steps are done; of a network after the first there is nothing to score.
-    with pytest.raises(FloatingPointError, match="the network's result is not finite"):
+    with pytest.raises(FloatingPointError, match="step 6: validation: the network's res"):
         train_and_evaluate(config, tmp_path / "run")
     rows = [r for r in metrics_rows(tmp_path / "run") if "train/learning_rate" in r]
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
