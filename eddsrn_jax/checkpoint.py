@@ -174,9 +174,6 @@ class Checkpoints:
         # Here, where the error is forgotten: what orbax had begun and gave up would
         # complain, item by item, at the end of the process.
         gc.collect()
-        # There may be no room to start again beside it.
-        for unfinished in self._folder.glob("*.orbax-checkpoint-tmp"):
-            shutil.rmtree(unfinished, ignore_errors=True)
         raise OSError(
             f"{self._folder}: a checkpoint cannot be written ({os.strerror(number)});"
             " those before it are whole"
