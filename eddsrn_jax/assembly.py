@@ -25,7 +25,6 @@ from eddsrn_jax.data.pack import Pack
 from eddsrn_jax.data.pipeline import prefetch_to_device, stream_batches
 from eddsrn_jax.data.resident import resident_batches
 from eddsrn_jax.data.sources import Source
-from eddsrn_jax.errors import InputError
 from eddsrn_jax.losses import loss_names
 from eddsrn_jax.models import SCALE, abstract_outputs, abstract_params, init_params
 from eddsrn_jax.models.scgan import Discriminator
@@ -83,21 +82,14 @@ def open_held_out(config: ml_collections.ConfigDict, workdir: Path) -> Source:
 
 
 def _pack_folder(config: ml_collections.ConfigDict) -> Path:
-    return Path(_place(config, "cache_dir") or cache_root() / "packs").expanduser()
+    folder = config_lib.value(config, "data.cache_dir") or cache_root() / "packs"
+    return Path(folder).expanduser()
 
 
 def _wanted(config: ml_collections.ConfigDict) -> dict[str, str]:
     """Where the config says that photographs are."""
     names = ("source", "validation_source", "tfds_data_dir")
-    return {name: _place(config, name) for name in names}
-
-
-def _place(config: ml_collections.ConfigDict, name: str) -> str:
-    """A value of a config's data, which may be a stranger's."""
-    value = config_lib.flatten(config).get(f"data.{name}")
-    if not isinstance(value, str):
-        raise InputError(f"config.data.{name}={value!r}: expected text")
-    return value
+    return {name: config_lib.value(config, f"data.{name}") for name in names}
 
 
 def open_batches(

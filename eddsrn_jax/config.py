@@ -102,6 +102,25 @@ def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
     return flax.traverse_util.flatten_dict(config.to_dict(), sep=".")
 
 
+def value(config: ml_collections.ConfigDict, name: str) -> Any:
+    """One value, of a config that may be a stranger's.
+
+    Args:
+        config: whole or not.
+        name: dotted, of any value but the model's.
+
+    Raises:
+        InputError: it is missing, or not what it can be.
+    """
+    values = flatten(config)
+    if name not in values:
+        raise InputError(f"config.{name} is missing")
+    holds, expected = _VALUES[name]
+    if not holds(values[name]):
+        raise InputError(f"config.{name}={values[name]!r}: expected {expected}")
+    return values[name]
+
+
 def check(config: ml_collections.ConfigDict) -> None:
     """Refuses configs that no run can have.
 
@@ -115,8 +134,7 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise InputError("config.model is missing")
     model = {name for name in values if name.startswith("model.")}
     for name in _VALUES:
-        if name not in values:
-            raise InputError(f"config.{name} is missing")
+        value(config, name)
     for name in sorted(values.keys() - _VALUES.keys() - model):
         raise InputError(f"config.{name}={values[name]!r}: no such value")
 
@@ -124,8 +142,6 @@ def check(config: ml_collections.ConfigDict) -> None:
         if not holds:
             raise InputError(f"config.{name}={values[name]!r}: expected {expected}")
 
-    for name, (holds, expected) in _VALUES.items():
-        require(name, holds(values[name]), expected)
     steps = "total_steps" if config.total_steps else "num_epochs"
     require(steps, config[steps] >= 1, "1 or more")
     together = config.steps_per_dispatch
