@@ -6,7 +6,6 @@ the training state), "config" and "checksums".
 
 import contextlib
 import gc
-import json
 import logging
 import math
 import os
@@ -20,25 +19,13 @@ import ml_collections
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from eddsrn_jax import config as config_lib
 from eddsrn_jax import parallel
 from eddsrn_jax.errors import InputError
-from eddsrn_jax.integrity import (
-    DamagedError,
-    checksum,
-    json_checksum,
-    reading,
-    system_error,
-    verify,
-)
+from eddsrn_jax.integrity import DamagedError, checksum, json_checksum, system_error
 from eddsrn_jax.models import split_params
+from eddsrn_jax.saved_step import SavedStep
 from eddsrn_jax.steps import TrainState
-from eddsrn_jax.weights import (
-    Network,
-    check_matches,
-    describe_network,
-    with_params,
-)
+from eddsrn_jax.weights import Network, with_params
 
 _log = logging.getLogger(__name__)
 
@@ -201,7 +188,7 @@ class Checkpoints:
         for step in sorted(self._manager.all_steps(), reverse=True):
             reason = None
             try:
-                restored = self._restore(step, {"params": params, "train": train})
+                restored = self._saved(step).restore(params=params, train=train)
             except DamagedError as error:
                 reason = str(error)
             # What one of several processes cannot read none goes on from.
@@ -268,7 +255,7 @@ class Checkpoints:
         return network, restored["config"]
 
     def _restore_best(self, step: int | None, like: Any | None = None) -> dict[str, Any]:
-        """What `_restore` makes of the step that is wanted, see `restore_params`."""
+        """What `SavedStep.restore` makes of the step wanted, see `restore_params`."""
         steps = sorted(self._manager.all_steps(), reverse=True)
         if step is not None and step not in steps:
             raise InputError(f"{self._folder}: no step {step}, only {steps[::-1]}")
@@ -278,18 +265,21 @@ class Checkpoints:
             wanted = sorted(steps, key=lambda s: s != best)
         for candidate in wanted:
             try:
-                return self._restore(candidate, {"params": like})
+                return self._saved(candidate).restore(params=like)
             except DamagedError as error:
                 if candidate == wanted[-1]:
                     raise InputError(str(error)) from error
                 _log.warning("%s; another one is taken", error)
+
+    def _saved(self, step: int) -> SavedStep:
+        return SavedStep(self._folder / str(step), self._manager)
 
     def _best_step(self) -> int | None:
         """The best by validation, of those whose metrics are whole."""
         scores = {}
         for step in self._manager.all_steps():
             try:
-                metrics = self._read_metrics(step)
+                metrics = self._saved(step).metrics()
             except DamagedError as error:
                 _log.warning("%s; whether it is the best is not known", error)
                 continue
@@ -297,89 +287,13 @@ class Checkpoints:
                 scores[step] = _score(metrics), step
         return max(scores, key=scores.get, default=None)
 
-    def _restore(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
-        """The items that `like` has shapes of, verified, the config, and the "network".
-
-        Raises:
-            InputError: of another architecture.
-            DamagedError: its files are not what was saved.
-            OSError: the system does not let them be read.
-        """
-        origin = f"{self._folder}/{step}"
-        with reading(self._folder / str(step)):
-            sums = self._read_json(step, "checksums")
-            config = self._read_json(step, "config")
-            verify("config", json_checksum(config), sums)
-            config = config_lib.from_json(config)
-            # Before any array is: they may be a stranger's, and of any size.
-            saved = self._saved_shapes(step)
-            network = _describe(
-                step, config, num_arrays=len(jax.tree.leaves(saved)), origin=origin
-            )
-            try:
-                check_matches(saved, network.params, origin)
-            except InputError as error:
-                raise DamagedError(f"{origin} cannot be restored: {error}") from error
-            if like["params"] is None:
-                like = {**like, "params": network.params}
-            check_matches(saved, like["params"], origin)
-            self._check_state(step, like.get("train"))
-            args = {name: ocp.args.StandardRestore(like[name]) for name in like}
-            restored = dict(self._manager.restore(step, args=ocp.args.Composite(**args)))
-            for name in like:
-                verify(name, checksum(restored[name]), sums)
-        self._read_metrics(step)
-        return {**restored, "config": config, "network": network}
-
-    def _read_json(self, step: int, item: str) -> Any:
-        return json.loads((self._folder / str(step) / item / "metadata").read_text())
-
-    def _read_metrics(self, step: int) -> dict[str, float] | None:
-        """Those of a checkpoint's validation, verified; None where there was none.
-
-        Raises:
-            DamagedError, OSError: see `_restore`.
-        """
-        path = self._folder / str(step) / "metrics" / "metrics"
-        with reading(self._folder / str(step)):
-            metrics = json.loads(path.read_text()) if path.exists() else None
-            verify("metrics", json_checksum(metrics), self._read_json(step, "checksums"))
-        return metrics
-
-    def _saved_shapes(self, step: int) -> Any:
-        """Names, shapes and dtypes of a checkpoint's parameters, on the first device."""
-        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
-            self._manager.item_metadata(step)["params"].tree,
-        )
-
-    def _check_state(self, step: int, like: Any) -> None:
-        if like is None:
-            return
-        saved = "params" in self._manager.item_metadata(step)["train"].tree
-        if saved != ("params" in like):
-            raise InputError(
-                f"{self._folder}/{step} was saved with"
-                f" {'an' if saved else 'no'} average of the weights: config.ema_decay"
-                " cannot be switched on or off within a run (config.init_from starts"
-                " another one from its weights)"
-            )
-        names = self._manager.item_metadata(step)["train"].tree
-        if names.keys() != like.keys():
-            raise InputError(
-                f"{self._folder}/{step} is of another version or config (adversarial or"
-                " not) and cannot be resumed; config.init_from starts another run from"
-                " its weights"
-            )
-
     def _set_aside_damaged_metrics(self) -> None:
         """Orbax would open no checkpoint, or take a wrong one for the best."""
         reasons = {}
         steps = {path.name for path in self._folder.glob("*") if path.name.isdecimal()}
         for step in steps:
             try:
-                self._read_metrics(int(step))
+                SavedStep(self._folder / step).metrics()
             except DamagedError as error:
                 reasons[step] = str(error)
         # Together: what one of several processes cannot read none goes on from.
@@ -428,20 +342,6 @@ def read_run(workdir: Path, step: int | None = None) -> Network:
     """
     with Checkpoints(workdir, read_only=True) as checkpoints:
         return checkpoints.restore_network(step)[0]
-
-
-def _describe(
-    step: int, config: ml_collections.ConfigDict, *, num_arrays: int, origin: str
-) -> Network:
-    """See `describe_network`."""
-    values = config_lib.flatten(config)
-    description = {
-        **{name: values.get(name) for name in ("network", "name")},
-        "model": config.to_dict().get("model"),
-        "step": step,
-        "sigma_range": values.get("degradation.sigma_range"),
-    }
-    return describe_network(description, num_arrays=num_arrays, origin=origin)
 
 
 def _items(state: TrainState) -> tuple[Any, dict[str, Any]]:
