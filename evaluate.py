@@ -16,7 +16,8 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Workdir of the run to score.")
 _WEIGHTS = flags.DEFINE_string(
     "weights",
     None,
-    "Or a .safetensors file; with neither the one that comes with the package.",
+    "Weights to score: gaussian or eddsrn-lite, which come with the package, or a"
+    " .safetensors file. Default: gaussian.",
 )
 _CONFIG = config_flags.DEFINE_config_file(
     "config",

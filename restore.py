@@ -48,7 +48,8 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Run of train.py to take weights
 _WEIGHTS = flags.DEFINE_string(
     "weights",
     None,
-    "Or a .safetensors file; with neither the one that comes with the package.",
+    "Weights: gaussian or eddsrn-lite, which come with the package, or a .safetensors"
+    " file. Default: gaussian.",
 )
 _DTYPE = flags.DEFINE_enum(
     "dtype",

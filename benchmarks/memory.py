@@ -26,10 +26,12 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 def measure_memory() -> Iterator[dict[str, Any]]:
     """Rows: gigabytes of steps by batch size, of restoring by size and window."""
     for name, module in CONFIGS.items():
-        for rematerialize in (False, True):
+        default = module.get_config()
+        for rematerialize in (False, True)[: 1 + ("rematerialize" in default.model)]:
             for batch_size in (4, 8, 16):
                 config = module.get_config()
-                config.model.rematerialize = rematerialize
+                if rematerialize:
+                    config.model.rematerialize = True
                 yield {
                     "what": f"memory of a step, {name}, {batch_size} crops of {_SIDE}"
                     + ", rematerialised" * rematerialize,

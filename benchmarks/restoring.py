@@ -1,5 +1,6 @@
 """Restoring beside PyTorch's: networks alone, and photographs from pixels to pixels."""
 
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from eddsrn_jax.models import EDDSRN, SCALE, STRIDE, SRResNet
 from eddsrn_jax.protocol import cut_to_scale, degrade_photo
 from eddsrn_jax.restoration import Restorer
 from eddsrn_jax.tiling import cut
-from eddsrn_jax.weights import read_network
+from eddsrn_jax.weights import SHIPPED, read_network
 
 # What DIV2K's photographs are after shrinking.
 HEIGHT, WIDTH = 339, 510
@@ -26,9 +27,11 @@ _TOLERANCE = 1e-4
 
 
 def networks() -> dict[str, tuple[nn.Module, Any]]:
-    """Networks and their variables; those of the lite one are trained."""
-    lite = read_network()
-    found = {"lite": (lite.model, {"params": lite.params})}
+    """Networks and their variables; those of shipped weights are trained."""
+    found = {}
+    for name in SHIPPED:
+        network = read_network(name)
+        found[name] = (network.model, {"params": network.params})
     for name, model in (("paper-size", EDDSRN()), ("SRResNet", SRResNet())):
         found[name] = (model, model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3))))
     return found
@@ -73,43 +76,46 @@ def compare_networks(*, repeats: int, compiled: bool) -> Iterator[dict[str, Any]
 def compare_photos(
     folder: Path | None, *, repeats: int, compiled: bool
 ) -> Iterator[dict[str, Any]]:
-    """Rows: milliseconds of the lite network for photographs, 8 bits in and out."""
-    network = read_network()
-    twin = make_twin(network.model, {"params": network.params})
-    twin = twin.to(torch_device()).eval()
-    restorer = Restorer(network.model, network.params)
+    """Rows: milliseconds of shipped weights for photos, 8 bits in and out."""
     many = list(_blurred(folder))
     sets = {
         f"{WIDTH} x {HEIGHT}": [photo_of(HEIGHT, WIDTH)],
         f"{len(many)} of {folder.name if folder else 'scikit-image'}": many,
     }
-    apply = _compiled(twin, compiled=compiled)
-    for name, photos in sets.items():
-        for photo in photos:
-            restorer.prepare(*photo.shape[:2])
-        calls = {
-            "jax": lambda photos=photos: [restorer(x) for x in photos],
-            "torch": lambda photos=photos: [_restore(apply, x) for x in photos],
-        }
-        yield _row(f"pixels to pixels, lite, {name}", interleave(calls, repeats=repeats))
+    for name in SHIPPED:
+        network = read_network(name)
+        twin = make_twin(network.model, {"params": network.params})
+        apply = _compiled(twin.to(torch_device()).eval(), compiled=compiled)
+        restorer = Restorer(network.model, network.params)
+        for where, photos in sets.items():
+            for photo in photos:
+                restorer.prepare(*photo.shape[:2])
+            calls = {
+                "jax": functools.partial(lambda f, x: [*map(f, x)], restorer, photos),
+                "torch": functools.partial(
+                    lambda f, x: [_restore(f, photo) for photo in x], apply, photos
+                ),
+            }
+            seconds = interleave(calls, repeats=repeats)
+            yield _row(f"pixels to pixels, {name}, {where}", seconds)
 
 
 def time_sizes(*, repeats: int) -> Iterator[dict[str, Any]]:
     """Rows: seconds per megapixel of result, for results of several sizes."""
-    network = read_network()
-    restorer = Restorer(network.model, network.params)
-    for megapixels in (0.25, 1, 4, 16):
-        side = round((megapixels * 1e6 / SCALE**2 / 12) ** 0.5)
-        photo = photo_of(3 * side, 4 * side)
-        restorer.prepare(*photo.shape[:2])
-        seconds = interleave(
-            {"jax": lambda photo=photo: restorer(photo)}, repeats=repeats
-        )
-        yield {
-            "what": f"restoring to {megapixels:g} megapixels, lite",
-            "unit": "s/megapixel",
-            "jax": seconds["jax"] / (photo[..., 0].size * SCALE**2 / 1e6),
-        }
+    for name in SHIPPED:
+        network = read_network(name)
+        restorer = Restorer(network.model, network.params)
+        for megapixels in (0.25, 1, 4, 16):
+            side = round((megapixels * 1e6 / SCALE**2 / 12) ** 0.5)
+            photo = photo_of(3 * side, 4 * side)
+            restorer.prepare(*photo.shape[:2])
+            call = functools.partial(restorer, photo)
+            seconds = interleave({"jax": call}, repeats=repeats)
+            yield {
+                "what": f"restoring to {megapixels:g} megapixels, {name}",
+                "unit": "s/megapixel",
+                "jax": seconds["jax"] / (photo[..., 0].size * SCALE**2 / 1e6),
+            }
 
 
 def photo_of(height: int, width: int) -> np.ndarray:

@@ -19,7 +19,7 @@ from absl import flags
 from eddsrn_jax.complexity import convolutions
 from eddsrn_jax.models import EDDSRN, SCALE
 from eddsrn_jax.runtime import run_command
-from eddsrn_jax.weights import read_network
+from eddsrn_jax.weights import SHIPPED, read_network
 
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Crops of a training step.")
 _SIDE = flags.DEFINE_integer("side", 192, "Of a crop.")
@@ -100,7 +100,8 @@ def main() -> None:
         "image of 510 x 339": (_IMAGE_PIXELS, False),
     }
     for what, (pixels, training) in jobs.items():
-        for name, model in (("lite", read_network().model), ("paper-size", EDDSRN())):
+        shipped = {name: read_network(name).model for name in SHIPPED}
+        for name, model in {**shipped, "paper-size": EDDSRN()}.items():
             for dtype in ("float32", "bfloat16"):
                 work, moved = cost(model.clone(dtype=dtype), pixels, training=training)
                 floors = (

@@ -6,14 +6,14 @@ import jax
 import ml_collections
 import numpy as np
 
-from configs import eddsrn, eddsrn_lite
+from configs import eddsrn, eddsrn_half, eddsrn_lite
 from eddsrn_jax import parallel
 from eddsrn_jax.assembly import compile_step
-from eddsrn_jax.models import EDDSRN, init_params
+from eddsrn_jax.models import init_params, make_network
 from eddsrn_jax.optimizer import make_optimizer
 from eddsrn_jax.steps import create_train_state
 
-CONFIGS = {"lite": eddsrn_lite, "paper-size": eddsrn}
+CONFIGS = {"lite": eddsrn_lite, "half-size": eddsrn_half, "paper-size": eddsrn}
 Batch = dict[str, np.ndarray]
 
 
@@ -28,7 +28,7 @@ def random_batch(size: int, side: int) -> Batch:
 
 def prepare_step(config: ml_collections.ConfigDict, batch: Batch) -> tuple[Any, Any, Any]:
     """The compiled step on one device, its first state and its batch, in a tuple."""
-    model = EDDSRN(**config.model)
+    model = make_network(config.network, config.model)
     optimizer, _ = make_optimizer(
         **config.optimizer, steps_per_epoch=1000, total_steps=100_000
     )

@@ -10,7 +10,7 @@ import torch
 from benchmarks.steps import CONFIGS, Batch, prepare_step, random_batch
 from benchmarks.timing import interleave
 from benchmarks.twin import TrainerTwin, make_twin, torch_device
-from eddsrn_jax.models import EDDSRN, init_params
+from eddsrn_jax.models import init_params, make_network
 
 
 def _jax_call(config: ml_collections.ConfigDict, batch: Batch) -> Callable[[], None]:
@@ -27,7 +27,7 @@ def _jax_call(config: ml_collections.ConfigDict, batch: Batch) -> Callable[[], N
 def _torch_call(
     config: ml_collections.ConfigDict, batch: Batch, *, compiled: bool
 ) -> Callable[[], None]:
-    model = EDDSRN(**config.model)
+    model = make_network(config.network, config.model)
     twin = make_twin(model, {"params": init_params(model, jax.random.key(0))})
     trainer = TrainerTwin(twin.to(torch_device()), config, dtype=config.model.dtype)
     if compiled:

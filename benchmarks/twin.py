@@ -4,8 +4,8 @@ Images are float [N, 3, h, w] in [0, 1] in channels-last memory, h and w multipl
 """
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import flax.traverse_util
@@ -14,7 +14,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from eddsrn_jax.models import EDDSRN, SCALE, SRResNet
+from eddsrn_jax.models import EDDSRN, SCALE, STRIDE, HalfSizeEDDSRN, SRResNet
+from eddsrn_jax.models.front_end import find_bank
 from eddsrn_jax.resize import downscale_matrix
 
 Tensors = dict[str, torch.Tensor]
@@ -27,7 +28,12 @@ def torch_device() -> str:
 
 def make_twin(model: nn.Module, variables: Mapping[str, Any]) -> "Twin":
     """The PyTorch module that computes what `model.apply(variables, image)` does."""
-    return {EDDSRN: EDDSRNTwin, SRResNet: SRResNetTwin}[type(model)](model, variables)
+    twins = {
+        EDDSRN: EDDSRNTwin,
+        HalfSizeEDDSRN: HalfSizeEDDSRNTwin,
+        SRResNet: SRResNetTwin,
+    }
+    return twins[type(model)](model, variables)
 
 
 class Twin(torch.nn.Module):
@@ -39,11 +45,17 @@ class Twin(torch.nn.Module):
         self.weights = torch.nn.ParameterDict()
         for collection, tree in variables.items():
             for name, value in flax.traverse_util.flatten_dict(tree, sep="/").items():
-                tensor = torch.from_numpy(_torch_layout(name, np.array(value)))
+                array = _shuffled(np.array(value), self.shuffle_scale(name))
+                tensor = torch.from_numpy(_torch_layout(name, array))
                 if tensor.ndim == 4:
                     tensor = tensor.to(memory_format=torch.channels_last)
                 trained = collection == "params"
                 self.weights[name] = torch.nn.Parameter(tensor, requires_grad=trained)
+
+    def shuffle_scale(self, name: str) -> int:
+        """The scale of the pixel shuffle that reads a layer's output; 1 if none does."""
+        *_, layer, module, _ = ("", "", *name.split("/"))
+        return 2 if layer.startswith("up") and module == "conv" else 1
 
     def conv(self, name: str, x: torch.Tensor) -> torch.Tensor:
         """A convolution that keeps the size of its input."""
@@ -116,18 +128,107 @@ class SRResNetTwin(Twin):
         return F.batch_norm(x, *(self.weights[f"{name}/{n}"] for n in names))
 
 
-def _torch_layout(name: str, value: np.ndarray) -> np.ndarray:
-    """A kernel [h, w, in, out] as [out, in, h, w]; biases stay.
+class HalfSizeEDDSRNTwin(Twin):
+    """See eddsrn_jax.models.half_size."""
 
-    What a pixel shuffle reads has its channels in another order there, see
-    depth_to_space.
+    _SCALES: ClassVar = {"sr_head": 2 * SCALE}
+    _TWICE = ("up1", "up2", "deblur_head", "sr_mix", "deblur_mix")
+
+    def __init__(self, model: nn.Module, variables: Mapping[str, Any]):
+        super().__init__(model, variables)
+        bank = find_bank(model.front_end)
+        kernels = torch.from_numpy(bank.kernels).permute(2, 0, 1)[:, None].contiguous()
+        self.register_buffer("bank", kernels)
+        scales = torch.tensor(bank.scales)
+        self.register_buffer("scales", scales[None, :, None, None])
+        # The stem reads channels in the order (row, column, C) of space_to_depth; PyTorch
+        # has them as (C, row, column).
+        stem = self.weights["stem/kernel"]
+        channels = stem.shape[1] // 4
+        order = torch.arange(4 * channels).reshape(4, channels).T.flatten()
+        stem.data = stem.data[:, order].contiguous(memory_format=torch.channels_last)
+
+    def shuffle_scale(self, name: str) -> int:
+        layer = name.split("/")[0]
+        return self._SCALES.get(layer, 2 if layer in self._TWICE else 1)
+
+    def forward(self, image: torch.Tensor) -> Tensors:
+        changes = self._changes(image)
+        squares = (255 * changes).square().mean(2)
+        energies = (torch.log(F.avg_pool2d(squares, STRIDE) + 1) - 4) / 2
+        coarse = self._coarse(energies)
+        estimate = image + _mix(coarse, changes)
+        gray = 255 / self.scales * changes.mean(2)
+        gray = gray / (1 + gray.abs() / 4)
+        levels, estimate = ((255 * x - 128) / 64 for x in (image, estimate))
+        x = F.pixel_unshuffle(torch.cat([levels, gray, estimate], 1), 2)
+
+        encoder1, encoder2, middle, decoder2, decoder1 = self.model.num_pairs
+        x = skip1 = self._block("encoder1", encoder1, self.conv("stem", x))
+        x = self.conv("widen2", F.max_pool2d(x, 2))
+        x = skip2 = self._block("encoder2", encoder2, x)
+        x = torch.cat([F.max_pool2d(x, 2), energies], 1)
+        x = self._block("middle", middle, self.conv("widen3", x))
+        x = skip2 + F.pixel_shuffle(self.conv("up2", x), 2)
+        x = self._block("decoder2", decoder2, x)
+        x = skip1 + F.pixel_shuffle(self.conv("up1", x), 2)
+        x = self._block("decoder1", decoder1, x)
+
+        def head(name: str) -> torch.Tensor:
+            y = self.conv(name, x)
+            return F.pixel_shuffle(y, self.shuffle_scale(name)).float()
+
+        def mixed(name: str) -> torch.Tensor:
+            return image + _mix(coarse + head(name), changes)
+
+        return {
+            "sr": 0.1 * head("sr_head") + bicubic_upscale(mixed("sr_mix")),
+            "deblurred": 0.1 * head("deblur_head") + mixed("deblur_mix"),
+        }
+
+    def _changes(self, image: torch.Tensor) -> torch.Tensor:
+        """What each filter changes, [N, filters, 3, h, w]."""
+        n, c, h, w = image.shape
+        half = self.bank.shape[-1] // 2
+        planes = F.pad(image, [half] * 4, mode="replicate").reshape(
+            n * c, 1, h + 2 * half, w + 2 * half
+        )
+        filtered = F.conv2d(planes, self.bank).reshape(n, c, -1, h, w)
+        return filtered.transpose(1, 2) - image[:, None]
+
+    def _coarse(self, energies: torch.Tensor) -> torch.Tensor:
+        x = energies
+        for i in range(2):
+            x = F.relu(self.conv(f"blur_estimator/conv{i}", x))
+        logits = self.conv("blur_estimator/logits", x).float()
+        logits = torch.cat([logits[:, :1] + 4, logits[:, 1:]], 1)
+        return F.interpolate(logits, scale_factor=STRIDE, mode="nearest")
+
+    def _block(self, name: str, num_pairs: int, x: torch.Tensor) -> torch.Tensor:
+        for i in range(num_pairs):
+            y = F.relu(self.conv(f"{name}/conv{i}a", x))
+            x = x + self.conv(f"{name}/conv{i}b", y)
+        return x
+
+
+def _mix(logits: torch.Tensor, changes: torch.Tensor) -> torch.Tensor:
+    shares = logits.softmax(1)[:, 1:]
+    return (shares[:, :, None] * changes).sum(1)
+
+
+def _shuffled(value: np.ndarray, scale: int) -> np.ndarray:
+    """A layer's output channels in the order that PyTorch's pixel shuffle reads them.
+
+    See depth_to_space, which reads them in another one.
     """
-    *_, layer, module, kind = ("", "", *name.split("/"))
-    if layer.startswith("up") and module == "conv":
-        shape = value.shape
-        value = value.reshape(*shape[:-1], 4, shape[-1] // 4)
-        value = value.swapaxes(-1, -2).reshape(shape)
-    if kind == "kernel":
+    shape = value.shape
+    value = value.reshape(*shape[:-1], scale**2, shape[-1] // scale**2)
+    return value.swapaxes(-1, -2).reshape(shape)
+
+
+def _torch_layout(name: str, value: np.ndarray) -> np.ndarray:
+    """A kernel [h, w, in, out] as [out, in, h, w]; biases stay."""
+    if name.endswith("kernel"):
         value = value.transpose(3, 2, 0, 1)
     return np.ascontiguousarray(value)
 
@@ -144,6 +245,14 @@ def bicubic_upscale(x: torch.Tensor) -> torch.Tensor:
     x = F.interpolate(x, scale_factor=SCALE, mode="bicubic", antialias=True)
     edge = 2 * SCALE
     return x[:, :, edge:-edge, edge:-edge]
+
+
+# Losses of a difference [N, 3, H, W], see eddsrn_jax.losses.
+_LOSSES: dict[str, Callable[[torch.Tensor, float], torch.Tensor]] = {
+    "mse": lambda x, _: x.square().mean(),
+    "charbonnier": lambda x, eps: torch.sqrt(x.square() + eps**2).mean(),
+    "log_mse": lambda x, _: torch.log(x.square().mean((1, 2, 3)) + 1e-4).mean(),
+}
 
 
 class TrainerTwin:
@@ -183,10 +292,10 @@ class TrainerTwin:
         """The joint loss of images [N, 3, H, W], [N, 3, h, w] and [N, 3, h, w]."""
         with self._cast:
             outputs = self._twin(blurred)
-        alpha, eps = self._config.loss.alpha, self._config.loss.eps
-        difference = outputs["deblurred"] - sharp
-        charbonnier = torch.sqrt(difference.square() + eps**2).mean()
-        return F.mse_loss(outputs["sr"], hr) + alpha * charbonnier
+        config = self._config.loss
+        sr = _LOSSES[config.sr](outputs["sr"] - hr, config.eps)
+        deblurred = _LOSSES[config.deblurred](outputs["deblurred"] - sharp, config.eps)
+        return sr + config.alpha * deblurred
 
 
 def _turned(x: torch.Tensor, transpose: int, rows: int, columns: int) -> torch.Tensor:

@@ -39,6 +39,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.num_pairs = 2
     config.model.sr_features = (64, 64, 64)
     config.model.deblur_features = 64
+    # A bank of eddsrn_jax/models/front_end.py before the first layer; the paper has none.
+    config.model.front_end = ""
     config.model.dtype = "float32"
     # Less memory for more time: parts of the network are computed again backwards.
     config.model.rematerialize = False
@@ -71,7 +73,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.degradation.sigma_range = (1.0, 2.0)
 
     config.loss = ml_collections.ConfigDict()
-    # Of the x4 image and of the deblurred one: "mse", "l1" or "charbonnier".
+    # Of the x4 image and of the deblurred one: "mse", "log_mse", "l1" or "charbonnier".
     config.loss.sr = "mse"
     config.loss.deblurred = "charbonnier"
     config.loss.alpha = 0.2
@@ -89,6 +91,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.learning_rate = 5e-4
     config.optimizer.halve_every_epochs = 30
     config.optimizer.warmup_steps = 0
+    config.optimizer.decay_steps = 0
+    config.optimizer.b2 = 0.999
     config.optimizer.clip_norm = 0.0
 
     config.validation = ml_collections.ConfigDict()

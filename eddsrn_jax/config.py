@@ -28,7 +28,7 @@ def _are_sigmas(values: Any) -> bool:
     )
 
 
-def _are_widths(values: Any, count: int) -> bool:
+def _are_counts(values: Any, count: int) -> bool:
     return len(values) == count and all(_is_whole(v) and v > 0 for v in values)
 
 
@@ -87,6 +87,8 @@ _VALUES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "optimizer.learning_rate": _POSITIVE,
     "optimizer.halve_every_epochs": _COUNT,
     "optimizer.warmup_steps": _WHOLE,
+    "optimizer.decay_steps": _WHOLE,
+    "optimizer.b2": _SHARE,
     "optimizer.clip_norm": _NUMBER,
     "validation.every_steps": _COUNT,
     "validation.sigmas": _SIGMAS,
@@ -173,11 +175,10 @@ def _check_model(
         if kind is int:
             least = int(name not in _NONE_IS_ZERO)
             require(f"model.{name}", value >= least, f"{least} or more")
-    if config.network == "EDDSRN":
-        for name, count in (("features", 4), ("sr_features", 3)):
-            widths = model.get(name, getattr(defaults, name))
-            holds = _are_widths(widths, count)
-            require(f"model.{name}", holds, f"{count} widths of 1 or more")
+        if kind is tuple and all(type(x) is int for x in default):
+            count = len(default)
+            holds = _are_counts(value, count)
+            require(f"model.{name}", holds, f"{count} whole numbers of 1 or more")
     try:
         dtype = jnp.dtype(model.get("dtype", defaults.dtype))
         floating = jnp.issubdtype(dtype, jnp.floating)

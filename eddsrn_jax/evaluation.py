@@ -26,7 +26,7 @@ from eddsrn_jax.restoration import Restorer
 from eddsrn_jax.results import Row, format_table, write_results
 from eddsrn_jax.runtime import make_folder
 from eddsrn_jax.scoring import Method, Photo, evaluate
-from eddsrn_jax.weights import SHIPPED, Network, read_network
+from eddsrn_jax.weights import Network, find_weights, read_network
 
 _log = logging.getLogger(__name__)
 
@@ -73,8 +73,8 @@ def evaluate_network(
     Args:
         workdir: of the run that trained it.
         step: of the checkpoint; None for the best, by its validation.
-        weights: a file of `python -m eddsrn_jax.export_weights`; where None and there is
-            no workdir either the one that comes with the package.
+        weights: a name of shipped weights or a file, see `find_weights`; the default
+            weights if None and there is no workdir either.
         datasets: folders of photographs to score, by name.
         validation: whether to score the run's own validation set.
         validation_set: that set, where it is open; None opens what the run began with.
@@ -239,7 +239,7 @@ def _open_run(workdir: Path, step: int | None) -> _Candidate:
 
 
 def _open_weights(path: Path | None) -> _Candidate:
-    network, path = read_network(path), path or SHIPPED
+    network, path = read_network(path), find_weights(path)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     return _Candidate(
         network,

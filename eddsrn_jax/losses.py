@@ -9,7 +9,10 @@ import jax.numpy as jnp
 from eddsrn_jax.models.luminance import luminance
 from eddsrn_jax.resize import bicubic_downscale
 
-LOSSES = ("mse", "l1", "charbonnier")
+LOSSES = ("mse", "l1", "charbonnier", "log_mse")
+# Added to each crop's error: without it flat crops, which are nearly perfect, would
+# outweigh all others.
+_LOG_MSE_FLOOR = 1e-4
 
 
 def l1(pred: jax.Array, target: jax.Array) -> jax.Array:
@@ -20,6 +23,15 @@ def l1(pred: jax.Array, target: jax.Array) -> jax.Array:
 def mse(pred: jax.Array, target: jax.Array) -> jax.Array:
     """Mean squared error."""
     return jnp.mean(jnp.square(pred - target))
+
+
+def log_mse(pred: jax.Array, target: jax.Array) -> jax.Array:
+    """Mean over the batch of the logarithm of each image's mean squared error.
+
+    Scores are means of PSNR, a logarithm, over images; so is this loss.
+    """
+    errors = jnp.mean(jnp.square(pred - target), axis=(1, 2, 3))
+    return jnp.mean(jnp.log(errors + _LOG_MSE_FLOOR))
 
 
 def charbonnier(pred: jax.Array, target: jax.Array, *, eps: float) -> jax.Array:
@@ -53,7 +65,7 @@ def joint_loss(
     Source: paper, Eq. 3 to 6. Differs: Eq. 5 divides by N, W and H alone; here every
     loss is a mean over the channels too.
     """
-    compare = {"mse": mse, "l1": l1}
+    compare = {"mse": mse, "l1": l1, "log_mse": log_mse}
     compare["charbonnier"] = functools.partial(charbonnier, eps=eps)
     parts = {}
     if "sr" in outputs:

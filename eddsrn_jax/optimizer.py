@@ -28,23 +28,48 @@ def warmup_cosine(
     )
 
 
+def warmup_constant_decay(
+    learning_rate: float, *, warmup_steps: int, decay_steps: int, total_steps: int
+) -> optax.Schedule:
+    """Linear from 0 over the warm-up, constant, then linear to 0 in the last steps.
+
+    Before the decay begins the rate does not depend on `total_steps`, so that a run can
+    be made longer at any time.
+
+    Source: Hagele et al., "Scaling Laws and Compute-Optimal Training Beyond Fixed
+    Training Durations", NeurIPS 2024.
+    """
+    decay_steps = min(decay_steps, total_steps)
+    warmup_steps = min(warmup_steps, total_steps - decay_steps)
+    parts = [
+        optax.linear_schedule(0.0, learning_rate, warmup_steps),
+        optax.constant_schedule(learning_rate),
+        optax.linear_schedule(learning_rate, 0.0, decay_steps),
+    ]
+    return optax.join_schedules(parts, [warmup_steps, total_steps - decay_steps])
+
+
 def make_optimizer(
     *,
     schedule: str,
     learning_rate: float,
     halve_every_epochs: int,
     warmup_steps: int,
+    decay_steps: int,
+    b2: float,
     clip_norm: float,
     steps_per_epoch: int,
     total_steps: int,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """Adam, default moments, from a config's `optimizer` section.
+    """Adam, from a config's `optimizer` section.
 
     Args:
-        schedule: "step_decay" (the paper's) or "warmup_cosine".
+        schedule: "step_decay" (the paper's), "warmup_cosine" or "warmup_constant_decay".
         learning_rate: at the start, or after the warm-up.
         halve_every_epochs: of "step_decay".
-        warmup_steps: of "warmup_cosine".
+        warmup_steps: of the two others.
+        decay_steps: of "warmup_constant_decay".
+        b2: decay of Adam's second moment.
         clip_norm: largest global norm of a gradient; 0 does not clip.
         steps_per_epoch, total_steps: of the run.
 
@@ -62,10 +87,17 @@ def make_optimizer(
         rate = warmup_cosine(
             learning_rate, warmup_steps=warmup_steps, total_steps=total_steps
         )
+    elif schedule == "warmup_constant_decay":
+        rate = warmup_constant_decay(
+            learning_rate,
+            warmup_steps=warmup_steps,
+            decay_steps=decay_steps,
+            total_steps=total_steps,
+        )
     else:
         raise InputError(
-            f"config.optimizer.schedule={schedule!r}: expected 'step_decay' or"
-            " 'warmup_cosine'"
+            f"config.optimizer.schedule={schedule!r}: expected 'step_decay',"
+            " 'warmup_cosine' or 'warmup_constant_decay'"
         )
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
-    return optax.chain(clip, optax.adam(rate)), rate
+    return optax.chain(clip, optax.adam(rate, b2=b2)), rate

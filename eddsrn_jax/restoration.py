@@ -123,10 +123,10 @@ class Restorer:
         outputs: Sequence[str] | None = None,
         largest_window: int | None = None,
     ) -> "Restorer":
-        """The network that comes with the package, or another one.
+        """A network that comes with the package, or another one.
 
         Args:
-            weights: a file of `python -m eddsrn_jax.export_weights`.
+            weights: a name of shipped weights or a file, see `find_weights`.
             workdir: of a run, whose best checkpoint is taken.
             dtype: to compute in, such as "bfloat16"; the network's own by default.
             outputs, largest_window: see Restorer.
@@ -245,13 +245,13 @@ class Restorer:
         window = cut(color, tile.top, tile.left, size)
         if window.shape[2] == 1:
             window = np.repeat(window, 3, axis=2)
-        # The photograph ends, for the network, at the next multiple of its stride.
+        height, width, _ = color.shape
+        end = np.minimum((height - tile.top, width - tile.left), size)
+        # A program for any photo is one for photos that end within it.
         stride = self._model.stride
-        ends = -(-np.array(color.shape[:2]) // stride) * stride - (tile.top, tile.left)
-        # A program for any photograph is one for photographs that end within it.
-        whole = size in self._planner.fitted and (ends >= size).all()
-        ends = None if whole else np.minimum(ends, size)
-        outputs = jax.device_get(self._run(window, ends, strength))
+        whole = (-(-end // stride) * stride == size).all()
+        masked = not (whole and size in self._planner.fitted)
+        outputs = jax.device_get(self._run(window, end, strength, masked=masked))
         images = {}
         for name, output in outputs.items():
             scale = SCALE if name == "sr" else 1
@@ -267,11 +267,12 @@ class Restorer:
         return images
 
     def _run(
-        self, window: np.ndarray, size: np.ndarray | None, strength: float
+        self, window: np.ndarray, end: np.ndarray, strength: float, *, masked: bool
     ) -> dict[str, jax.Array]:
         run = functools.partial(
-            *(restore_window, self._params, window, size, np.float32(strength)),
+            *(restore_window, self._params, window, end, np.float32(strength)),
             names=self._outputs,
+            masked=masked,
         )
         outputs, finite = run(model=self._model)
         if not finite and (dtype := jnp.dtype(self._model.dtype)) != jnp.float32:

@@ -1,58 +1,70 @@
 """Applying a network to a window of a photograph: from its pixels to restored pixels."""
 
-import contextlib
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from eddsrn_jax.models import SCALE, apply
-from eddsrn_jax.models.layers import Conv, TransposedConv
-from eddsrn_jax.resize import bicubic_upscale
+from eddsrn_jax.models.front_end import FrontEnd
+from eddsrn_jax.models.layers import BicubicUpscale, Conv, TransposedConv
+from eddsrn_jax.resize import bicubic_upscale, mirrored
 
 _CONVOLUTIONS = (Conv, TransposedConv)
+# Pixels beyond a photo's end that a network can see.
+SEEN_BEYOND = 8
 
 
-@functools.partial(jax.jit, static_argnames=("model", "names"))
+@functools.partial(jax.jit, static_argnames=("model", "names", "masked"))
 def restore_window(
     params: Any,
     window: jax.Array,
-    size: jax.Array | None,
+    end: jax.Array,
     strength: jax.Array,
     *,
     model: nn.Module,
     names: tuple[str, ...] | None,
+    masked: bool = True,
 ) -> tuple[dict[str, jax.Array], jax.Array]:
-    """Applies a network as if the window ended at a size within it.
+    """Applies a network as if the photo ended at a position within the window.
 
-    Beyond its edge a convolution sees zeros. So that a photograph's edge is one, and its
-    result the same in any window, whatever lies beyond is zeroed before each convolution.
+    The result does not depend on what the window holds beyond that position. A front end
+    replicates the photo's last pixels. A convolution sees zeros beyond the next multiple
+    of the model's stride, up to which the network extends a photo.
 
     Args:
-        params: of the model.
-        window: [h, w, 3], uint8, uint16, or float32 in [0, 1].
-        size: height and width at which it ends, int [2], multiples of the model's
-            stride; None where
-            it does not end before it does, which is 0.9 times the work.
+        params: network parameters.
+        window: [h, w, 3], uint8, uint16, or float32 in [0, 1]; mirrored beyond the photo.
+        end: row and column at which the photo ends, int [2], at most h and w.
         strength: 1 for the network's outputs, 0 for what they are added to.
         model: maps float [N, h, w, 3] to images by name.
-        names: the outputs to compute; all where None.
+        names: outputs to compute; all if None.
+        masked: False saves a tenth of the time; only for photos whose end, rounded up to
+            the stride, is the window's.
 
     Returns:
         Outputs by name, of the window's type; and whether all their values were finite.
     """
+    extended = -(-end // model.stride) * model.stride
 
-    def end_at_size(next_call, args, kwargs, context):
-        if isinstance(context.module, _CONVOLUTIONS) and (
-            context.method_name == "__call__"
-        ):
+    def end_at(next_call, args, kwargs, context):
+        if context.method_name != "__call__":
+            return next_call(*args, **kwargs)
+        if isinstance(context.module, FrontEnd):
+            replicated = _continued(*args, end, by=lambda i, n: jnp.minimum(i, n - 1))
+            return _continued(next_call(replicated), end, by=mirrored)
+        if isinstance(context.module, BicubicUpscale):
+            return next_call(_continued(*args, end, by=mirrored))
+        if masked and isinstance(context.module, _CONVOLUTIONS):
             (x,) = args
             # Within the network sizes are multiples or fractions of the window's.
             rows, columns = (
-                jnp.arange(length) < size[i] * length // window.shape[i]
+                jnp.arange(length) < extended[i] * length // window.shape[i]
                 for i, length in enumerate(x.shape[1:3])
             )
             keep = rows[:, None] & columns[None, :]
@@ -61,8 +73,7 @@ def restore_window(
 
     peak = peak_of(window.dtype)
     image = window[None].astype(jnp.float32) / peak
-    ends = contextlib.nullcontext() if size is None else nn.intercept_methods(end_at_size)
-    with ends:
+    with nn.intercept_methods(end_at):
         outputs = apply(model, params, image)
     plain = {"sr": bicubic_upscale(image, SCALE), "deblurred": image}
     finite, results = jnp.bool(True), {}
@@ -77,6 +88,30 @@ def restore_window(
             levels = jnp.floor(levels + 0.5)
         results[name] = levels.astype(window.dtype)
     return results, finite
+
+
+def _continued(
+    x: jax.Array, end: jax.Array, *, by: Callable[[jax.Array, jax.Array], jax.Array]
+) -> jax.Array:
+    """An image with its first pixels beyond the photo's end replaced.
+
+    Only as many are replaced as a network can see: up to the next multiple of its stride,
+    as far as a front end's filters reach, and the two of bicubic interpolation.
+
+    Args:
+        x: [N, h, w, ...].
+        end: row and column at which the photo ends, int [2].
+        by: from indices and the photo's length to the indices of the pixels that stand
+            in; itself for every index within the photo.
+    """
+    for axis in (1, 2):
+        length = x.shape[axis]
+        band = min(2 * SEEN_BEYOND, length)
+        start = jnp.clip(end[axis - 1] - SEEN_BEYOND, 0, length - band)
+        indices = by(start + jnp.arange(band), end[axis - 1])
+        taken = jnp.take(x, indices, axis=axis)
+        x = lax.dynamic_update_slice_in_dim(x, taken, start, axis)
+    return x
 
 
 def peak_of(dtype: np.dtype) -> float:

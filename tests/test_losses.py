@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eddsrn_jax.losses import charbonnier, joint_loss, loss_names, mse
+from eddsrn_jax.losses import charbonnier, joint_loss, log_mse, loss_names, mse
 from eddsrn_jax.resize import bicubic_downscale
 
 # Differences 3, -4 and 0.
@@ -12,6 +12,14 @@ TARGET = jnp.array([1.0, 5.0, 2.0]).reshape(1, 1, 1, 3)
 
 def test_mse_is_a_mean_over_all_values():
     assert mse(PRED, TARGET) == pytest.approx((9 + 16) / 3)
+
+
+def test_log_mse_is_a_mean_of_logarithms_over_images():
+    pred, target = (jnp.concatenate([x, 0.1 * x]) for x in (PRED, TARGET))
+    expected = (np.log(25 / 3 + 1e-4) + np.log(0.25 / 3 + 1e-4)) / 2
+    assert log_mse(pred, target) == pytest.approx(expected)
+    # An image restored exactly has a finite loss.
+    assert log_mse(PRED, PRED) == pytest.approx(np.log(1e-4))
 
 
 def test_charbonnier_by_hand():

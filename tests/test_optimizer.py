@@ -3,13 +3,20 @@ import optax
 import pytest
 
 from eddsrn_jax.errors import InputError
-from eddsrn_jax.optimizer import make_optimizer, step_decay, warmup_cosine
+from eddsrn_jax.optimizer import (
+    make_optimizer,
+    step_decay,
+    warmup_constant_decay,
+    warmup_cosine,
+)
 
 OPTIONS = {
     "schedule": "step_decay",
     "learning_rate": 5e-4,
     "halve_every_epochs": 30,
     "warmup_steps": 10,
+    "decay_steps": 20,
+    "b2": 0.999,
     "clip_norm": 0.0,
     "steps_per_epoch": 1000,
     "total_steps": 120_000,
@@ -41,6 +48,29 @@ def test_warmup_cosine_rises_falls_and_ends_at_a_hundredth():
 
 def test_warmup_never_takes_more_than_half_the_run():
     assert warmup_cosine(1.0, warmup_steps=200, total_steps=10)(5) == pytest.approx(1.0)
+
+
+def test_warmup_constant_decay_rises_stays_and_falls_to_nothing():
+    steps = {"warmup_steps": 4, "decay_steps": 10}
+    rate = warmup_constant_decay(2.0, **steps, total_steps=100)
+    found = [float(rate(s)) for s in (0, 2, 4, 50, 90, 95, 99)]
+    assert found == pytest.approx([0, 1, 2, 2, 2, 1, 0.2])
+    longer = warmup_constant_decay(2.0, **steps, total_steps=1000)
+    assert [float(longer(s)) for s in (2, 50, 90, 95)] == [1, 2, 2, 2]
+    short = warmup_constant_decay(2.0, **steps, total_steps=5)
+    assert [float(short(s)) for s in (0, 5)] == pytest.approx([2, 0])
+
+
+def test_the_schedule_reaches_adam():
+    options = OPTIONS | {"schedule": "warmup_constant_decay", "total_steps": 40}
+    _, rate = make_optimizer(**options)
+    assert [float(rate(s)) for s in (5, 15, 30)] == pytest.approx([2.5e-4, 5e-4, 2.5e-4])
+
+
+def test_adams_second_moment_decays_by_b2():
+    optimizer, _ = make_optimizer(**OPTIONS | {"b2": 0.9})
+    _, state = optimizer.update(jnp.array([2.0]), optimizer.init(jnp.zeros(1)))
+    assert optax.tree.get(state, "nu").tolist() == pytest.approx([0.1 * 4])
 
 
 def test_adams_first_step_is_the_learning_rate():

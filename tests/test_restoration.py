@@ -31,7 +31,14 @@ from eddsrn_jax.protocol import bicubic, degrade_photo
 from eddsrn_jax.resize import bicubic_upscale
 from eddsrn_jax.restoration import Restorer
 from eddsrn_jax.tiling import plan_tiles
-from eddsrn_jax.weights import Network, read_network, write_network
+from eddsrn_jax.weights import (
+    DEFAULT,
+    SHIPPED,
+    Network,
+    find_weights,
+    read_network,
+    write_network,
+)
 from eddsrn_jax.windows import restore_window
 
 MODEL = EDDSRN(**SMALL)
@@ -290,11 +297,11 @@ def test_out_of_memory_halves_the_window(restorer, photo, monkeypatch, caplog):
     smaller = Restorer(MODEL, restorer._params, largest_window=512)
     run, sizes = smaller._run, []
 
-    def small_memory(window, size, strength):
+    def small_memory(window, *args, **kwargs):
         sizes.append(window.shape[0])
         if window.shape[0] > 300:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 7 bytes")
-        return run(window, size, strength)
+        return run(window, *args, **kwargs)
 
     monkeypatch.setattr(smaller, "_run", small_memory)
     caplog.set_level(logging.WARNING)
@@ -311,7 +318,7 @@ def test_out_of_memory_halves_the_window(restorer, photo, monkeypatch, caplog):
 def test_out_of_memory_with_the_smallest_window_is_an_error(restorer, photo, monkeypatch):
     smallest = Restorer(MODEL, restorer._params, largest_window=168)
 
-    def no_memory(*_):
+    def no_memory(*_, **__):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED")
 
     monkeypatch.setattr(smallest, "_run", no_memory)
@@ -398,15 +405,30 @@ def test_the_default_window_fits_the_memory(restorer, monkeypatch):
     assert 256 < Restorer(paper, {})._planner.largest < 512
 
 
-def test_the_weights_that_come_with_the_package_restore(photo):
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_weights_that_come_with_the_package_restore(photo, name):
     lr_sharp, lr_blur = degrade_photo(photo, 1.5, max_sigma=2.0)
-    found = Restorer.from_pretrained()(lr_blur)
+    found = Restorer.from_pretrained(weights=name)(lr_blur)
     plain = bicubic(lr_blur).sr
     assert psnr_y(found.sr, photo, border=4) > psnr_y(plain, photo, border=4) + 1.5
     gain = psnr_y(found.deblurred, lr_sharp, border=4) - psnr_y(
         lr_blur, lr_sharp, border=4
     )
     assert gain > 2
+
+
+def test_weights_have_names_and_others_are_files(tmp_path, monkeypatch):
+    assert find_weights(None) == find_weights(DEFAULT) == SHIPPED[DEFAULT]
+    assert find_weights("eddsrn-lite").name == "eddsrn_lite.safetensors"
+    assert find_weights(tmp_path / "mine") == tmp_path / "mine"
+    with pytest.raises(
+        InputError,
+        match="no weights 'gausian': expected a .safetensors file, or one of ",
+    ):
+        find_weights("gausian")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gausian").touch()
+    assert find_weights("gausian") == Path("gausian")
 
 
 def test_weights_come_from_a_file_or_a_run(restorer, finished, photo, tmp_path):
@@ -425,7 +447,7 @@ def test_weights_come_from_a_file_or_a_run(restorer, finished, photo, tmp_path):
 
 
 def test_eight_bit_weights_are_half_the_size_and_nearly_the_same(tmp_path, photo):
-    network = read_network()
+    network = read_network("eddsrn-lite")
     sizes = {}
     for dtype in ("int8", "float16"):
         path = tmp_path / f"{dtype}.safetensors"
@@ -447,7 +469,7 @@ def test_eight_bit_weights_are_half_the_size_and_nearly_the_same(tmp_path, photo
 
 def test_a_scale_without_its_kernel_is_refused(tmp_path):
     path = tmp_path / "mine.safetensors"
-    write_network(path, read_network(), dtype="int8")
+    write_network(path, read_network("eddsrn-lite"), dtype="int8")
     arrays = safetensors.numpy.load_file(path)
     with safetensors.safe_open(path, "numpy") as file:
         metadata = file.metadata()

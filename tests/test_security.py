@@ -5,13 +5,15 @@ import json
 import struct
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
 
 from eddsrn_jax.errors import InputError
+from eddsrn_jax.models import HalfSizeEDDSRN, init_params
 from eddsrn_jax.peers import PEERS, read_peer
-from eddsrn_jax.weights import SHIPPED, read_network
+from eddsrn_jax.weights import SHIPPED, Network, read_network, write_network
 
 ROOT = Path(__file__).parents[1]
 SOURCES = [*ROOT.glob("*.py"), *(ROOT / "eddsrn_jax").rglob("*.py")]
@@ -99,9 +101,10 @@ def test_headers_of_absurd_sizes_are_refused(tmp_path, header):
 @pytest.fixture
 def shipped():
     """The arrays and metadata of the weights that come along, to be spoilt."""
-    with safetensors.safe_open(SHIPPED, "numpy") as file:
+    path = SHIPPED["eddsrn-lite"]
+    with safetensors.safe_open(path, "numpy") as file:
         metadata = file.metadata()
-    return safetensors.numpy.load_file(SHIPPED), metadata
+    return safetensors.numpy.load_file(path), metadata
 
 
 def written(folder, arrays, metadata):
@@ -126,6 +129,28 @@ def test_networks_that_cannot_be_are_refused(tmp_path, shipped, changed):
     path = written(tmp_path, arrays, metadata)
     with pytest.raises(InputError, match=r"w.safetensors: (its|no) network "):
         read_network(path)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        *({"num_pairs": n} for n in ([10**9] * 5, [1] * 4, [1, 1, 1, 1, "x"], 3, [])),
+        *({"features": w} for w in ([-1] * 3, [64] * 1000, None)),
+        *({"front_end": name} for name in ("gaussian-0", "", 3, ["gaussian-0"])),
+    ],
+    ids=lambda changed: "{}={:.20}".format(*map(str, *changed.items())),
+)
+def test_half_size_networks_that_cannot_be_are_refused(tmp_path, changed):
+    model = HalfSizeEDDSRN(features=(2, 2, 2), num_pairs=(1, 1, 1, 1, 1))
+    params = init_params(model, jax.random.key(0))
+    path = tmp_path / "w.safetensors"
+    write_network(path, Network(model, params, "half", 1, (1.0, 2.0)))
+    with safetensors.safe_open(path, "numpy") as file:
+        metadata = file.metadata()
+    metadata["model"] = json.dumps(json.loads(metadata["model"]) | changed)
+    arrays = safetensors.numpy.load_file(path)
+    with pytest.raises(InputError, match=r"w.safetensors: (its|no) network "):
+        read_network(written(tmp_path, arrays, metadata))
 
 
 @pytest.mark.parametrize(

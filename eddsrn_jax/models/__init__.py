@@ -23,6 +23,8 @@ from eddsrn_jax.errors import InputError
 from eddsrn_jax.models.deblur_cnn import DeblurCNN
 from eddsrn_jax.models.eddsrn import EDDSRN, SCALE, STRIDE
 from eddsrn_jax.models.edsr import EDSR
+from eddsrn_jax.models.front_end import find_bank
+from eddsrn_jax.models.half_size import HalfSizeEDDSRN
 from eddsrn_jax.models.lapsrn import LapSRN
 from eddsrn_jax.models.scgan import SCGAN
 from eddsrn_jax.models.srresnet import SRResNet
@@ -37,6 +39,7 @@ __all__ = [
     "STRIDE",
     "VDSR",
     "DeblurCNN",
+    "HalfSizeEDDSRN",
     "LapSRN",
     "SRResNet",
     "abstract_outputs",
@@ -50,7 +53,9 @@ __all__ = [
 
 NETWORKS: Mapping[str, type[nn.Module]] = {
     network.__name__: network
-    for network in (EDDSRN, SRResNet, LapSRN, VDSR, EDSR, DeblurCNN, SCGAN)
+    for network in (
+        *(EDDSRN, HalfSizeEDDSRN, SRResNet, LapSRN, VDSR, EDSR, DeblurCNN, SCGAN),
+    )
 }
 # What batch norm calls its statistics; no parameter is called so.
 _STATISTICS = ("mean", "var")
@@ -63,20 +68,24 @@ def make_network(
 
     Args:
         name: one of NETWORKS.
-        fields: of the network.
-        num_arrays: that its parameters are, where they come from others. Each of what
-            there are several has its own; what claims more would be traced for ever.
+        fields: keyword arguments of the network.
+        num_arrays: number of parameter arrays, if they come from an untrusted file. A
+            field that counts layers cannot exceed it; tracing a larger one would never
+            end.
 
     Raises:
-        InputError: no such network or field, or not with so few arrays.
+        InputError: no such network, field or front end, or too few arrays.
     """
     if name not in NETWORKS:
         raise InputError(f"no network {name!r}, only {', '.join(NETWORKS)}")
     try:
         for field, value in fields.items():
+            counts = value if isinstance(value, tuple | list) else (value,)
             several = field.startswith("num_") and num_arrays is not None
-            if several and value > num_arrays:
+            if several and max(counts) > num_arrays:
                 raise InputError(f"{name}: {field}={value} with {num_arrays} arrays")
+        if front_end := fields.get("front_end"):
+            find_bank(front_end)
         return NETWORKS[name](**fields)
     except TypeError as error:
         raise InputError(f"{name}: {error}") from error

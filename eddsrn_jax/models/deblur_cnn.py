@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 from jax.typing import DTypeLike
 
+from eddsrn_jax.models.front_end import front_end_reach, network_input
 from eddsrn_jax.models.layers import Conv
 
 # Size and filters of each layer. Together the sizes take 50 pixels off an image that is
@@ -28,12 +29,14 @@ class DeblurCNN(nn.Module):
 
     Attributes:
         layers: size and filters of each.
+        front_end: name of a bank, see models/front_end.py; empty for none.
         dtype: of the computation; parameters and outputs are float32.
     """
 
     stride = 1
 
     layers: tuple[tuple[int, int], ...] = L15
+    front_end: str = ""
     dtype: DTypeLike = "float32"
 
     @nn.compact
@@ -46,7 +49,7 @@ class DeblurCNN(nn.Module):
         Returns:
             "deblurred": float32 of the same shape.
         """
-        x = blurred
+        x = network_input(blurred, self.front_end, self.dtype)
         for i, (size, features) in enumerate(self.layers):
             x = nn.relu(x) if i else x
             conv = Conv(features, kernel_size=size, dtype=self.dtype, name=f"conv{i}")
@@ -56,4 +59,5 @@ class DeblurCNN(nn.Module):
     @property
     def reach(self) -> int:
         """Pixels around one that can change what it becomes."""
-        return sum(size // 2 for size, _ in self.layers)
+        reach = sum(size // 2 for size, _ in self.layers)
+        return reach + front_end_reach(self.front_end)

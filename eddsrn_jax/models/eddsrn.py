@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from eddsrn_jax.models.front_end import front_end_reach, network_input
 from eddsrn_jax.models.layers import (
     RESIDUAL_NORMAL,
     Conv,
@@ -114,6 +115,7 @@ class EDDSRN(nn.Module):
         num_pairs: pairs of convolutions in each residual block.
         sr_features: widths of the super-resolution head at x1, x2 and x4.
         deblur_features: width of the deblurring head; 0 leaves the head out.
+        front_end: name of a bank, see models/front_end.py; empty for none, as the paper.
         dtype: of the computation; parameters and outputs are float32.
         rematerialize: whether training computes residual blocks and heads a second time,
             backwards, rather than keep all that is within them: less memory, more time.
@@ -126,6 +128,7 @@ class EDDSRN(nn.Module):
     num_pairs: int = 2
     sr_features: tuple[int, int, int] = (64, 64, 64)
     deblur_features: int = 64
+    front_end: str = ""
     dtype: DTypeLike = "float32"
     rematerialize: bool = False
 
@@ -143,7 +146,8 @@ class EDDSRN(nn.Module):
             float32 [N, h, w, 3].
         """
         _, h, w, _ = lr_blur.shape
-        image = pad_to_multiple(lr_blur, STRIDE)
+        image = network_input(lr_blur, self.front_end, self.dtype)
+        image = pad_to_multiple(image, STRIDE)
         kept = nn.remat if self.rematerialize else lambda head: head
         trunk = (self.features, self.num_pairs, self.dtype, self.rematerialize)
         x = Trunk(*trunk, name="trunk")(image)
@@ -176,4 +180,4 @@ class EDDSRN(nn.Module):
         for _ in range(3):
             # A block, the convolution that widens, and the pooling.
             eighth = 2 * (eighth + block + 1)
-        return eighth + 3
+        return eighth + 3 + front_end_reach(self.front_end)

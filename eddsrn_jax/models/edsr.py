@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jax.typing import DTypeLike
 
+from eddsrn_jax.models.front_end import front_end_reach, network_input
 from eddsrn_jax.models.layers import RESIDUAL_NORMAL, Conv, UpConv
 
 # Of DIV2K's training photographs.
@@ -28,6 +29,7 @@ class EDSR(nn.Module):
         features: width throughout.
         num_blocks: residual blocks.
         residual_scale: that blocks are multiplied by before they are added.
+        front_end: name of a bank, see models/front_end.py; empty for none.
         dtype: of the computation; parameters and outputs are float32.
     """
 
@@ -36,6 +38,7 @@ class EDSR(nn.Module):
     features: int = 256
     num_blocks: int = 32
     residual_scale: float = 0.1
+    front_end: str = ""
     dtype: DTypeLike = "float32"
 
     @nn.compact
@@ -57,7 +60,10 @@ class EDSR(nn.Module):
             0.02 / self.residual_scale**2, "fan_in", "normal"
         )
 
-        x = shortcut = conv(self.features, "stem")(lr - _MEAN)
+        x = lr - _MEAN
+        if self.front_end:
+            x = network_input(lr, self.front_end, self.dtype)
+        x = shortcut = conv(self.features, "stem")(x)
         for i in range(self.num_blocks):
             y = nn.relu(conv(self.features, f"block{i}_conv0")(x))
             y = conv(self.features, f"block{i}_conv1", kernel_init=small)(y)
@@ -72,4 +78,4 @@ class EDSR(nn.Module):
     def reach(self) -> int:
         """Pixels around one of the small image that can change its enlargement."""
         # The convolution to RGB and the up-convolutions come to 2 pixels.
-        return 2 + 1 + 2 * self.num_blocks + 1
+        return 2 + 1 + 2 * self.num_blocks + 1 + front_end_reach(self.front_end)

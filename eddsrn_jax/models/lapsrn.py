@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 from jax.typing import DTypeLike
 
+from eddsrn_jax.models.front_end import front_end_reach, network_input
 from eddsrn_jax.models.layers import RESIDUAL_NORMAL, Conv, TransposedConv
 from eddsrn_jax.models.luminance import luminance, with_chroma
 
@@ -28,6 +29,7 @@ class LapSRN(nn.Module):
         features: width throughout.
         num_layers: convolutions of a level.
         num_levels: each is a factor of two.
+        front_end: name of a bank, see models/front_end.py; empty for none.
         dtype: of the computation; parameters and outputs are float32.
     """
 
@@ -36,6 +38,7 @@ class LapSRN(nn.Module):
     features: int = 64
     num_layers: int = 10
     num_levels: int = 2
+    front_end: str = ""
     dtype: DTypeLike = "float32"
 
     @nn.compact
@@ -55,7 +58,8 @@ class LapSRN(nn.Module):
 
         settings = {"use_bias": False, "dtype": self.dtype}
         image = luminance(lr)
-        x = activate(Conv(self.features, **settings, name="stem")(image))
+        x = network_input(image, self.front_end, self.dtype)
+        x = activate(Conv(self.features, **settings, name="stem")(x))
         outputs = {}
         # Names count layers as the published weights do: activations too, from level 1.
         for level in range(1, self.num_levels + 1):
@@ -80,4 +84,4 @@ class LapSRN(nn.Module):
         pixels = 1
         for _ in range(self.num_levels):
             pixels = pixels // 2 + 1 + self.num_layers
-        return pixels + 1
+        return pixels + 1 + front_end_reach(self.front_end)

@@ -8,14 +8,29 @@ from jax.typing import DTypeLike
 
 from eddsrn_jax.models.convolution import convolve
 from eddsrn_jax.parallel import DATA_AXIS
-from eddsrn_jax.resize import mirrored
+from eddsrn_jax.resize import bicubic_upscale, mirrored
 
 # He et al., ICCV 2015: keeps the variance of activations through a chain of ReLUs.
 HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+# Glorot and Bengio, AISTATS 2010: the same without a ReLU.
+LINEAR_NORMAL = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 # A convolution whose output is added to something starts at a tenth of that scale (as
 # EDSR's residual scaling does), so that deep chains of additions neither grow nor
 # drown what they are added to.
 RESIDUAL_NORMAL = nn.initializers.variance_scaling(0.02, "fan_in", "normal")
+
+
+class BicubicUpscale(nn.Module):
+    """Bicubic enlargement of something that a network computed, edges mirrored.
+
+    A module, so that applying a network to a window of a photo can mirror at the photo's
+    edge and not at the window's.
+    """
+
+    scale: int
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return bicubic_upscale(x, self.scale)
 
 
 class Conv(nn.Module):
@@ -100,6 +115,14 @@ class ResidualBlock(nn.Module):
                 name=f"conv{i}b",
             )(y)
         return x
+
+
+def space_to_depth(x: jax.Array, scale: int) -> jax.Array:
+    """The inverse of `depth_to_space`; height and width must be multiples of `scale`."""
+    n, h, w, c = x.shape
+    x = x.reshape(n, h // scale, scale, w // scale, scale, c)
+    x = x.transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(n, h // scale, w // scale, c * scale**2)
 
 
 class TransposedConv(nn.Module):

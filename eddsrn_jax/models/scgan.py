@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 from jax.typing import DTypeLike
 
+from eddsrn_jax.models.front_end import front_end_reach, network_input
 from eddsrn_jax.models.layers import (
     HE_NORMAL,
     RESIDUAL_NORMAL,
@@ -31,6 +32,7 @@ class SCGAN(nn.Module):
     Attributes:
         features: width throughout.
         num_layers: convolutions at full size, without the last, to RGB.
+        front_end: name of a bank, see models/front_end.py; empty for none.
         dtype: of the computation; parameters and outputs are float32.
     """
 
@@ -38,6 +40,7 @@ class SCGAN(nn.Module):
 
     features: int = 64
     num_layers: int = 10
+    front_end: str = ""
     dtype: DTypeLike = "float32"
 
     @nn.compact
@@ -56,7 +59,7 @@ class SCGAN(nn.Module):
             norm = batch_norm(train, dtype=self.dtype, name=f"{name}_norm")
             return nn.relu(norm(x))
 
-        x = lr
+        x = network_input(lr, self.front_end, self.dtype)
         for i in range(2):
             x = TransposedConv(self.features, dtype=self.dtype, name=f"up{i}")(x)
             x = activate(x, f"up{i}")
@@ -72,7 +75,8 @@ class SCGAN(nn.Module):
     def reach(self) -> int:
         """Pixels around one of the small image that can change its enlargement."""
         # Two of the large image for each convolution, and six for both enlargements.
-        return (2 * (self.num_layers + 1) + 6) // 4
+        reach = (2 * (self.num_layers + 1) + 6) // 4
+        return reach + front_end_reach(self.front_end)
 
 
 class Discriminator(nn.Module):

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 from jax.typing import DTypeLike
 
+from eddsrn_jax.models.front_end import front_end_reach, network_input
 from eddsrn_jax.models.layers import RESIDUAL_NORMAL, Conv, UpConv, batch_norm
 
 
@@ -19,6 +20,7 @@ class SRResNet(nn.Module):
     Attributes:
         features: width throughout.
         num_blocks: residual blocks.
+        front_end: name of a bank, see models/front_end.py; empty for none.
         dtype: of the computation; parameters and outputs are float32.
     """
 
@@ -26,6 +28,7 @@ class SRResNet(nn.Module):
 
     features: int = 64
     num_blocks: int = 16
+    front_end: str = ""
     dtype: DTypeLike = "float32"
 
     @nn.compact
@@ -49,7 +52,8 @@ class SRResNet(nn.Module):
             y = Conv(self.features, dtype=self.dtype, name=f"block{i}_conv1")(y)
             return x + norm(f"block{i}_norm1")(y)
 
-        x = Conv(self.features, kernel_size=9, dtype=self.dtype, name="stem")(lr)
+        x = network_input(lr, self.front_end, self.dtype)
+        x = Conv(self.features, kernel_size=9, dtype=self.dtype, name="stem")(x)
         x = shortcut = nn.PReLU(name="stem_prelu")(x)
         for i in range(self.num_blocks):
             x = block(x, i)
@@ -67,4 +71,4 @@ class SRResNet(nn.Module):
     def reach(self) -> int:
         """Pixels around one of the small image that can change its enlargement."""
         # The 9x9 convolution to RGB and the up-convolutions come to 3 pixels.
-        return 3 + 1 + 2 * self.num_blocks + 4
+        return 3 + 1 + 2 * self.num_blocks + 4 + front_end_reach(self.front_end)

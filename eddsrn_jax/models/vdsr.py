@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 from jax.typing import DTypeLike
 
+from eddsrn_jax.models.front_end import front_end_reach, network_input
 from eddsrn_jax.models.layers import RESIDUAL_NORMAL, Conv
 from eddsrn_jax.models.luminance import luminance, with_chroma
 from eddsrn_jax.resize import bicubic_upscale
@@ -22,6 +23,7 @@ class VDSR(nn.Module):
         features: width throughout.
         num_layers: convolutions, first and last included.
         scale: whole factor.
+        front_end: name of a bank, see models/front_end.py; empty for none.
         dtype: of the computation; parameters and outputs are float32.
     """
 
@@ -30,6 +32,7 @@ class VDSR(nn.Module):
     features: int = 64
     num_layers: int = 20
     scale: int = 4
+    front_end: str = ""
     dtype: DTypeLike = "float32"
 
     @nn.compact
@@ -44,16 +47,17 @@ class VDSR(nn.Module):
             float32 [N, scale h, scale w, 3].
         """
         settings = {"use_bias": False, "dtype": self.dtype}
-        enlarged = bicubic_upscale(luminance(lr), self.scale)
-        x = nn.relu(Conv(self.features, **settings, name="stem")(enlarged))
+        y = luminance(lr)
+        x = bicubic_upscale(network_input(y, self.front_end, self.dtype), self.scale)
+        x = nn.relu(Conv(self.features, **settings, name="stem")(x))
         for i in range(self.num_layers - 2):
             x = nn.relu(Conv(self.features, **settings, name=f"conv{i}")(x))
         last = Conv(1, **settings, kernel_init=RESIDUAL_NORMAL, name="residual")
-        y = enlarged + last(x).astype("float32")
+        y = bicubic_upscale(y, self.scale) + last(x).astype("float32")
         return {"sr": with_chroma(lr, y, scale=self.scale), "sr_y": y}
 
     @property
     def reach(self) -> int:
         """Pixels around one of the small image that can change its enlargement."""
         # Interpolation sees two.
-        return -(-self.num_layers // self.scale) + 2
+        return -(-self.num_layers // self.scale) + 2 + front_end_reach(self.front_end)

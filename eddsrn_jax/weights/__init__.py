@@ -22,7 +22,11 @@ from eddsrn_jax.models import abstract_params, make_network
 _SCALE = ":scale"
 # What reading something else than was meant ends in.
 _MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
-SHIPPED = Path(__file__).with_name("eddsrn_lite.safetensors")
+# Weights that come with the package, by the names that commands take.
+SHIPPED: Mapping[str, Path] = {
+    "eddsrn-lite": Path(__file__).with_name("eddsrn_lite.safetensors"),
+}
+DEFAULT = "eddsrn-lite"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,17 +146,38 @@ def _fitted(params: Any, like: Any, origin: str) -> Any:
     return flax.traverse_util.unflatten_dict(cast, sep="/")
 
 
-def read_network(path: Path | str | None = None) -> Network:
+def find_weights(name: Path | str | None) -> Path:
+    """The file of weights that a user means.
+
+    Args:
+        name: a name in SHIPPED, or the path of a file; None for the default weights.
+
+    Raises:
+        InputError: neither a name that is known nor a file.
+    """
+    name = str(name or DEFAULT)
+    if name in SHIPPED:
+        return SHIPPED[name]
+    path = Path(name).expanduser()
+    if path.name == name and not path.suffix and not path.exists():
+        raise InputError(
+            f"no weights {name!r}: expected a .safetensors file, or one of"
+            f" {', '.join(SHIPPED)}"
+        )
+    return path
+
+
+def read_network(name: Path | str | None = None) -> Network:
     """Reads what `write_network` wrote.
 
     Args:
-        path: of the file; where None the one that comes with the package.
+        name: see `find_weights`.
 
     Raises:
         InputError: no such file, not safetensors, or what `describe_network` and
             `with_params` raise.
     """
-    path = Path(path or SHIPPED).expanduser()
+    path = find_weights(name)
     arrays = _read_arrays(path)
     try:
         with safetensors.safe_open(path, "numpy") as file:

@@ -1,0 +1,221 @@
+"""A fixed bank of inverse filters that a network may have in front of its first layer.
+
+Inverting a Gaussian blur is ill-conditioned: the covariance of 13 x 13 patches of a
+blurred photo has a condition number of 10^6, so gradient descent needs many decades of
+steps to find even the best linear filter. The bank holds such a filter for each of
+several blurs. The network sees the photo and what each filter changes in it, and starts
+where a linear method ends. The paper's network has no such bank.
+
+A bank is computed from a formula, not fitted, and has no trained parameters.
+
+Source: Wiener, "Extrapolation, Interpolation, and Smoothing of Stationary Time Series",
+1949, for a filter of finite size; the power of natural photos falls with the square of
+the frequency (Field, "Relations between the statistics of natural images and the response
+properties of cortical cells", 1987). Relatives: DWDN (Dong et al., NeurIPS 2020) and
+USRNet (Zhang et al., CVPR 2020), whose filters are told the blur.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import math
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import DTypeLike
+
+from eddsrn_jax.errors import InputError
+from eddsrn_jax.resize import PRECISION
+
+# Side of the periodic plane on which the filters' covariances are computed.
+_PLANE = 256
+_DECIMALS = 4
+# Standard deviation of a photo's pixels in grey levels, rounded to a power of two, which
+# keeps 8-bit values exact in bfloat16.
+PHOTO_SCALE = 64.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Bank:
+    """Inverse filters for several Gaussian blurs.
+
+    Attributes:
+        sigmas: standard deviation of each blur, in pixels.
+        noise: variance of the noise, relative to a photo's power at one cycle a pixel.
+        size: side of each filter, odd.
+        scales: standard deviation, in grey levels, of what each filter changes in a
+            photo. Fixed here, so that a network sees inputs of about unit variance.
+    """
+
+    sigmas: tuple[float, ...]
+    noise: float
+    size: int
+    scales: tuple[float, ...]
+
+    @functools.cached_property
+    def kernels(self) -> np.ndarray:
+        """The filters, float32 [size, size, len(sigmas)], each with sum 1.
+
+        Rounded to four decimals, so that they are the same on every machine: further ones
+        depend on its linear algebra.
+        """
+        kernels = np.stack(
+            [
+                inverse_filter(sigma, noise=self.noise, size=self.size)
+                for sigma in self.sigmas
+            ],
+            axis=-1,
+        )
+        kernels = np.round(kernels, _DECIMALS)
+        middle = self.size // 2
+        kernels[middle, middle] += 1 - kernels.sum(axis=(0, 1))
+        # Adding 0 turns -0.0 into 0.0, which a checksum tells apart.
+        return np.round(kernels, _DECIMALS).astype(np.float32) + 0
+
+    @property
+    def checksum(self) -> str:
+        """Eight hexadecimal digits of the SHA-256 of kernels and scales."""
+        kernels, scales = (np.asarray(x, "<f4") for x in (self.kernels, self.scales))
+        digest = hashlib.sha256(kernels.tobytes() + scales.tobytes())
+        return digest.hexdigest()[:8]
+
+
+def inverse_filter(sigma: float, *, noise: float, size: int) -> np.ndarray:
+    """The linear filter of a given size that best inverts a Gaussian blur.
+
+    It minimises the mean squared error over photos whose power falls with the square of
+    the frequency, among all filters with sum 1.
+
+    Args:
+        sigma: standard deviation of the blur in pixels; cut off after ceil(2 sigma), as
+            the degradation does.
+        noise: variance of white noise, relative to a photo's power at one cycle a pixel.
+        size: side of the filter, odd.
+
+    Returns:
+        float64 [size, size].
+    """
+    frequencies = np.fft.fftfreq(_PLANE)
+    taps = np.arange(-math.ceil(2 * sigma), math.ceil(2 * sigma) + 1)
+    weights = np.exp(-0.5 * (taps / sigma) ** 2)
+    response = np.cos(2 * np.pi * frequencies[:, None] * taps) @ weights / weights.sum()
+    blur = response[:, None] * response
+    # The plane's own lowest frequency stands in for 0, where the model has no bound.
+    power = 1 / (frequencies[:, None] ** 2 + frequencies**2 + 1 / _PLANE**2)
+    # Covariances of blurred pixels with each other, and with the sharp pixel.
+    blurred = np.fft.ifft2(power * blur**2).real
+    crossed = np.fft.ifft2(power * blur).real
+
+    offsets = np.arange(size) - size // 2
+    rows, columns = (x.ravel() for x in np.meshgrid(offsets, offsets, indexing="ij"))
+    covariance = blurred[rows[:, None] - rows, columns[:, None] - columns]
+    covariance += noise * np.eye(size**2)
+    right_sides = np.stack([crossed[rows, columns], np.ones(size**2)], axis=1)
+    best, ones = np.linalg.solve(covariance, right_sides).T
+    # Lagrange's condition for sum 1.
+    kernel = best + ones * (1 - best.sum()) / ones.sum()
+    return kernel.reshape(size, size)
+
+
+# A bank never changes once networks are trained with it: another one gets another name.
+_GAUSSIAN_1 = Bank(
+    sigmas=(1.0, 1.25, 1.5, 1.75, 2.0),
+    noise=2e-3,
+    size=13,
+    scales=(6.0, 10.0, 20.0, 32.0, 50.0),
+)
+# The end of a name is the bank's checksum, so that a config or a file of weights says
+# exactly which filters its network has.
+BANKS: Mapping[str, Bank] = {"gaussian-1-084c6179": _GAUSSIAN_1}
+
+
+def find_bank(name: str) -> Bank:
+    """The bank of that name; InputError if there is none."""
+    if name not in BANKS:
+        raise InputError(f"no front end {name!r}, only {', '.join(BANKS)}")
+    return BANKS[name]
+
+
+class FrontEnd(nn.Module):
+    """Applies a bank; has no parameters.
+
+    Attributes:
+        bank: its name, see BANKS.
+    """
+
+    bank: str
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Filters every channel alike, with edges replicated, in float32.
+
+        Args:
+            images: float32 [N, h, w, C] in [0, 1].
+
+        Returns:
+            What each filter changes in the images, float32 [N, h, w, filters, C].
+        """
+        bank = find_bank(self.bank)
+        n, h, w, c = images.shape
+        half = bank.size // 2
+        around = ((0, 0), (half, half), (half, half), (0, 0))
+        planes = jnp.pad(images, around, mode="edge").transpose(0, 3, 1, 2)
+        filtered = lax.conv_general_dilated(
+            planes.reshape(n * c, h + 2 * half, w + 2 * half, 1),
+            jnp.asarray(bank.kernels)[:, :, None],
+            window_strides=(1, 1),
+            padding="VALID",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            precision=PRECISION,
+        )
+        filtered = filtered.reshape(n, c, h, w, -1).transpose(0, 2, 3, 4, 1)
+        return filtered - images[:, :, :, None]
+
+
+def front_end_channels(
+    images: jax.Array, changes: jax.Array, *, bank: str, dtype: DTypeLike
+) -> jax.Array:
+    """Images and a front end's changes as a network's input, of about unit variance.
+
+    Args:
+        images: float32 [N, h, w, C] in [0, 1].
+        changes: [N, h, w, filters, C], see FrontEnd.
+        bank: its name.
+        dtype: of the result; values are scaled before they are cast.
+
+    Returns:
+        [N, h, w, C + filters * C]: the images' channels, then those of each filter.
+    """
+    # Whole numbers where an image has 8 bits: exact in bfloat16.
+    levels = (255.0 * images - 128.0) / PHOTO_SCALE
+    scales = np.array(find_bank(bank).scales, np.float32).reshape(1, 1, 1, -1, 1)
+    changes = 255.0 / scales * changes
+    # A filter for strong blurs changes a sharp edge by up to twenty times its usual.
+    # Values are compressed to (-4, 4), one to one.
+    changes = (changes / (1 + jnp.abs(changes) / 4)).reshape(*images.shape[:3], -1)
+    return jnp.concatenate([x.astype(dtype) for x in (levels, changes)], axis=-1)
+
+
+def network_input(images: jax.Array, front_end: str, dtype: DTypeLike) -> jax.Array:
+    """What a network's first layer sees: the images, or a front end's channels.
+
+    To be called within a module's `__call__`.
+
+    Args:
+        images: float32 [N, h, w, C] in [0, 1].
+        front_end: name of a bank; empty for the images as they are.
+        dtype: of a front end's channels.
+    """
+    if not front_end:
+        return images
+    changes = FrontEnd(front_end, name="bank")(images)
+    return front_end_channels(images, changes, bank=front_end, dtype=dtype)
+
+
+def front_end_reach(front_end: str) -> int:
+    """Pixels around one that a front end sees; 0 if there is none."""
+    return find_bank(front_end).size // 2 if front_end else 0

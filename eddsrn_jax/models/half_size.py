@@ -1,0 +1,209 @@
+"""ED-DSRN at half size: a blind Wiener filter, then a trunk that refines its result.
+
+Images are float RGB in [0, 1], [N, h, w, 3]; outputs are not clipped.
+
+Differs from the paper's network (models/eddsrn.py): a fixed bank of inverse filters comes
+first, and a small network mixes them by how blurred the photo is; the trunk's largest
+feature maps have half the photo's size, since a blurred photo has little in it that needs
+the full one; skips are not convolved; and each head is a single sub-pixel convolution.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from eddsrn_jax.models.eddsrn import SCALE, STRIDE
+from eddsrn_jax.models.front_end import (
+    PHOTO_SCALE,
+    FrontEnd,
+    front_end_channels,
+    front_end_reach,
+)
+from eddsrn_jax.models.layers import (
+    LINEAR_NORMAL,
+    RESIDUAL_NORMAL,
+    BicubicUpscale,
+    Conv,
+    ResidualBlock,
+    depth_to_space,
+    max_pool_2x2,
+    pad_to_multiple,
+    space_to_depth,
+)
+
+# Before training the mix is nearly the photo itself: the filters have 8 % of it.
+_PHOTO_LOGIT = 4.0
+# Standard deviation that the heads' residual images roughly have.
+_RESIDUAL_SCALE = 0.1
+
+
+class BlurEstimator(nn.Module):
+    """How much of each filter a photo needs, by how blurred it is.
+
+    Attributes:
+        features: width of the two hidden convolutions.
+        dtype: of the computation.
+    """
+
+    features: int = 32
+    dtype: DTypeLike = "float32"
+
+    @nn.compact
+    def __call__(self, energies: jax.Array) -> jax.Array:
+        """Chooses for cells of 8 x 8 pixels.
+
+        Args:
+            energies: see `log_energies`.
+
+        Returns:
+            Logits for the photo itself and for each filter, float32
+            [N, 8 * rows, 8 * columns, 1 + filters], the same within a cell.
+        """
+        x = energies.astype(self.dtype)
+        for i in range(2):
+            x = nn.relu(Conv(self.features, dtype=self.dtype, name=f"conv{i}")(x))
+        settings = {"kernel_init": RESIDUAL_NORMAL, "dtype": self.dtype}
+        x = Conv(energies.shape[-1] + 1, **settings, name="logits")(x)
+        logits = x.astype(jnp.float32).at[..., 0].add(_PHOTO_LOGIT)
+        return logits.repeat(STRIDE, axis=1).repeat(STRIDE, axis=2)
+
+
+class HalfSizeEDDSRN(nn.Module):
+    """A mix of inverse filters, and an encoder and decoder that refine it.
+
+    Both outputs are the photo, plus what the filters change in it, mixed by shares for
+    every pixel, plus a residual image. The trunk decides the shares and the residuals.
+
+    Attributes:
+        features: widths at 1/2, 1/4 and 1/8 size.
+        num_pairs: pairs of convolutions in the residual blocks: encoder at 1/2 and 1/4,
+            middle at 1/8, decoder at 1/4 and 1/2.
+        front_end: name of a bank, see models/front_end.py.
+        dtype: of the trunk's computation; filters, parameters and outputs are float32.
+    """
+
+    stride = STRIDE
+
+    features: tuple[int, int, int] = (64, 128, 192)
+    num_pairs: tuple[int, int, int, int, int] = (1, 2, 3, 2, 2)
+    front_end: str = "gaussian-1-084c6179"
+    dtype: DTypeLike = "float32"
+
+    @nn.compact
+    def __call__(self, lr_blur: jax.Array) -> dict[str, jax.Array]:
+        """Restores a batch of any height and width, 1 x 1 up.
+
+        Sizes that are not multiples of 8 are extended by reflection, outputs cut back.
+
+        Args:
+            lr_blur: float [N, h, w, 3] in [0, 1].
+
+        Returns:
+            "sr": float32 [N, 4h, 4w, 3]; "deblurred": float32 [N, h, w, 3].
+        """
+        _, h, w, _ = lr_blur.shape
+        half, quarter, eighth = self.features
+        pairs = dict(zip(_BLOCKS, self.num_pairs, strict=True))
+
+        def conv(features: int, name: str) -> Conv:
+            settings = {"kernel_init": LINEAR_NORMAL, "dtype": self.dtype}
+            return Conv(features, **settings, name=name)
+
+        def block(x: jax.Array, name: str) -> jax.Array:
+            return ResidualBlock(x.shape[-1], pairs[name], self.dtype, name=name)(x)
+
+        image = pad_to_multiple(lr_blur, STRIDE)
+        changes = FrontEnd(self.front_end, name="bank")(lr_blur)
+        changes = pad_to_multiple(changes, STRIDE)
+        energies = log_energies(changes)
+        coarse = BlurEstimator(dtype=self.dtype, name="blur_estimator")(energies)
+        x = self._channels(image, changes, image + mix(coarse, changes))
+
+        # No ReLU on the way from block to block: a unit that dies there takes all that
+        # comes after it along.
+        x = skip1 = block(conv(half, "stem")(space_to_depth(x, 2)), "encoder1")
+        x = skip2 = block(conv(quarter, "widen2")(max_pool_2x2(x)), "encoder2")
+        x = jnp.concatenate([max_pool_2x2(x), energies.astype(x.dtype)], axis=-1)
+        x = block(conv(eighth, "widen3")(x), "middle")
+        x = depth_to_space(conv(4 * quarter, "up2")(x), 2)
+        x = block(x + skip2, "decoder2")
+        x = depth_to_space(conv(4 * half, "up1")(x), 2)
+        x = block(x + skip1, "decoder1")
+
+        def head(channels: int, scale: int, name: str) -> jax.Array:
+            """An image of `scale` times the features' size; 0 before training."""
+            settings = {"kernel_init": nn.initializers.zeros, "dtype": self.dtype}
+            y = Conv(channels * scale**2, **settings, name=name)(x)
+            return depth_to_space(y, scale).astype(jnp.float32)
+
+        def mixed(name: str) -> jax.Array:
+            logits = coarse + head(coarse.shape[-1], 2, name)
+            return (image + mix(logits, changes))[:, :h, :w]
+
+        sr = _RESIDUAL_SCALE * head(3, 2 * SCALE, "sr_head")
+        sr = sr[:, : SCALE * h, : SCALE * w] + BicubicUpscale(SCALE)(mixed("sr_mix"))
+        deblurred = _RESIDUAL_SCALE * head(3, 2, "deblur_head")[:, :h, :w]
+        return {"sr": sr, "deblurred": deblurred + mixed("deblur_mix")}
+
+    def _channels(
+        self, image: jax.Array, changes: jax.Array, estimate: jax.Array
+    ) -> jax.Array:
+        """The trunk's input at full size: photo, filters' changes in gray, estimate."""
+        gray = changes.mean(axis=-1, keepdims=True)
+        channels = front_end_channels(image, gray, bank=self.front_end, dtype=self.dtype)
+        levels = ((255.0 * estimate - 128.0) / PHOTO_SCALE).astype(self.dtype)
+        return jnp.concatenate([channels, levels], axis=-1)
+
+    @property
+    def reach(self) -> int:
+        """Receptive-field radius in pixels of the small image.
+
+        Measured from a multiple of STRIDE, before or after it: see EDDSRN.reach. From
+        the output back: bicubic enlargement, a mix's convolution and the last block at
+        1/2; the up-convolution and block at 1/4, those at 1/8; then the encoder.
+        """
+        encoder1, encoder2, middle, decoder2, decoder1 = (2 * n for n in self.num_pairs)
+        pixels = 2 + decoder1
+        pixels = -(-pixels // 2) + 1 + decoder2
+        pixels = -(-pixels // 2) + 1 + middle + 1
+        pixels = 2 * pixels + encoder2 + 1
+        pixels = 2 * pixels + encoder1 + 1
+        # The stem sees the estimate, whose three convolutions are at 1/8.
+        pixels = STRIDE * (-(-2 * pixels // STRIDE) + 3)
+        return pixels + front_end_reach(self.front_end)
+
+
+_BLOCKS = ("encoder1", "encoder2", "middle", "decoder2", "decoder1")
+
+
+def mix(logits: jax.Array, changes: jax.Array) -> jax.Array:
+    """A weighted mean of no change and of what each filter changes.
+
+    Args:
+        logits: float32 [N, h, w, 1 + filters]; their softmax are the weights.
+        changes: float32 [N, h, w, filters, C], see FrontEnd.
+
+    Returns:
+        float32 [N, h, w, C].
+    """
+    shares = nn.softmax(logits)[..., 1:]
+    return jnp.sum(shares[..., None] * changes, axis=3)
+
+
+def log_energies(changes: jax.Array) -> jax.Array:
+    """How much each filter changes each cell of 8 x 8 pixels, on a logarithmic scale.
+
+    The differences between filters tell how blurred a photo is, whatever its contrast.
+
+    Args:
+        changes: float32 [N, h, w, filters, C], see FrontEnd; h and w multiples of 8.
+
+    Returns:
+        float32 [N, h / 8, w / 8, filters], of about unit variance.
+    """
+    n, h, w, *channels = changes.shape
+    cells = changes.reshape(n, h // STRIDE, STRIDE, w // STRIDE, STRIDE, *channels)
+    # In grey levels; rounding to 8 bits alone makes a few of them.
+    energies = jnp.mean(jnp.square(255.0 * cells), axis=(2, 4, 6))
+    return (jnp.log(energies + 1.0) - 4.0) / 2.0

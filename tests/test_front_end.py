@@ -1,0 +1,222 @@
+"""The fixed bank of inverse filters, alone and in front of every network."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.ndimage
+from tiny import SMALL
+
+from eddsrn_jax.classical.wiener import deblur
+from eddsrn_jax.data.sources import open_split
+from eddsrn_jax.errors import InputError
+from eddsrn_jax.images import read_image
+from eddsrn_jax.metrics import psnr_y
+from eddsrn_jax.models import (
+    EDDSRN,
+    EDSR,
+    SCGAN,
+    VDSR,
+    DeblurCNN,
+    HalfSizeEDDSRN,
+    LapSRN,
+    SRResNet,
+    apply,
+    init_params,
+    make_network,
+)
+from eddsrn_jax.models.front_end import (
+    BANKS,
+    find_bank,
+    front_end_reach,
+    inverse_filter,
+    network_input,
+)
+from eddsrn_jax.protocol import cut_to_scale, degrade_photo
+from eddsrn_jax.restoration import Restorer
+from eddsrn_jax.weights import Network, read_network, write_network
+from eddsrn_jax.windows import SEEN_BEYOND
+
+NAME = HalfSizeEDDSRN.front_end
+
+SMALL_HALF = HalfSizeEDDSRN(features=(4, 4, 8), num_pairs=(1, 1, 1, 1, 1))
+
+
+@pytest.fixture(scope="module")
+def bundled():
+    """The photos of scikit-image that no network here is trained on."""
+    files = open_split("bundled").validation.files()
+    return [cut_to_scale(read_image(file.content)) for file in files]
+
+
+def channels_of(images, dtype="float32"):
+    """A network's input, through the function that all networks use."""
+
+    class Input(nn.Module):
+        @nn.compact
+        def __call__(self, images):
+            return network_input(images, NAME, dtype)
+
+    return Input().apply({}, images)
+
+
+@pytest.mark.parametrize("name", BANKS)
+def test_a_banks_name_ends_with_the_checksum_of_its_kernels(name):
+    assert name.endswith(f"-{find_bank(name).checksum}")
+
+
+@pytest.mark.parametrize("name", BANKS)
+def test_kernels_round_alike_on_every_machine(name):
+    """No value is so near the middle between two decimals that its last bits decide."""
+    bank = find_bank(name)
+    for i, sigma in enumerate(bank.sigmas):
+        kernel = 1e4 * inverse_filter(sigma, noise=bank.noise, size=bank.size)
+        assert np.abs(kernel - np.floor(kernel) - 0.5).min() > 1e-3
+        rounded = kernel - 1e4 * bank.kernels[:, :, i]
+        # The middle makes up for what rounding changes in the sum.
+        rounded[bank.size // 2, bank.size // 2] = 0
+        assert np.abs(rounded).max() < 0.501
+        assert bank.kernels[:, :, i].sum() == pytest.approx(1, abs=1e-5)
+        assert kernel.sum() == pytest.approx(1e4)
+        for symmetric in (kernel[::-1], kernel[:, ::-1], kernel.T):
+            np.testing.assert_allclose(kernel, symmetric, atol=1e-4)
+
+
+def test_filters_deblur_as_well_as_wieners_filter_of_any_size(bundled):
+    """Measured by SciPy on scikit-image's photos; both are told the blur."""
+    bank = find_bank(NAME)
+    gains = []
+    for i, sigma in enumerate(bank.sigmas):
+        for photo in bundled:
+            sharp, blurred = degrade_photo(photo, sigma, max_sigma=2.0)
+            filtered = np.stack(
+                [
+                    scipy.ndimage.correlate(
+                        channel.astype(float), bank.kernels[:, :, i], mode="nearest"
+                    )
+                    for channel in np.moveaxis(blurred, -1, 0)
+                ],
+                axis=-1,
+            )
+            filtered = np.rint(np.clip(filtered, 0, 255)).astype(np.uint8)
+            scores = [
+                psnr_y(image, sharp, border=4)
+                for image in (blurred, deblur(blurred, sigma), filtered)
+            ]
+            gains.append(np.subtract(scores[2], scores[:2]))
+    over_blurred, over_wiener = np.mean(gains, axis=0)
+    # Measured: 7.32 and -0.16 dB.
+    assert over_blurred > 7
+    assert over_wiener > -0.3
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (5, 40), (61, 22)])
+def test_channels_are_the_photo_and_what_scipy_changes_in_it(photo, height, width):
+    image = photo[:height, :width]
+    found = channels_of(image[None] / np.float32(255))
+    bank = find_bank(NAME)
+    assert found.shape == (1, height, width, 3 * (1 + len(bank.sigmas)))
+    np.testing.assert_allclose(found[0, :, :, :3], (image - 128.0) / 64, atol=1e-5)
+    for i, scale in enumerate(bank.scales):
+        for channel in range(3):
+            levels = image[:, :, channel].astype(float)
+            kernel = bank.kernels[:, :, i].astype(float)
+            change = scipy.ndimage.correlate(levels, kernel, mode="nearest") - levels
+            np.testing.assert_allclose(
+                found[0, :, :, 3 * (1 + i) + channel],
+                change / scale / (1 + abs(change / scale) / 4),
+                atol=1e-3,
+            )
+
+
+def test_8_bit_values_are_exact_in_bfloat16_and_16_bit_ones_stay_apart():
+    levels = np.arange(256).reshape(1, 16, 16, 1)
+    found = channels_of(levels / np.float32(255), "bfloat16")
+    assert found.dtype == jnp.bfloat16
+    exact = 64 * np.asarray(found[..., 0], np.float32) + 128
+    np.testing.assert_array_equal(exact, levels[..., 0])
+    fine = np.arange(65536, dtype=np.float32).reshape(1, 256, 256, 1) / 65535
+    assert len(np.unique(channels_of(fine)[..., 0])) == 65536
+
+
+@pytest.mark.parametrize("name", BANKS)
+def test_windows_continue_a_photo_as_far_as_banks_reach(name):
+    assert front_end_reach(name) <= SEEN_BEYOND
+
+
+def test_without_a_front_end_the_input_stays_as_it_is():
+    image = jnp.zeros((1, 2, 2, 3))
+    assert network_input(image, "", "bfloat16") is image
+
+
+NETWORKS = [
+    EDDSRN(**SMALL, front_end=NAME),
+    SMALL_HALF,
+    SRResNet(features=4, num_blocks=1, front_end=NAME),
+    EDSR(features=4, num_blocks=1, front_end=NAME),
+    SCGAN(features=4, num_layers=2, front_end=NAME),
+    LapSRN(features=4, num_layers=2, front_end=NAME),
+    VDSR(features=4, num_layers=4, front_end=NAME),
+    DeblurCNN(layers=((5, 4), (1, 4), (3, 3)), front_end=NAME),
+]
+
+
+def params_of(model):
+    """Parameters of a new network; none of them are 0, which would hide what it sees."""
+    params = init_params(model, jax.random.key(0))
+    if isinstance(model, HalfSizeEDDSRN):
+        params = jax.tree.map(lambda x: x + 0.01, params)
+    return params
+
+
+@pytest.mark.parametrize("model", NETWORKS, ids=lambda model: type(model).__name__)
+def test_tiles_and_windows_see_the_photos_own_edges(model, photo):
+    """In a window larger than the photo, and in several smaller ones, at odd sizes."""
+    image = photo[:29, :347].astype(np.float32) / 255
+    params = params_of(model)
+    expected = apply(model, params, image[None])
+    halo = -(-model.reach // 8) * 8
+    for window in (512, 2 * halo + 8):
+        found = Restorer(model, params, largest_window=window)(image)
+        for name, result in found.items():
+            whole = np.clip(expected[name][0], 0, 1)
+            assert np.abs(result - whole).max() < 1e-4
+
+
+@pytest.mark.parametrize("size", [(8, 8), (13, 8), (8, 22), (24, 41)])
+def test_a_fitted_window_sees_the_photos_own_edges(photo, size):
+    """The window ends with the photo's multiple of 8, so convolutions need no mask."""
+    image = photo[: size[0], : size[1]].astype(np.float32) / 255
+    params = params_of(SMALL_HALF)
+    restorer = Restorer(SMALL_HALF, params)
+    restorer.prepare(*size)
+    expected = apply(SMALL_HALF, params, image[None])
+    for name, result in restorer(image).items():
+        assert np.abs(result - np.clip(expected[name][0], 0, 1)).max() < 1e-5
+
+
+def test_an_export_with_any_size_has_the_front_end(photo, tmp_path):
+    params = init_params(SMALL_HALF, jax.random.key(0))
+    Restorer(SMALL_HALF, params).export(tmp_path / "network.jax")
+    exported = jax.export.deserialize(bytearray((tmp_path / "network.jax").read_bytes()))
+    for height, width in ((64, 48), (8, 80)):
+        images = photo[None, :height, :width].astype(np.float32) / 255
+        expected = apply(SMALL_HALF, params, images)
+        for name, found in exported.call(images).items():
+            np.testing.assert_allclose(found, expected[name], atol=1e-5)
+
+
+def test_a_bank_that_is_not_known_is_an_error():
+    with pytest.raises(InputError, match=f"no front end 'gaussian-1-0', only {NAME}"):
+        make_network("SRResNet", {"front_end": "gaussian-1-0"})
+
+
+def test_weights_name_their_bank_and_other_banks_are_refused(tmp_path, monkeypatch):
+    path = tmp_path / "mine.safetensors"
+    params = init_params(SMALL_HALF, jax.random.key(0))
+    write_network(path, Network(SMALL_HALF, params, "mine", 1, (1.0, 2.0)))
+    assert read_network(path).model == SMALL_HALF
+    monkeypatch.setattr("eddsrn_jax.models.front_end.BANKS", {})
+    with pytest.raises(InputError, match=f"mine.safetensors: .* no front end '{NAME}'"):
+        read_network(path)
