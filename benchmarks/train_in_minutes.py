@@ -1,85 +1,205 @@
-"""Trains within a time limit, start to weights: python -m benchmarks.train_in_minutes.
+"""Trains until a time limit, start to weights: python -m benchmarks.train_in_minutes.
 
-For an accelerator that is at hand for minutes: packs the photographs, measures the step,
-sets the schedule to the time that is left, trains (without TensorFlow), evaluates, and
-writes the best weights in bfloat16, in pieces. `cat weights.safetensors.*` joins them; a
-later run goes on from there with --config.init_from.
+For an accelerator that is at hand for minutes. The learning rate follows the clock, not
+the step: it is warmed up, falls as half a cosine, and ends at 0 when the time does,
+however fast the device is. Nothing is validated and no checkpoint is saved meanwhile; the
+moving average of the weights is written at half time and at the end, in float16 and in
+pieces.
+`cat weights.safetensors.*` joins them; a later run continues with --config.init_from.
+
+`--write_photos` writes small copies of the photos that travel easily, and ends.
 """
 
+import concurrent.futures
+import json
+import math
+import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
+import optax
 from absl import flags
 from ml_collections import config_flags
+from PIL import Image
 
 from eddsrn_jax.runtime import make_folder, run_command
 
-_CONFIG = config_flags.DEFINE_config_file("config", "configs/eddsrn_plus.py", "Recipe.")
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", "configs/eddsrn_half.py:large", "Recipe."
+)
 _PHOTOS = flags.DEFINE_string("photos", None, "Folder to train on.", required=True)
-_VALID = flags.DEFINE_string("valid", None, "Folder to validate on.", required=True)
-_WORKDIR = flags.DEFINE_string("workdir", "runs/in_minutes", "For the run.")
-_OUT = flags.DEFINE_string("out", None, "Folder for weights and logs.", required=True)
-_MINUTES = flags.DEFINE_float("minutes", 25, "For everything.", lower_bound=0.1)
-_STEPS = flags.DEFINE_integer("steps", 0, "Instead of what the minutes allow.")
+_OUT = flags.DEFINE_string("out", None, "Folder for weights and log.", required=True)
+_MINUTES = flags.DEFINE_float(
+    "minutes", 7.5, "Time limit, the start included.", lower_bound=0.1
+)
+_WRITE_PHOTOS = flags.DEFINE_integer(
+    "write_photos",
+    0,
+    "Quality, 1 to 100. If not 0, write the photos to --out as WebP and end.",
+    lower_bound=0,
+    upper_bound=100,
+)
+# Bytes of a piece of the weights.
 _PIECE = 15 * 2**20
-# Of the time that is left after the first step: for validation, saving and evaluation.
-_SHARE = 0.85
-_TIMED_STEPS = 20
+# Shares of the time after the first step: for the warm-up, and for writing at the end.
+_WARMUP, _RESERVE = 0.03, 0.02
+_LOG_SECONDS = 10.0
+# Steps given to the device before the oldest of them must be done.
+_STEPS_IN_FLIGHT = 3
 
 
 def main() -> None:
     """Trains by the flags."""
-    # Here, so that --help answers at once.
-    from benchmarks.steps import prepare_step, random_batch
-    from eddsrn_jax.assembly import open_data
-    from eddsrn_jax.checkpoint import read_run
-    from eddsrn_jax.training import train_and_evaluate
-    from eddsrn_jax.weights import write_network
-
-    start = time.monotonic()
-    out, workdir = Path(_OUT.value).expanduser(), Path(_WORKDIR.value).expanduser()
+    out, photos = Path(_OUT.value).expanduser(), Path(_PHOTOS.value).expanduser()
     make_folder(out, "--out")
+    if _WRITE_PHOTOS.value:
+        write_photos(photos, out, quality=_WRITE_PHOTOS.value)
+    else:
+        train(photos, out)
+
+
+def write_photos(photos: Path, out: Path, *, quality: int) -> None:
+    """Writes every photo of a folder as WebP; prints their number and bytes."""
+    from eddsrn_jax.data.sources import folder_source
+
+    def write(file: Any) -> int:
+        path = (out / file.name).with_suffix(".webp")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(file.read()).save(path, quality=quality, method=6)
+        return path.stat().st_size
+
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        sizes = list(pool.map(write, folder_source(photos).files()))
+    print(f"{out}: {len(sizes)} photos, {sum(sizes) / 2**20:.1f} MiB")
+
+
+def train(photos: Path, out: Path) -> None:
+    """Trains until the time is up, and writes weights and log."""
+    start = time.monotonic()
+    deadline = start + 60 * _MINUTES.value
+    # Here, so that --help answers at once.
+    from eddsrn_jax import parallel
+    from eddsrn_jax.assembly import compile_step, load_params, open_batches, open_data
+    from eddsrn_jax.complexity import count_parameters
+    from eddsrn_jax.losses import loss_names
+    from eddsrn_jax.models import abstract_outputs, init_params, make_network
+    from eddsrn_jax.steps import create_train_state, mean_metrics
+
     config = _CONFIG.value
-    config.data.source = f"folder:{_PHOTOS.value}"
-    config.data.validation_source = f"folder:{_VALID.value}"
+    config.data.source = f"folder:{photos}"
     config.data.pipeline = "resident"
-    sampler, held_out = open_data(config)
-    print(
-        f"{sampler.num_photos} photographs to train on, {len(held_out.photos)} to"
-        f" validate on, packed after {time.monotonic() - start:.1f} s"
+    # One batch that is not finite must not cost the whole lease.
+    config.on_bad_step = "skip"
+    sampler, _ = open_data(config)
+    print(f"{sampler.num_photos} photos after {time.monotonic() - start:.1f} s")
+
+    model = make_network(config.network, config.model)
+    key = jax.random.key(config.seed)
+    if config.init_from:
+        params = load_params(Path(config.init_from).expanduser(), model)
+    else:
+        params = init_params(model, key)
+    # The rate is part of the state: a program with a schedule would have to be compiled
+    # again once the number of steps is known.
+    adam = optax.inject_hyperparams(optax.adam)(
+        learning_rate=0.0, b1=0.9, b2=config.optimizer.b2
     )
-    config.total_steps = _STEPS.value
-    if not config.total_steps:
-        batch = random_batch(config.batch_size, config.data.hr_patch_size)
-        seconds = _time_step(*prepare_step(config, batch))
-        left = 60 * _MINUTES.value - (time.monotonic() - start)
-        config.total_steps = max(int(_SHARE * left / seconds), 1)
-        print(f"{1e3 * seconds:.2f} ms a step: {config.total_steps:,} steps")
-    stopped = train_and_evaluate(config, workdir)
-    network = read_run(workdir)
-    path = workdir / "weights.safetensors"
-    write_network(path, network, dtype="bfloat16")
+    clip = optax.clip_by_global_norm(config.optimizer.clip_norm or math.inf)
+    optimizer = optax.chain(clip, adam)
+    mesh = parallel.make_mesh()
+    state = create_train_state(
+        params, optimizer, losses=loss_names(abstract_outputs(model)), averaged=True
+    )
+    state = parallel.replicate(state, mesh)
+    step_fn = compile_step(config, model, optimizer, mesh)
+    rows = parallel.process_rows(config.batch_size, mesh)
+    batches = open_batches(config, sampler, range(2**31), mesh, rows)
+
+    state, _ = step_fn(state, (next(batches),))
+    jax.block_until_ready(state)
+    begun = time.monotonic()
+    print(
+        f"{jax.devices()[0].device_kind}: {count_parameters(params):,} parameters, first"
+        f" step after {begun - start:.1f} s"
+    )
+    finish = deadline - _RESERVE * (deadline - begun)
+    log = (out / "log.jsonl").open("w")
+    logged, logged_step, halved = begun, 1, False
+    in_flight: list[jax.Array] = []
+    while (now := time.monotonic()) < finish or int(state.step) < 2:
+        share = min((now - begun) / max(finish - begun, 1e-9), 1.0)
+        rate = config.optimizer.learning_rate * learning_rate_at(share)
+        state = with_learning_rate(state, parallel.replicate(np.float32(rate), mesh))
+        state, metrics = step_fn(state, (next(batches),))
+        in_flight.append(metrics["loss"])
+        if len(in_flight) > _STEPS_IN_FLIGHT:
+            in_flight.pop(0).block_until_ready()
+        if now - logged > _LOG_SECONDS:
+            step = int(state.step)
+            seconds = (now - logged) / (step - logged_step)
+            row = {
+                "step": step,
+                "ms": 1e3 * seconds,
+                "images_per_second": config.batch_size / seconds,
+                "rate": rate,
+                "skipped": int(state.skipped),
+                **mean_metrics(state),
+            }
+            log.write(json.dumps(row) + "\n")
+            log.flush()
+            print(row, flush=True)
+            logged, logged_step = now, step
+        if share > 0.5 and not halved:
+            halved = True
+            write_pieces(out, model, state, config)
+    write_pieces(out, model, state, config)
+    log.close()
+    print(
+        f"{int(state.step)} steps, {int(state.skipped)} skipped, in"
+        f" {(time.monotonic() - start) / 60:.2f} minutes; weights in pieces below {out}"
+    )
+
+
+def learning_rate_at(share: float) -> float:
+    """The learning rate over its peak, when a share of the time is over."""
+    if share < _WARMUP:
+        return share / _WARMUP
+    return (1 + math.cos(math.pi * (share - _WARMUP) / (1 - _WARMUP))) / 2
+
+
+def with_learning_rate(state: Any, rate: jax.Array) -> Any:
+    """A state whose next step has that learning rate."""
+    clip, adam = state.opt_state
+    adam = adam._replace(hyperparams={**adam.hyperparams, "learning_rate": rate})
+    return state.replace(opt_state=(clip, adam))
+
+
+def write_pieces(out: Path, model: Any, state: Any, config: Any) -> None:
+    """Writes the averaged weights in float16, in place of earlier ones."""
+    from eddsrn_jax.weights import Network, write_network
+
+    path = out / "weights.safetensors"
+    network = Network(
+        model,
+        jax.device_get(state.used_params),
+        config.name,
+        int(state.step),
+        tuple(config.degradation.sigma_range),
+    )
+    write_network(path, network, dtype="float16")
+    for name, piece in _pieces(path):
+        (out / name).write_bytes(piece)
+    path.unlink()
+
+
+def _pieces(path: Path) -> Iterator[tuple[str, bytes]]:
     content = path.read_bytes()
     for i, first in enumerate(range(0, len(content), _PIECE)):
-        (out / f"{path.name}.{i}").write_bytes(content[first : first + _PIECE])
-    for name in ("metrics.jsonl", "config.json"):
-        (out / name).write_bytes((workdir / name).read_bytes())
-    print(
-        f"{path}: step {network.step}{' (stopped early)' if stopped else ''}, in"
-        f" {(time.monotonic() - start) / 60:.1f} minutes; in pieces below {out}"
-    )
-
-
-def _time_step(step, state, batch) -> float:
-    """Seconds, after those in which it is compiled."""
-    for i in range(_TIMED_STEPS + 3):
-        state, metrics = step(state, batch)
-        if i == 2:
-            jax.block_until_ready(metrics)
-            start = time.perf_counter()
-    jax.block_until_ready(metrics)
-    return (time.perf_counter() - start) / _TIMED_STEPS
+        yield f"{path.name}.{i}", content[first : first + _PIECE]
 
 
 if __name__ == "__main__":

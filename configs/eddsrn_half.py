@@ -5,6 +5,9 @@ filters and a blind mix of them come first, and the trunk works at half the phot
 MODEL_CARD.md, beside the weights, has the scores and what each change was worth.
 
     python train.py --config=configs/eddsrn_half.py --config.data.source=folder:DIR
+
+With `:large` after its name it is a recipe for a GPU, 24 M parameters; nobody has run it
+to its end yet.
 """
 
 import ml_collections
@@ -12,8 +15,17 @@ import ml_collections
 from configs import eddsrn_lite
 
 
-def get_config() -> ml_collections.ConfigDict:
-    """The lite recipe for another network, with a schedule that can be made longer."""
+def get_config(size: str = "small") -> ml_collections.ConfigDict:
+    """The lite recipe for another network, with a schedule that can be made longer.
+
+    Args:
+        size: "small", for CPUs, or "large".
+
+    Raises:
+        ValueError: another size.
+    """
+    if size not in ("small", "large"):
+        raise ValueError(f"size {size!r}: expected small or large")
     config = eddsrn_lite.get_config()
     config.unlock()
     config.name = "ED-DSRN half-size"
@@ -39,4 +51,15 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.decay_steps = 2000
     # Gradients of a logarithm are larger.
     config.optimizer.clip_norm = 3.0
+
+    if size == "large":
+        config.name = "ED-DSRN half-size, large"
+        config.batch_size = 64
+        config.total_steps = 100_000
+        config.model.features = (128, 256, 320)
+        config.model.num_pairs = (4, 4, 4, 4, 4)
+        config.model.dtype = "bfloat16"
+        config.data.pipeline = "resident"
+        config.optimizer.b2 = 0.99
+        config.optimizer.decay_steps = 20_000
     return config.lock()

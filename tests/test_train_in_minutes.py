@@ -1,31 +1,52 @@
 import json
 
 import numpy as np
+import pytest
+from PIL import Image
 from processes import ROOT, command
 from tiny import tiny_flags
 
+from benchmarks.train_in_minutes import learning_rate_at
 from eddsrn_jax.weights import read_network
 
 
-def test_trains_within_the_minutes_and_writes_weights_in_pieces(photo_folder, tmp_path):
-    flags = tiny_flags(photo_folder, tmp_path / "run", log_every_steps=1)
-    kept = [flag for flag in flags if "source" not in flag and "total" not in flag]
-    out = tmp_path / "out"
-    run = command(
-        *("-m", "benchmarks.train_in_minutes", "--minutes=0.1", f"--out={out}"),
-        *(f"--photos={photo_folder}", f"--valid={photo_folder}", *kept),
-        cwd=ROOT,
-    )
-    printed, err = run.communicate(timeout=300)
-    assert run.returncode == 0, err
-    assert "8 photographs to train on, 8 to validate on" in printed
-    assert "ms a step: " in printed and "| x4 SR" in printed
-    rows = (out / "metrics.jsonl").read_text().splitlines()
-    steps = json.loads((out / "config.json").read_text())["total_steps"]
-    assert json.loads(rows[-1])["step"] == steps >= 1
+def run(*flags):
+    process = command("-m", "benchmarks.train_in_minutes", *flags, cwd=ROOT)
+    printed, err = process.communicate(timeout=600)
+    assert process.returncode == 0, err
+    return printed
+
+
+def test_trains_until_the_time_is_up_and_writes_weights_in_pieces(photo_folder, tmp_path):
+    # Small copies of the photos, as they would travel.
+    copies, out = tmp_path / "copies", tmp_path / "out"
+    folders = (f"--photos={photo_folder}", f"--out={copies}")
+    assert "8 photos" in run(*folders, "--write_photos=80")
+    assert {Image.open(path).format for path in copies.iterdir()} == {"WEBP"}
+
+    flags = tiny_flags(photo_folder, tmp_path / "run", ema_decay=0.9)
+    kept = [
+        flag
+        for flag in flags
+        if not any(word in flag for word in ("source", "total", "workdir"))
+    ]
+    printed = run(*kept, f"--photos={copies}", f"--out={out}", "--minutes=0.5")
+    assert "first step after" in printed
+    steps = int(printed.splitlines()[-1].split()[0])
+    for line in (out / "log.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        assert row["step"] <= steps and row["loss"] > 0 and row["skipped"] == 0
     path = tmp_path / "w.safetensors"
     pieces = sorted(out.glob("weights.safetensors.*"))
     path.write_bytes(b"".join(piece.read_bytes() for piece in pieces))
     network = read_network(path)
-    assert network.step == steps
+    assert network.step == steps >= 2
     assert np.isfinite(network.params["trunk"]["stem"]["kernel"]).all()
+
+
+def test_the_learning_rate_follows_the_clock():
+    assert learning_rate_at(0) == 0
+    assert learning_rate_at(0.015) == pytest.approx(0.5)
+    assert learning_rate_at(0.03) == pytest.approx(1)
+    assert learning_rate_at(0.515) == pytest.approx(0.5)
+    assert learning_rate_at(1) == pytest.approx(0)

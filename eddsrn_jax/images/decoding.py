@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-import imagecodecs
 import numpy as np
 from PIL import ExifTags, Image, ImageCms
 
@@ -262,6 +261,9 @@ def _decode_png(stream: BinaryIO) -> np.ndarray:
         for kind, offset, size in _png_chunks(stream)
         if kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT")
     ]
+    # Here, so that photos in other formats can be trained on where it is not installed.
+    import imagecodecs
+
     return imagecodecs.png_decode(b"".join([file[:8], *kept, _PNG_END]))
 
 
@@ -284,6 +286,8 @@ def to_array(image: Image.Image) -> np.ndarray:
 
 
 def _decode_wide_tiff(photo: Photo) -> np.ndarray:
+    import imagecodecs
+
     photo.stream.seek(0)
     pixels = imagecodecs.tiff_decode(photo.stream.read(), index=0)
     if pixels.ndim == 3 and photo.exif.get(284) == 2:
