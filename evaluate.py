@@ -17,7 +17,7 @@ _WEIGHTS = flags.DEFINE_string(
     "weights",
     None,
     "Weights to score: gaussian or eddsrn-lite, which come with the package, or a"
-    " .safetensors file. Default: gaussian.",
+    " .safetensors file. Default: eddsrn-lite.",
 )
 _CONFIG = config_flags.DEFINE_config_file(
     "config",

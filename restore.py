@@ -49,7 +49,7 @@ _WEIGHTS = flags.DEFINE_string(
     "weights",
     None,
     "Weights: gaussian or eddsrn-lite, which come with the package, or a .safetensors"
-    " file. Default: gaussian.",
+    " file. Default: eddsrn-lite.",
 )
 _DTYPE = flags.DEFINE_enum(
     "dtype",

@@ -439,6 +439,8 @@ def test_weights_come_from_a_file_or_a_run(restorer, finished, photo, tmp_path):
     path = tmp_path / "mine.safetensors"
     network = Network(MODEL, jax.device_get(restorer._params), "mine", 7, (0.5, 1.5))
     write_network(path, network, dtype="float32")
+    (tmp_path / "usual").touch()
+    assert path.stat().st_mode == (tmp_path / "usual").stat().st_mode
     from_file = Restorer.from_pretrained(weights=str(path))
     np.testing.assert_array_equal(from_file(image).sr, restorer(image).sr)
     assert from_file.sigma_range == (0.5, 1.5)

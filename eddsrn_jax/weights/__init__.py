@@ -24,6 +24,7 @@ _SCALE = ":scale"
 _MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 # Weights that come with the package, by the names that commands take.
 SHIPPED: Mapping[str, Path] = {
+    "gaussian": Path(__file__).with_name("gaussian.safetensors"),
     "eddsrn-lite": Path(__file__).with_name("eddsrn_lite.safetensors"),
 }
 DEFAULT = "eddsrn-lite"
@@ -87,7 +88,9 @@ def write_network(path: Path, network: Network, *, dtype: str = "float16") -> No
     }
     try:
         with written_beside(path) as temporary:
-            safetensors.numpy.save_file(arrays, temporary, metadata=metadata)
+            # `save_file` would make a file that only its owner can read.
+            content = safetensors.numpy.save(arrays, metadata=metadata)
+            temporary.write_bytes(content)
     except (OSError, safetensors.SafetensorError) as error:
         raise InputError(f"{path}: cannot be written ({error})") from error
 
