@@ -187,7 +187,7 @@ class HalfSizeEDDSRNTwin(Twin):
         }
 
     def _changes(self, image: torch.Tensor) -> torch.Tensor:
-        """What each filter changes, [N, filters, 3, h, w]."""
+        """Returns the filtered images minus the image, [N, filters, 3, h, w]."""
         n, c, h, w = image.shape
         half = self.bank.shape[-1] // 2
         planes = F.pad(image, [half] * 4, mode="replicate").reshape(

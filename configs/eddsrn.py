@@ -73,7 +73,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.degradation.sigma_range = (1.0, 2.0)
 
     config.loss = ml_collections.ConfigDict()
-    # Of the x4 image and of the deblurred one: "mse", "log_mse", "l1" or "charbonnier".
+    # Losses of the x4 and the deblurred image: "mse", "log_mse", "l1" or "charbonnier".
     config.loss.sr = "mse"
     config.loss.deblurred = "charbonnier"
     config.loss.alpha = 0.2

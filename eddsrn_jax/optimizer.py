@@ -67,8 +67,8 @@ def make_optimizer(
         schedule: "step_decay" (the paper's), "warmup_cosine" or "warmup_constant_decay".
         learning_rate: at the start, or after the warm-up.
         halve_every_epochs: of "step_decay".
-        warmup_steps: of the two others.
-        decay_steps: of "warmup_constant_decay".
+        warmup_steps: steps of warm-up, of the two schedules that have one.
+        decay_steps: steps of the final decay of "warmup_constant_decay".
         b2: decay of Adam's second moment.
         clip_norm: largest global norm of a gradient; 0 does not clip.
         steps_per_epoch, total_steps: of the run.

@@ -185,7 +185,7 @@ def front_end_channels(
         images: float32 [N, h, w, C] in [0, 1].
         changes: [N, h, w, filters, C], see FrontEnd.
         bank: its name.
-        dtype: of the result; values are scaled before they are cast.
+        dtype: type of the result; values are scaled before they are cast.
 
     Returns:
         [N, h, w, C + filters * C]: the images' channels, then those of each filter.
@@ -201,14 +201,14 @@ def front_end_channels(
 
 
 def network_input(images: jax.Array, front_end: str, dtype: DTypeLike) -> jax.Array:
-    """What a network's first layer sees: the images, or a front end's channels.
+    """Returns the input of a network's first layer: images, or a front end's channels.
 
     To be called within a module's `__call__`.
 
     Args:
         images: float32 [N, h, w, C] in [0, 1].
         front_end: name of a bank; empty for the images as they are.
-        dtype: of a front end's channels.
+        dtype: type of a front end's channels.
     """
     if not front_end:
         return images

@@ -43,7 +43,7 @@ class BlurEstimator(nn.Module):
 
     Attributes:
         features: width of the two hidden convolutions.
-        dtype: of the computation.
+        dtype: type that the convolutions compute in.
     """
 
     features: int = 32
@@ -80,7 +80,7 @@ class HalfSizeEDDSRN(nn.Module):
         num_pairs: pairs of convolutions in the residual blocks: encoder at 1/2 and 1/4,
             middle at 1/8, decoder at 1/4 and 1/2.
         front_end: name of a bank, see models/front_end.py.
-        dtype: of the trunk's computation; filters, parameters and outputs are float32.
+        dtype: type that the trunk computes in; all else is float32.
     """
 
     stride = STRIDE
