@@ -26,10 +26,11 @@ from absl import flags
 from ml_collections import config_flags
 from PIL import Image
 
+from eddsrn_jax.errors import UsageError
 from eddsrn_jax.runtime import make_folder, run_command
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", "configs/eddsrn_half.py:large", "Recipe."
+    "config", None, "Recipe, such as configs/eddsrn_half.py:large."
 )
 _PHOTOS = flags.DEFINE_string("photos", None, "Folder to train on.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Folder for weights and log.", required=True)
@@ -58,6 +59,8 @@ def main() -> None:
     make_folder(out, "--out")
     if _WRITE_PHOTOS.value:
         write_photos(photos, out, quality=_WRITE_PHOTOS.value)
+    elif _CONFIG.value is None:
+        raise UsageError("--config must be given, such as configs/eddsrn_half.py:large")
     else:
         train(photos, out)
 

@@ -64,7 +64,7 @@ def test_a_signal_saves_and_ends_the_command(finished, tmp_path, number, code):
             break
         time.sleep(0.1)
     run.send_signal(number)
-    _, err = run.communicate(timeout=120)
+    _, err = run.communicate(timeout=300)
     assert run.returncode == code, err
     found = re.search(rf"{signal.Signals(number).name}: saved step (\d+), stopping", err)
     with Checkpoints(tmp_path / "run", read_only=True) as checkpoints:
@@ -161,7 +161,7 @@ def test_evaluate_scores_any_checkpoint_and_folder(finished, tmp_path):
 def test_wrong_flags_end_in_one_line(script, flags, code, message, tmp_path):
     flags = [*flags, f"--workdir={tmp_path / 'run'}"] if script == "train.py" else flags
     run = command(script, *flags)
-    out, err = run.communicate(timeout=120)
+    out, err = run.communicate(timeout=300)
     assert run.returncode == code
     assert not out
     assert err.startswith(f"error: {message}")
@@ -171,7 +171,7 @@ def test_wrong_flags_end_in_one_line(script, flags, code, message, tmp_path):
 @pytest.mark.parametrize("script", ["train.py", "evaluate.py", "restore.py"])
 def test_help_is_no_failure(script):
     run = command(script, "--help")
-    out, err = run.communicate(timeout=120)
+    out, err = run.communicate(timeout=300)
     assert run.returncode == 0 and not err
     assert "--workdir" in out
 
@@ -181,7 +181,7 @@ def test_exported_weights_score_as_their_run(finished, tmp_path):
     path = tmp_path / "mine.safetensors"
     flags = [f"--workdir={workdir}", f"--out={path}", "--dtype=float32"]
     run = command("-m", "eddsrn_jax.export_weights", *flags)
-    out, err = run.communicate(timeout=120)
+    out, err = run.communicate(timeout=300)
     assert run.returncode == 0, err
     assert out.startswith(f"{path}: ED-DSRN, step ")
     scores = []

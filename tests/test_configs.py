@@ -169,7 +169,7 @@ def test_config_files_that_cannot_be_end_in_one_line(tmp_path, change, message):
         f"    config = eddsrn.get_config().unlock(); {change}\n    return config\n"
     )
     run = command("train.py", f"--config={path}", f"--workdir={tmp_path / 'run'}")
-    _, err = run.communicate(timeout=120)
+    _, err = run.communicate(timeout=300)
     assert run.returncode in (1, 2)
     assert message.replace("CONFIG", str(path)) in err
     assert len(err.splitlines()) == 1

@@ -42,7 +42,7 @@ def demo():
     assert line, process.stderr.read()
     yield line.split()[0]
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode in (0, 130), errors
     assert "Traceback" not in errors
 
@@ -64,6 +64,7 @@ def browser(demo):
 def page(browser, demo):
     """The page in a new tab; all that it asks for must be on this machine."""
     page = browser.new_page(viewport={"width": 1200, "height": 1000})
+    page.set_default_timeout(300_000)
     asked = []
     page.on("request", lambda request: asked.append(request.url))
     page.goto(demo)
@@ -105,7 +106,7 @@ def test_a_photograph_is_uploaded_restored_and_downloaded(page, photo, tmp_path)
     Image.fromarray(blurry).save(buffer, "PNG")
     upload(page, "my cat.png", buffer.getvalue())
     note = page.locator("#note")
-    note.get_by_text("112 x 75 became 448 x 300 pixels in").wait_for(timeout=60_000)
+    note.get_by_text("112 x 75 became 448 x 300 pixels in").wait_for(timeout=300_000)
     assert "Note" not in note.inner_text()
     assert natural_sizes(page, "sr") == [[448, 300]] * 2
     page.screenshot(path=tmp_path / "demo.png")
@@ -127,7 +128,7 @@ def test_an_example_is_restored(page):
     page.get_by_role("button", name="Remove Image").wait_for()
     page.get_by_role("button", name="Restore").click()
     note = page.locator("#note").get_by_text("became 512 x 512 pixels in")
-    note.wait_for(timeout=60_000)
+    note.wait_for(timeout=300_000)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +144,7 @@ def test_what_cannot_be_restored_is_said(page, content, message):
         Image.new("RGB", (2000, 1001)).save(buffer, "PNG")
         content = buffer.getvalue()
     upload(page, "broken.png", content)
-    page.get_by_text(message).wait_for(timeout=60_000)
+    page.get_by_text(message).wait_for(timeout=300_000)
 
 
 def test_a_sharp_photograph_is_noted(page, photo):

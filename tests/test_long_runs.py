@@ -37,7 +37,7 @@ def assert_flat(run, log, done, *, first, last):
         if now >= first:
             samples.append((now, *sizes(run.pid)))
         time.sleep(0.05)
-    run.communicate(timeout=120)
+    run.communicate(timeout=300)
     assert run.returncode == 0, log.read_text()
     tenth = (last - first) / 10
     begin, middle, end = (

@@ -110,7 +110,7 @@ def test_ctrl_c_ends_at_once_and_leaves_nothing_half_written(weights, photo, tmp
             break
         time.sleep(0.01)
     run.send_signal(signal.SIGINT)
-    _, err = run.communicate(timeout=60)
+    _, err = run.communicate(timeout=300)
     assert run.returncode == 130, err
     assert "Traceback" not in err
     assert err.strip().endswith("interrupted")
@@ -148,7 +148,7 @@ def test_ctrl_c_ends_at_once_and_leaves_nothing_half_written(weights, photo, tmp
 def test_wrong_calls_end_in_one_line(flags, code, message, tmp_path):
     Image.new("RGB", (9, 9)).save(tmp_path / "photo.png")
     run = command("restore.py", *flags, cwd=tmp_path)
-    out, err = run.communicate(timeout=120)
+    out, err = run.communicate(timeout=300)
     assert run.returncode == code, err
     assert not out
     errors = [line for line in err.splitlines() if line.startswith("error: ")]
