@@ -2,7 +2,6 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
 from processes import ROOT, command
 from tiny import tiny_flags
 
@@ -22,7 +21,7 @@ def test_trains_until_the_time_is_up_and_writes_weights_in_pieces(photo_folder, 
     copies, out = tmp_path / "copies", tmp_path / "out"
     folders = (f"--photos={photo_folder}", f"--out={copies}")
     assert "8 photos" in run(*folders, "--write_photos=80")
-    assert {Image.open(path).format for path in copies.iterdir()} == {"WEBP"}
+    assert {path.read_bytes()[8:12] for path in copies.iterdir()} == {b"WEBP"}
 
     flags = tiny_flags(photo_folder, tmp_path / "run", ema_decay=0.9)
     kept = [
@@ -30,7 +29,7 @@ def test_trains_until_the_time_is_up_and_writes_weights_in_pieces(photo_folder, 
         for flag in flags
         if not any(word in flag for word in ("source", "total", "workdir"))
     ]
-    printed = run(*kept, f"--photos={copies}", f"--out={out}", "--minutes=0.5")
+    printed = run(*kept, f"--photos={copies}", f"--out={out}", "--minutes=0.3")
     assert "first step after" in printed
     steps = int(printed.splitlines()[-1].split()[0])
     for line in (out / "log.jsonl").read_text().splitlines():
