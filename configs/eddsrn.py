@@ -71,6 +71,15 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.degradation = ml_collections.ConfigDict()
     config.degradation.sigma_range = (1.0, 2.0)
+    # Shares of the crops with a blur that differs by direction, with noise, and with JPEG
+    # compression; the paper has none of these.
+    config.degradation.anisotropic_share = 0.0
+    config.degradation.noise_share = 0.0
+    # Standard deviation in grey levels.
+    config.degradation.max_noise = 0.0
+    config.degradation.jpeg_share = 0.0
+    # Lowest and highest.
+    config.degradation.jpeg_quality = (100, 100)
 
     config.loss = ml_collections.ConfigDict()
     # Losses of the x4 and the deblurred image: "mse", "log_mse", "l1" or "charbonnier".

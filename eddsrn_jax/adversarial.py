@@ -69,7 +69,7 @@ def adversarial_step(
     discriminator: nn.Module,
     optimizer: optax.GradientTransformation,
     scale: int,
-    sigma_range: tuple[float, float],
+    degradation: Mapping[str, Any],
     weight: float,
     feature_weight: float,
     loss: Mapping[str, Any],
@@ -78,7 +78,7 @@ def adversarial_step(
     """One update of a network and one of its discriminator, from one forward pass.
 
     Args:
-        state, batch, scale, sigma_range, loss, updating: see `train_step`.
+        state, batch, scale, degradation, loss, updating: see `train_step`.
         model: maps lr_blur to outputs with "sr".
         discriminator: maps images to logits, positive for photographs, and features.
         optimizer: updates the parameters of either.
@@ -90,7 +90,7 @@ def adversarial_step(
         The new state, and the losses and the network's gradient norm; "loss" is what the
         network minimises, "loss_discriminator" what the discriminator does.
     """
-    examples = make_examples(batch, scale=scale, sigma_range=sigma_range)
+    examples = make_examples(batch, scale=scale, **degradation)
     hr = examples["hr"]
 
     def judge(params: Any, images: jax.Array) -> tuple[jax.Array, list[jax.Array]]:

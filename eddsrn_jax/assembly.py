@@ -119,7 +119,7 @@ def compile_step(
         model=model,
         optimizer=optimizer,
         scale=SCALE,
-        **config.degradation,
+        degradation=dict(config.degradation),
         loss=dict(config.loss),
         ema_decay=config.ema_decay,
         log_every_steps=config.log_every_steps,

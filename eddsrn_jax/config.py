@@ -44,10 +44,15 @@ _COUNT = (lambda value: _is_whole(value) and value > 0, "a whole number, 1 or mo
 _NUMBER = (_is_number, "a number, 0 or more")
 _POSITIVE = (lambda value: _is_number(value) and value > 0, "a number, more than 0")
 _SHARE = (lambda value: _is_number(value) and value < 1, "0 or more and less than 1")
+_PROBABILITY = (lambda value: _is_number(value) and value <= 1, "0 to 1")
 _SIGMAS = (lambda value: _are_sigmas(value) and len(value) > 0, "sigmas in [0, 10]")
 _SIGMA_RANGE = (
     lambda v: _are_sigmas(v) and len(v) == 2 and v[0] <= v[1],
     "two sigmas in [0, 10], low and high",
+)
+_QUALITIES = (
+    lambda v: isinstance(v, tuple | list) and _are_counts(v, 2) and v[0] <= v[1] <= 100,
+    "two whole numbers in [1, 100], low and high",
 )
 # What every config has, but for its network's "model", and what each can be.
 _VALUES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
@@ -74,6 +79,11 @@ _VALUES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "pipeline.num_threads": _COUNT,
     "pipeline.prefetch": _COUNT,
     "degradation.sigma_range": _SIGMA_RANGE,
+    "degradation.anisotropic_share": _PROBABILITY,
+    "degradation.noise_share": _PROBABILITY,
+    "degradation.max_noise": _NUMBER,
+    "degradation.jpeg_share": _PROBABILITY,
+    "degradation.jpeg_quality": _QUALITIES,
     "loss.sr": _one_of(*LOSSES),
     "loss.deblurred": _one_of(*LOSSES),
     "loss.alpha": _NUMBER,

@@ -97,7 +97,7 @@ def train_step(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     scale: int,
-    sigma_range: tuple[float, float],
+    degradation: Mapping[str, Any],
     loss: Mapping[str, Any],
     **updating: Any,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -111,14 +111,15 @@ def train_step(
         batch: "hr" uint8 [n, H, H, 3] and "key" uint32 [n, 2], see CropSampler.
         model: maps lr_blur to outputs, see eddsrn_jax.models.
         optimizer: updates the parameters.
-        scale, sigma_range: of the degradation, see training_triple.
+        scale: factor of the super-resolution.
+        degradation: arguments of training_triple.
         loss: arguments of joint_loss.
         updating: of update_state.
 
     Returns:
         The new state, and the step's losses and gradient norm (before clipping).
     """
-    examples = make_examples(batch, scale=scale, sigma_range=sigma_range)
+    examples = make_examples(batch, scale=scale, **degradation)
 
     def loss_fn(params: Any) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
         inputs = examples["lr_blur"]
@@ -134,12 +135,10 @@ def train_step(
     )
 
 
-def make_examples(
-    batch: dict[str, jax.Array], *, scale: int, sigma_range: tuple[float, float]
-) -> dict[str, jax.Array]:
+def make_examples(batch: dict[str, jax.Array], **degrading: Any) -> dict[str, jax.Array]:
     """The network's inputs and targets, see `training_triple`, of a batch's crops."""
     keys = jax.random.wrap_key_data(batch["key"], impl="threefry2x32")
-    make = functools.partial(training_triple, scale=scale, sigma_range=sigma_range)
+    make = functools.partial(training_triple, **degrading)
     return jax.vmap(make)(keys, batch["hr"])
 
 

@@ -2,7 +2,7 @@
 
 import os
 
-# Before JAX is imported: eight virtual devices, and programs that compile in half the time.
+# Before JAX is imported: eight virtual devices, and programs that compile twice as fast.
 # The commands that tests launch run without these flags.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")

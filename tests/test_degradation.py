@@ -5,7 +5,10 @@ import scipy.ndimage
 from conftest import shared_data
 
 from eddsrn_jax.degradation import (
+    add_noise,
     augment,
+    blur_by_kernel,
+    blur_kernel,
     blur_matrix,
     degrade,
     round_to_8_bits,
@@ -122,6 +125,80 @@ def test_training_sigmas_cover_their_range():
     ]
     assert ends[0] <= peaks.min() < ends[0] + 0.02
     assert ends[1] - 0.02 < peaks.max() <= ends[1]
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.4, 1.3, 3.0])
+def test_a_kernel_of_equal_sigmas_blurs_as_the_matrices_do(photo, sigma):
+    image = photo[:30, :41].astype(np.float32) / 255
+    kernel = blur_kernel((sigma, sigma), 0.7, max_sigma=3.0)
+    expected = scipy.ndimage.gaussian_filter(
+        *(image.astype(np.float64), max(sigma, 1e-6)),
+        mode="nearest",
+        radius=int(np.ceil(2 * sigma)),
+        axes=(0, 1),
+    )
+    np.testing.assert_allclose(blur_by_kernel(image, kernel), expected, atol=1e-5)
+
+
+def test_an_anisotropic_kernel_has_its_sigmas_and_its_angle():
+    kernel = np.asarray(blur_kernel((2.0, 0.8), np.pi / 6, max_sigma=5.0))
+    taps = np.arange(-10, 11)
+    x, y = np.meshgrid(taps, taps)
+    moments = [[(a * b * kernel).sum() for a in (x, y)] for b in (x, y)]
+    variances, directions = np.linalg.eigh(moments)
+    # Cut off at 4 rows and columns, which takes some of the larger one.
+    np.testing.assert_allclose(np.sqrt(variances), [0.8, 1.92], atol=0.02)
+    angle = np.arctan2(directions[1, 1], directions[0, 1]) % np.pi
+    assert angle == pytest.approx(np.pi / 6, abs=0.02)
+    assert kernel.sum() == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("shot", [0.0, 0.6, 1.0])
+def test_noise_has_its_variance_at_every_brightness(shot):
+    brightness = np.linspace(0, 1, 5, dtype=np.float32)
+    image = np.repeat(brightness, 40_000).reshape(5, -1)
+    noisy = add_noise(jax.random.key(1), image, 0.04, shot=shot)
+    found = np.var(np.asarray(noisy) - image, axis=1)
+    expected = 0.04**2 * ((1 - shot) + shot * brightness)
+    # The standard error of a variance is 0.7 % of it.
+    np.testing.assert_allclose(found, expected, rtol=0.03, atol=1e-9)
+
+
+def degraded(hr, key, **shares):
+    """Sharp and degraded image of many draws, in grey levels."""
+    keys = jax.random.split(key, 64)
+    make = lambda k: training_triple(k, hr, scale=4, sigma_range=(0.0, 3.0), **shares)  # noqa: E731
+    triple = jax.jit(jax.vmap(make))(keys)
+    assert np.isfinite(triple["lr_blur"]).all()
+    levels = 255 * np.asarray(triple["lr_blur"])
+    np.testing.assert_allclose(levels, np.rint(levels), atol=1e-3)
+    return {name: 255 * np.asarray(image) for name, image in triple.items()}
+
+
+def test_noise_and_jpeg_change_their_share_of_the_inputs_and_no_target(photo):
+    hr, key = photo[:128, :128], jax.random.key(5)
+    clean = degraded(hr, key)
+    for shares in (
+        {"noise_share": 0.5, "max_noise": 12.0},
+        {"jpeg_share": 0.5, "jpeg_quality": (30, 90)},
+        {"anisotropic_share": 0.5},
+    ):
+        other = degraded(hr, key, **shares)
+        for name in ("hr", "lr_sharp"):
+            np.testing.assert_array_equal(other[name], clean[name])
+        difference = np.abs(other["lr_blur"] - clean["lr_blur"]).mean(axis=(1, 2, 3))
+        # Half of 64, four standard deviations either way.
+        assert 16 <= (difference > 0).sum() <= 48
+        assert difference.max() < 12
+
+
+def test_noise_is_as_strong_as_the_config_says(photo):
+    flat = np.full((128, 128, 3), 255, np.uint8) // 2
+    images = degraded(flat, jax.random.key(2), noise_share=1.0, max_noise=12.0)
+    deviations = images["lr_blur"].std(axis=(1, 2, 3))
+    # At half brightness, with shot noise or without.
+    assert 10 < deviations.max() < 12.5 and deviations.min() < 1.5
+    assert deviations.mean() == pytest.approx(6 * 0.87, abs=1.0)
 
 
 def test_bicubic_on_blurred_set14_has_the_reference_psnr():

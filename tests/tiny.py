@@ -21,7 +21,7 @@ SMALL = {
 # Of train_step.
 STEP_OPTIONS = {
     "scale": 4,
-    "sigma_range": (1.0, 2.0),
+    "degradation": {"sigma_range": (1.0, 2.0)},
     "loss": {"sr": "mse", "deblurred": "charbonnier", "alpha": 0.2, "eps": 1e-3},
     "ema_decay": 0.9,
     "log_every_steps": 2,
