@@ -32,13 +32,21 @@ _DATASETS = flags.DEFINE_multi_string(
 _VALIDATION = flags.DEFINE_boolean(
     "validation", True, "Whether to score the run's validation set (DIV2K-val) too."
 )
+_DEGRADATION = flags.DEFINE_enum(
+    "degradation",
+    "paper",
+    ["paper", "photo"],
+    "How test inputs are made. paper: blurred by --sigmas. photo: a grid of blurs, each"
+    " without and with noise and JPEG compression, beside the weights gaussian.",
+)
 _SIGMAS = flags.DEFINE_string(
     "sigmas",
-    "1,1.25,1.5,1.75,2",
+    None,
     "Blurs that every photograph is scored at, or 'random': one drawn for each from"
-    " U[1, 2], by --seed and its name.",
+    " U[1, 2], by --seed and its name. Default: 1,1.25,1.5,1.75,2, and 0,0.5,1,1.5,2,3"
+    " for --degradation=photo.",
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of --sigmas=random.")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of --sigmas=random and of noise.")
 _MAX_PHOTOS = flags.DEFINE_integer(
     "max_photos", None, "Photographs of each set at most.", lower_bound=1
 )
@@ -72,6 +80,8 @@ _OUTPUT_DIR = flags.DEFINE_string(
     "For results and images; WORKDIR/evaluation/STEP by default, of"
     " weights evaluation/NAME.",
 )
+
+_DEFAULT_SIGMAS = {"paper": "1,1.25,1.5,1.75,2", "photo": "0,0.5,1,1.5,2,3"}
 
 
 def parse_datasets(values: list[str]) -> dict[str, Path]:
@@ -120,7 +130,10 @@ def main() -> None:
         raise UsageError(f"--figure={_FIGURE.value}: expected a --config with it")
     if _STEP.value is not None and not _WORKDIR.value:
         raise UsageError(f"--step={_STEP.value}: expected a --workdir with it")
-    datasets, sigmas = parse_datasets(_DATASETS.value), parse_sigmas(_SIGMAS.value)
+    if _CONFIG.value and _DEGRADATION.value != "paper":
+        raise UsageError(f"--degradation={_DEGRADATION.value}: not with --config")
+    datasets = parse_datasets(_DATASETS.value)
+    sigmas = parse_sigmas(_SIGMAS.value or _DEFAULT_SIGMAS[_DEGRADATION.value])
     connect_by_flags()
     scoring = {
         "datasets": datasets,
@@ -139,7 +152,10 @@ def main() -> None:
         compare(_CONFIG.value, figure=_FIGURE.value, **scoring)
         return
     from eddsrn_jax.evaluation import evaluate_network
+    from eddsrn_jax.protocol import SPOILINGS
 
+    if _DEGRADATION.value == "photo":
+        scoring |= {"spoilings": SPOILINGS["photo"], "beside": ["gaussian"]}
     evaluate_network(
         workdir=_path(_WORKDIR),
         step=_STEP.value,

@@ -108,6 +108,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.validation.every_steps = 5000
     # Blurs that the photographs have in turn.
     config.validation.sigmas = (1.0, 1.25, 1.5, 1.75, 2.0)
+    # "paper": blur alone. "photo": also noise and JPEG compression in turn.
+    config.validation.degradation = "paper"
     config.validation.max_photos = 100
 
     config.checkpoint = ml_collections.ConfigDict()

@@ -12,6 +12,7 @@ import ml_collections
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.losses import LOSSES
 from eddsrn_jax.models import NETWORKS, SCALE, make_network
+from eddsrn_jax.protocol import SPOILINGS
 
 
 def _is_whole(value: Any) -> bool:
@@ -102,6 +103,7 @@ _VALUES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "optimizer.clip_norm": _NUMBER,
     "validation.every_steps": _COUNT,
     "validation.sigmas": _SIGMAS,
+    "validation.degradation": _one_of(*SPOILINGS),
     "validation.max_photos": _COUNT,
     "checkpoint.every_steps": _COUNT,
 }

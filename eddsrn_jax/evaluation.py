@@ -21,9 +21,9 @@ from eddsrn_jax.errors import InputError
 from eddsrn_jax.files import below
 from eddsrn_jax.models import abstract_outputs
 from eddsrn_jax.peers import read_peers
-from eddsrn_jax.protocol import HEADLINE_SIGMAS, bicubic, untouched
+from eddsrn_jax.protocol import HEADLINE_SIGMAS, SPOILINGS, Spoiling, bicubic, untouched
 from eddsrn_jax.restoration import Restorer
-from eddsrn_jax.results import Row, format_table, write_results
+from eddsrn_jax.results import Row, format_gains, format_table, write_results
 from eddsrn_jax.runtime import make_folder
 from eddsrn_jax.scoring import Method, Photo, evaluate
 from eddsrn_jax.weights import Network, find_weights, read_network
@@ -59,6 +59,8 @@ def evaluate_network(
     validation: bool = True,
     validation_set: Source | None = None,
     sigmas: Sequence[float] | None = HEADLINE_SIGMAS,
+    spoilings: Sequence[Spoiling] = SPOILINGS["paper"],
+    beside: Sequence[str] = (),
     seed: int = 0,
     max_photos: int | None = None,
     dtype: str | None = None,
@@ -78,8 +80,9 @@ def evaluate_network(
         datasets: folders of photographs to score, by name.
         validation: whether to score the run's own validation set.
         validation_set: that set, where it is open; None opens what the run began with.
-        sigmas: see `scoring.evaluate`.
-        seed: of random sigmas.
+        sigmas, spoilings: see `scoring.evaluate`.
+        beside: names of shipped weights to score too.
+        seed: of random sigmas and of noise.
         max_photos: that many of each set at most.
         dtype: to compute in, such as "bfloat16"; None for the network's own.
         ensemble: whether to score the network's self-ensemble too.
@@ -113,6 +116,9 @@ def evaluate_network(
         from eddsrn_jax.classical.wiener import Wiener
 
         methods["Wiener, told sigma"] = Wiener()
+    for name in beside:
+        other = read_network(Path(name))
+        methods.setdefault(other.name, Restorer(other.model, other.params))
     if peers:
         for name, peer in read_peers(peers).items():
             methods[name] = Restorer(peer.model, peer.params)
@@ -121,6 +127,7 @@ def evaluate_network(
         sources,
         output_dir,
         sigmas=sigmas,
+        spoilings=spoilings,
         seed=seed,
         max_photos=max_photos,
         save_images=save_images,
@@ -132,7 +139,8 @@ def evaluate_network(
     )
     if jax.process_index() > 0:
         return []
-    print(format_table(rows))
+    spoiled = any(spoiling != Spoiling() for spoiling in spoilings)
+    print(format_gains(rows) if spoiled else format_table(rows))
     print(f"\n{candidate.title}; scores in {output_dir / 'results.json'}")
     for name in dict.fromkeys(row.dataset for row in rows):
         print(f"before and after: {example_path(output_dir, name)}")
@@ -155,6 +163,7 @@ def score_sources(
     output_dir: Path,
     *,
     sigmas: Sequence[float] | None,
+    spoilings: Sequence[Spoiling] = SPOILINGS["paper"],
     seed: int,
     max_photos: int | None,
     save_images: bool,
@@ -189,6 +198,7 @@ def score_sources(
             itertools.islice(read_photos(source), max_photos),
             dataset=source.name,
             sigmas=sigmas,
+            spoilings=spoilings,
             seed=seed,
             save_dir=below(output_dir, "images", source.name) if save_images else None,
             example_path=None if share[0] else example_path(output_dir, source.name),
@@ -203,6 +213,7 @@ def score_sources(
     protocol = {
         **origin,
         "sigmas": list(sigmas) if sigmas else "random",
+        "spoilings": [str(spoiling) for spoiling in spoilings],
         "seed": seed,
         "max_photos": max_photos,
         "device": jax.devices()[0].device_kind,

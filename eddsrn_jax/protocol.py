@@ -1,14 +1,20 @@
-"""The paper's protocol: how a photograph becomes an input and its truths, as 8 bits.
+"""How a photograph becomes a method's input and its truths, as 8 bits.
 
-Photographs are uint8 RGB [H, W, 3].
+By the paper's protocol it is shrunk and blurred. Beyond the paper, the result can have
+sensor noise and JPEG compression as well; these are NumPy's and Pillow's, independent of
+what networks are trained with. Photographs are uint8 RGB [H, W, 3].
 """
 
+import dataclasses
 import functools
+import io
 import zlib
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 
 from eddsrn_jax.degradation import degrade, round_to_8_bits
 from eddsrn_jax.models import SCALE
@@ -18,6 +24,36 @@ from eddsrn_jax.tiling import cut
 
 HEADLINE_SIGMAS = (1.0, 1.25, 1.5, 1.75, 2.0)
 RANDOM_SIGMA_RANGE = (1.0, 2.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Spoiling:
+    """What a camera and a file do to a photo after the blur; nothing by default.
+
+    Attributes:
+        noise: standard deviation of white Gaussian noise, in grey levels.
+        jpeg: quality of a JPEG file with 4:2:0 chroma, 1 to 100; None for no such file.
+    """
+
+    noise: float = 0.0
+    jpeg: int | None = None
+
+    def __str__(self) -> str:
+        parts = [f"noise {self.noise:.4g}"] * (self.noise > 0)
+        parts += [f"JPEG {self.jpeg}"] * (self.jpeg is not None)
+        return ", ".join(parts) or "clean"
+
+
+# By the paper's protocol, and for photos as people have them.
+SPOILINGS: Mapping[str, tuple[Spoiling, ...]] = {
+    "paper": (Spoiling(),),
+    "photo": (
+        Spoiling(),
+        Spoiling(noise=5.0),
+        Spoiling(jpeg=75),
+        Spoiling(noise=5.0, jpeg=75),
+    ),
+}
 
 # Sizes of the small image that degrading is compiled for, beside multiples of
 # _LARGE_STEP. A photograph is put onto the first that holds it.
@@ -88,6 +124,32 @@ def degrade_photo(
     )
     lr_sharp, lr_blur = (x[:height, :width] for x in jax.device_get(images))
     return lr_sharp, lr_blur
+
+
+def spoil(image: np.ndarray, spoiling: Spoiling, *, seed: int, name: str) -> np.ndarray:
+    """Adds noise, rounds to 8 bits, and compresses.
+
+    Args:
+        image: uint8 [h, w, 3].
+        spoiling: what to do.
+        seed: of the noise, which is the same for the same seed, name and image size.
+        name: of the photo.
+
+    Returns:
+        uint8 [h, w, 3].
+    """
+    if spoiling.noise:
+        rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+        noisy = image + spoiling.noise * rng.standard_normal(image.shape)
+        image = np.floor(np.clip(noisy, 0, 255) + 0.5).astype(np.uint8)
+    if spoiling.jpeg is not None:
+        file = io.BytesIO()
+        Image.fromarray(image).save(
+            file, "JPEG", quality=spoiling.jpeg, subsampling="4:2:0"
+        )
+        with Image.open(file) as decoded:
+            image = np.asarray(decoded)
+    return image
 
 
 def cut_to_scale(hr: np.ndarray) -> np.ndarray:

@@ -17,7 +17,10 @@ from eddsrn_jax.files import write_text, written_beside
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """The scores of one output of one method on one photograph at one sigma."""
+    """The scores of one output of one method on one photograph at one degradation.
+
+    `noise` and `jpeg` are those of protocol.Spoiling.
+    """
 
     dataset: str
     image: str
@@ -26,23 +29,26 @@ class Row:
     method: str
     seconds: float
     scores: dict[str, float]
+    noise: float = 0.0
+    jpeg: int | None = None
 
 
 def means(rows: Sequence[Row], *, by_sigma: bool) -> list[dict[str, Any]]:
-    """Averages rows over photographs, and over sigmas unless kept apart.
+    """Averages rows over photographs, and over degradations unless kept apart.
 
     Returns:
         One dict for each set, output and method, in the order of the rows: those
-        names, "sigma" (None for a mean over them), "images", "seconds" (median) and the
-        mean of every score.
+        names, "sigma", "noise" and "jpeg" (all None for a mean over degradations),
+        "images", "seconds" (median) and the mean of every score.
     """
     groups: dict[tuple, list[Row]] = defaultdict(list)
     for row in rows:
-        sigma = row.sigma if by_sigma else None
-        groups[row.dataset, row.output, row.method, sigma].append(row)
+        degradation = (row.sigma, row.noise, row.jpeg) if by_sigma else (None,) * 3
+        groups[row.dataset, row.output, row.method, *degradation].append(row)
+    names = ("dataset", "output", "method", "sigma", "noise", "jpeg")
     return [
         {
-            **{"dataset": dataset, "output": output, "method": method, "sigma": sigma},
+            **dict(zip(names, key, strict=True)),
             "images": len({row.image for row in group}),
             "seconds": float(np.median([row.seconds for row in group])),
             **{
@@ -50,7 +56,7 @@ def means(rows: Sequence[Row], *, by_sigma: bool) -> list[dict[str, Any]]:
                 for name in group[0].scores
             },
         }
-        for (dataset, output, method, sigma), group in groups.items()
+        for key, group in groups.items()
     ]
 
 
@@ -64,18 +70,53 @@ def format_table(rows: Sequence[Row], *, by_sigma: bool = False) -> str:
     outputs = list(OUTPUT_TITLES)
     found.sort(key=lambda m: (datasets.index(m["dataset"]), outputs.index(m["output"])))
     protocols = [(channel, border) for channel in ("y", "rgb") for border in (4, 0)]
+    spoiled = by_sigma and any(row.noise or row.jpeg for row in rows)
     header = ["set", "output", "method", *["sigma"] * by_sigma]
+    header += ["noise", "JPEG"] * spoiled
     header += [f"{channel.upper()}, border {border}" for channel, border in protocols]
     table = [[*header, "ms/image"]]
     for mean in found:
         cells = [f"{mean['dataset']} ({mean['images']})"]
         cells += [OUTPUT_TITLES[mean["output"]], mean["method"]]
         cells += [f"{mean['sigma']:.4g}"] if by_sigma else []
+        cells += [f"{mean['noise']:.4g}", str(mean["jpeg"] or "")] if spoiled else []
         for channel, border in protocols:
             psnr, ssim = (mean[f"{m}_{channel}_crop{border}"] for m in ("psnr", "ssim"))
             cells.append(f"{psnr:.2f} / {ssim:.4f}")
         table.append([*cells, f"{1e3 * mean['seconds']:.1f}"])
     return markdown(table)
+
+
+def format_gains(rows: Sequence[Row], baseline: str = "bicubic") -> str:
+    """What each method gains over a baseline, a degradation a row, as Markdown.
+
+    PSNR of the enlarged image in luminance at border 4; the last row of each set is the
+    mean.
+    """
+    found = [mean for mean in means(rows, by_sigma=True) if mean["output"] == "sr"]
+    methods = list(dict.fromkeys(mean["method"] for mean in found))
+    others = [method for method in methods if method != baseline]
+    table = [["set", "sigma", "noise", "JPEG", f"{baseline}, dB", *others]]
+    for dataset in dict.fromkeys(mean["dataset"] for mean in found):
+        cells: dict[tuple, dict[str, float]] = defaultdict(dict)
+        for mean in found:
+            if mean["dataset"] == dataset:
+                cell = (mean["sigma"], mean["noise"], mean["jpeg"])
+                cells[cell][mean["method"]] = mean["psnr_y_crop4"]
+        columns = []
+        for (sigma, noise, jpeg), psnr in cells.items():
+            gains = [psnr[method] - psnr[baseline] for method in others]
+            columns.append([psnr[baseline], *gains])
+            degradation = [f"{sigma:.4g}", f"{noise:.4g}", str(jpeg or "")]
+            table.append([dataset, *degradation, *_with_signs(columns[-1])])
+        table.append([dataset, "mean", "", "", *_with_signs(np.mean(columns, axis=0))])
+    return markdown(table)
+
+
+def _with_signs(values: Sequence[float]) -> list[str]:
+    """A PSNR, and gains over it."""
+    psnr, *gains = values
+    return [f"{psnr:.2f}", *(f"{gain:+.2f}" for gain in gains)]
 
 
 def markdown(table: Sequence[Sequence[str]]) -> str:
@@ -94,7 +135,7 @@ def write_results(
     """Writes results.json, results.csv, and the tables of their means as results.md.
 
     The first two hold a row for each image and the means, which in the CSV are rows
-    with "mean" for the image and, over all sigmas, for the sigma; those have the
+    with "mean" for the image and, over all degradations, for the sigma; those have the
     protocol, as JSON, in their last column.
 
     Args:
@@ -114,7 +155,9 @@ def write_results(
         "images": by_image,
     }
     write_text(folder / "results.json", to_json(results))
-    tables = format_table(rows), format_table(rows, by_sigma=True)
+    tables = [format_table(rows), format_table(rows, by_sigma=True)]
+    if any(row.noise or row.jpeg for row in rows):
+        tables.append(format_gains(rows))
     write_text(folder / "results.md", "\n\n".join(tables) + "\n")
     with (
         written_beside(folder / "results.csv") as temporary,

@@ -6,6 +6,7 @@ method as 8 bits, and what comes back is scored as 8 bits: "sr" against the phot
 """
 
 import concurrent.futures
+import itertools
 import logging
 import os
 import sys
@@ -24,9 +25,12 @@ from eddsrn_jax.models import SCALE
 from eddsrn_jax.protocol import (
     HEADLINE_SIGMAS,
     RANDOM_SIGMA_RANGE,
+    SPOILINGS,
+    Spoiling,
     cut_to_scale,
     degrade_photo,
     random_sigma,
+    spoil,
 )
 from eddsrn_jax.restoration import Restored
 from eddsrn_jax.results import Row, before_after
@@ -45,6 +49,7 @@ def evaluate(
     *,
     dataset: str,
     sigmas: Sequence[float] | None = HEADLINE_SIGMAS,
+    spoilings: Sequence[Spoiling] = SPOILINGS["paper"],
     seed: int = 0,
     save_dir: Path | None = None,
     example_path: Path | None = None,
@@ -60,7 +65,8 @@ def evaluate(
         photos: names and uint8 [H, W, 3].
         dataset: name of the set.
         sigmas: blurs to score every photograph at; None draws one for each.
-        seed: of those drawn.
+        spoilings: what to do to every blurred photograph; each is scored.
+        seed: of sigmas that are drawn, and of noise.
         save_dir: where to write all images; None writes none.
         example_path: where to write a picture of the first photograph's images at the
             middle sigma; None writes none.
@@ -88,29 +94,36 @@ def evaluate(
             if (hr[:, :, :1] == hr).all():
                 _log.info("%s: gray, scored as three equal channels", name)
             results = []
-            for sigma in sigmas or (random_sigma(seed, name),):
+            drawn = sigmas or (random_sigma(seed, name),)
+            for sigma, spoiling in itertools.product(drawn, spoilings):
                 lr_sharp, lr_blur = degrade_photo(hr, sigma, max_sigma=max_sigma)
+                lr_blur = spoil(lr_blur, spoiling, seed=seed, name=name)
                 found = list(_apply(methods, lr_blur, sigma))
-                results.append((sigma, lr_sharp, found))
+                results.append((sigma, spoiling, lr_sharp, found))
                 images = _captioned(lr_blur, found)
                 if save_dir:
                     # Without its extension, unless another file has that name.
                     stem = str(Path(name).with_suffix(""))
                     stem = name if stem in stems else stem
-                    _save(save_dir / f"sigma_{sigma:.4g}", stem, images)
-                if example_path and not rows and sigma == middle(sigmas or (sigma,)):
+                    _save(save_dir / _folder_name(sigma, spoiling), stem, images)
+                first = not rows and spoiling == spoilings[0]
+                if example_path and first and sigma == middle(drawn):
                     images = {f"sigma {sigma:.3g}, input": images.pop("input"), **images}
                     write_image(example_path, before_after({**images, "truth": hr}))
             stems.add(str(Path(name).with_suffix("")))
             # Scored only now: methods are timed on a quiet machine.
             jobs = []
-            for sigma, lr_sharp, found in results:
+            for sigma, spoiling, lr_sharp, found in results:
                 truth = {"sr": hr, "deblurred": lr_sharp}
                 for method, seconds, outputs in found:
                     for output, image in outputs.items():
                         key = (dataset, name, sigma, output, method, seconds)
-                        jobs.append((key, pool.submit(score, image, truth[output])))
-            rows.extend(Row(*key, job.result()) for key, job in jobs)
+                        job = pool.submit(score, image, truth[output])
+                        jobs.append((key, job, spoiling))
+            rows.extend(
+                Row(*key, job.result(), spoiling.noise, spoiling.jpeg)
+                for key, job, spoiling in jobs
+            )
     return rows
 
 
@@ -145,6 +158,11 @@ def _captioned(lr_blur: np.ndarray, results: Sequence[_Result]) -> dict[str, np.
     return images
 
 
+def _folder_name(sigma: float, spoiling: Spoiling) -> str:
+    suffix = "" if spoiling == Spoiling() else f"_{spoiling}".replace(",", "")
+    return f"sigma_{sigma:.4g}{suffix.lower().replace(' ', '_')}"
+
+
 def _save(folder: Path, stem: str, images: Mapping[str, np.ndarray]) -> None:
     for caption, image in images.items():
         name = f"{stem}_{caption.replace(' ', '_')}.png"
@@ -156,6 +174,7 @@ def validate(
     photos: Sequence[Photo],
     *,
     sigmas: Sequence[float],
+    spoilings: Sequence[Spoiling] = SPOILINGS["paper"],
     num_examples: int = 0,
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Mean luminance PSNR at border 4; a short form of `evaluate` for training.
@@ -163,8 +182,8 @@ def validate(
     Args:
         method: to score.
         photos: names and uint8 [H, W, 3].
-        sigmas: blurs that the photographs have in turn; where there are fewer
-            photographs than sigmas, these come in turn too.
+        sigmas, spoilings: every pair of them is a degradation; the photographs have these
+            in turn. Where there are fewer photographs, these come in turn too.
         num_examples: that many of the first photographs are pictured.
 
     Returns:
@@ -173,11 +192,13 @@ def validate(
     """
     examples: dict[str, np.ndarray] = {}
     values: dict[str, list[float]] = defaultdict(list)
-    for i in range(max(len(photos), len(sigmas))):
+    degradations = list(itertools.product(spoilings, sigmas))
+    for i in range(max(len(photos), len(degradations))):
         name, photo = photos[i % len(photos)]
         hr = cut_to_scale(photo)
-        sigma = sigmas[i % len(sigmas)]
+        spoiling, sigma = degradations[i % len(degradations)]
         lr_sharp, lr_blur = degrade_photo(hr, sigma, max_sigma=max(sigmas))
+        lr_blur = spoil(lr_blur, spoiling, seed=0, name=name)
         outputs = method(lr_blur)
         if outputs.sr is not None:
             values["psnr_y_crop4"].append(psnr_y(outputs.sr, hr, border=4))

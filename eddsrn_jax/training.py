@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -32,6 +33,7 @@ from eddsrn_jax.evaluation import evaluate_network
 from eddsrn_jax.files import delete_leftovers, locked, write_text
 from eddsrn_jax.models import make_network
 from eddsrn_jax.optimizer import make_optimizer
+from eddsrn_jax.protocol import SPOILINGS
 from eddsrn_jax.reporting import Clock, Reporter, Tracer
 from eddsrn_jax.restoration import Restorer
 from eddsrn_jax.runtime import StopSignal, make_folder
@@ -100,8 +102,17 @@ def train_and_evaluate(
             workdir=workdir,
             validation_set=held_out.as_source(),
             max_photos=config.validation.max_photos,
+            **_final_degradations(config),
         )
     return None
+
+
+def _final_degradations(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """What a run's last evaluation scores: the paper's protocol or the config's grid."""
+    name = config.validation.degradation
+    if name == "paper":
+        return {}
+    return {"sigmas": config.validation.sigmas, "spoilings": SPOILINGS[name]}
 
 
 def _train(
@@ -263,6 +274,7 @@ class _Run:
                 restorer,
                 self.photos,
                 sigmas=self.config.validation.sigmas,
+                spoilings=SPOILINGS[self.config.validation.degradation],
                 num_examples=_PICTURES,
             )
         except FloatingPointError as error:

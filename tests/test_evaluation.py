@@ -14,14 +14,24 @@ from eddsrn_jax.evaluation import read_photos
 from eddsrn_jax.images import read_image
 from eddsrn_jax.metrics import score
 from eddsrn_jax.protocol import (
+    SPOILINGS,
+    Spoiling,
     bicubic,
     cut_to_scale,
     degrade_photo,
     random_sigma,
+    spoil,
     untouched,
 )
 from eddsrn_jax.restoration import Restored
-from eddsrn_jax.results import Row, before_after, format_table, means, write_results
+from eddsrn_jax.results import (
+    Row,
+    before_after,
+    format_gains,
+    format_table,
+    means,
+    write_results,
+)
 from eddsrn_jax.scoring import evaluate, validate
 
 BASELINES = {"bicubic": bicubic, "blurred input": untouched}
@@ -116,6 +126,78 @@ def test_saved_images_are_the_scored_ones(photo, tmp_path):
     expected = bicubic(lr_blur).sr
     np.testing.assert_array_equal(read_image(folder / "cat_bicubic_sr.png"), expected)
     assert read_image(example).shape == (80 + 16, 3 * 96 + 2 * 4, 3)
+
+
+def test_spoiling_adds_its_noise_and_pillows_jpeg():
+    flat = np.full((120, 160, 3), 90, np.uint8)
+    clean, noise, jpeg, both = SPOILINGS["photo"]
+    assert spoil(flat, clean, seed=0, name="a") is flat
+    noisy = spoil(flat, noise, seed=0, name="a")
+    # Rounding adds 1 / 12 to the variance of 25.
+    assert noisy.std() == pytest.approx(np.sqrt(25 + 1 / 12), rel=0.02)
+    assert noisy.mean() == pytest.approx(90, abs=0.1)
+    np.testing.assert_array_equal(noisy, spoil(flat, noise, seed=0, name="a"))
+    assert (spoil(flat, noise, seed=1, name="a") != noisy).any()
+    assert (spoil(flat, noise, seed=0, name="b") != noisy).any()
+    np.testing.assert_array_equal(
+        spoil(flat, both, seed=0, name="a"), spoil(noisy, jpeg, seed=9, name="z")
+    )
+
+
+def test_every_blur_is_scored_with_every_spoiling(photo, tmp_path):
+    hr = photo[:96, :128]
+    spoilings = SPOILINGS["photo"]
+    options = {"dataset": "s", "sigmas": (0.0, 2.0), "spoilings": spoilings}
+    rows = evaluate(BASELINES, [("a", hr)], **options, save_dir=tmp_path)
+    cells = [(r.sigma, r.noise, r.jpeg) for r in rows if r.output == "sr"]
+    assert cells == [(s, x.noise, x.jpeg) for s in (0.0, 2.0) for x in spoilings]
+    for row in rows:
+        _, lr_blur = degrade_photo(hr, row.sigma, max_sigma=2.0)
+        spoiling = Spoiling(row.noise, row.jpeg)
+        expected = spoil(lr_blur, spoiling, seed=0, name="a")
+        if row.output == "sr":
+            assert row.scores == score(bicubic(expected).sr, hr)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"sigma_{sigma}{suffix}"
+        for sigma in (0, 2)
+        for suffix in ("", "_noise_5", "_jpeg_75", "_noise_5_jpeg_75")
+    }
+    lines = format_table(rows, by_sigma=True).splitlines()
+    assert lines[0].split(" | ")[3:6] == ["sigma", "noise", "JPEG"]
+    assert len(lines) == 2 + len(rows)
+
+
+def test_gains_are_differences_to_bicubic_in_every_cell():
+    def row(method, sigma, jpeg, psnr):
+        scores = {"psnr_y_crop4": psnr}
+        return Row("s", "a", sigma, "sr", method, 0.0, scores, 5.0, jpeg)
+
+    rows = [
+        *(row("bicubic", 1.0, None, 20.0), row("m", 1.0, None, 21.5)),
+        *(row("bicubic", 1.0, 75, 19.0), row("m", 1.0, 75, 18.5)),
+    ]
+    cells = [
+        [cell.strip() for cell in line.strip("| ").split(" | ")]
+        for line in format_gains(rows).splitlines()
+    ]
+    assert cells[0] == ["set", "sigma", "noise", "JPEG", "bicubic, dB", "m"]
+    assert cells[2:] == [
+        ["s", "1", "5", "", "20.00", "+1.50"],
+        ["s", "1", "5", "75", "19.00", "-0.50"],
+        ["s", "mean", "", "", "19.50", "+0.50"],
+    ]
+
+
+def test_a_validation_has_pairs_of_blur_and_spoiling_in_turn(photo):
+    photos = [("a", photo[:100, :120]), ("b", photo[100:200, :120])]
+    options = {"sigmas": (1.0, 2.0), "spoilings": SPOILINGS["photo"][:2]}
+    found, _ = validate(bicubic, photos, **options)
+    rows = evaluate({"bicubic": bicubic}, photos, dataset="s", **options)
+    cells = [("a", 1.0, 0.0), ("b", 2.0, 0.0), ("a", 1.0, 5.0), ("b", 2.0, 5.0)]
+    chosen = [row for row in rows if (row.image, row.sigma, row.noise) in cells]
+    assert len(chosen) == 4
+    mean = np.mean([row.scores["psnr_y_crop4"] for row in chosen])
+    assert found["psnr_y_crop4"] == pytest.approx(mean)
 
 
 def test_files_that_differ_by_their_extension_alone_do_not_overwrite(photo, tmp_path):

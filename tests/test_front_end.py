@@ -72,8 +72,8 @@ def test_a_banks_name_ends_with_the_checksum_of_its_kernels(name):
 def test_kernels_round_alike_on_every_machine(name):
     """No value is so near the middle between two decimals that its last bits decide."""
     bank = find_bank(name)
-    for i, sigma in enumerate(bank.sigmas):
-        kernel = 1e4 * inverse_filter(sigma, noise=bank.noise, size=bank.size)
+    for i, (sigma, noise) in enumerate(bank.filters):
+        kernel = 1e4 * inverse_filter(sigma, noise=noise, size=bank.size)
         assert np.abs(kernel - np.floor(kernel) - 0.5).min() > 1e-3
         rounded = kernel - 1e4 * bank.kernels[:, :, i]
         # The middle makes up for what rounding changes in the sum.
@@ -89,7 +89,7 @@ def test_filters_deblur_as_well_as_wieners_filter_of_any_size(bundled):
     """Measured by SciPy on scikit-image's photos; both are told the blur."""
     bank = find_bank(NAME)
     gains = []
-    for i, sigma in enumerate(bank.sigmas):
+    for i, (sigma, _) in enumerate(bank.filters):
         for photo in bundled:
             sharp, blurred = degrade_photo(photo, sigma, max_sigma=2.0)
             filtered = np.stack(
@@ -118,7 +118,7 @@ def test_channels_are_the_photo_and_what_scipy_changes_in_it(photo, height, widt
     image = photo[:height, :width]
     found = channels_of(image[None] / np.float32(255))
     bank = find_bank(NAME)
-    assert found.shape == (1, height, width, 3 * (1 + len(bank.sigmas)))
+    assert found.shape == (1, height, width, 3 * (1 + len(bank.filters)))
     np.testing.assert_allclose(found[0, :, :, :3], (image - 128.0) / 64, atol=1e-5)
     for i, scale in enumerate(bank.scales):
         for channel in range(3):

@@ -44,29 +44,29 @@ class Bank:
     """Inverse filters for several Gaussian blurs.
 
     Attributes:
-        sigmas: standard deviation of each blur, in pixels.
-        noise: variance of the noise, relative to a photo's power at one cycle a pixel.
+        filters: for each, the standard deviation of the blur that it inverts, in pixels,
+            and the variance of the noise that it expects, relative to a photo's power at
+            one cycle a pixel.
         size: side of each filter, odd.
         scales: standard deviation, in grey levels, of what each filter changes in a
             photo. Fixed here, so that a network sees inputs of about unit variance.
     """
 
-    sigmas: tuple[float, ...]
-    noise: float
+    filters: tuple[tuple[float, float], ...]
     size: int
     scales: tuple[float, ...]
 
     @functools.cached_property
     def kernels(self) -> np.ndarray:
-        """The filters, float32 [size, size, len(sigmas)], each with sum 1.
+        """The filters, float32 [size, size, len(filters)], each with sum 1.
 
         Rounded to four decimals, so that they are the same on every machine: further ones
         depend on its linear algebra.
         """
         kernels = np.stack(
             [
-                inverse_filter(sigma, noise=self.noise, size=self.size)
-                for sigma in self.sigmas
+                inverse_filter(sigma, noise=noise, size=self.size)
+                for sigma, noise in self.filters
             ],
             axis=-1,
         )
@@ -101,7 +101,8 @@ def inverse_filter(sigma: float, *, noise: float, size: int) -> np.ndarray:
     """
     frequencies = np.fft.fftfreq(_PLANE)
     taps = np.arange(-math.ceil(2 * sigma), math.ceil(2 * sigma) + 1)
-    weights = np.exp(-0.5 * (taps / sigma) ** 2)
+    # Without blur only the middle tap is left, 0 / 0.
+    weights = np.exp(-0.5 * (taps / max(sigma, 1e-6)) ** 2)
     response = np.cos(2 * np.pi * frequencies[:, None] * taps) @ weights / weights.sum()
     blur = response[:, None] * response
     # The plane's own lowest frequency stands in for 0, where the model has no bound.
@@ -123,14 +124,26 @@ def inverse_filter(sigma: float, *, noise: float, size: int) -> np.ndarray:
 
 # A bank never changes once networks are trained with it: another one gets another name.
 _GAUSSIAN_1 = Bank(
-    sigmas=(1.0, 1.25, 1.5, 1.75, 2.0),
-    noise=2e-3,
+    filters=tuple((sigma, 2e-3) for sigma in (1.0, 1.25, 1.5, 1.75, 2.0)),
     size=13,
     scales=(6.0, 10.0, 20.0, 32.0, 50.0),
 )
+# For blurs of 0 to 3 pixels, with noise or without: the first six are for clean photos.
+_PHOTO_1 = Bank(
+    filters=(
+        *((sigma, 2e-3) for sigma in (0.6, 1.0, 1.5, 2.0, 2.5, 3.0)),
+        *((sigma, 0.1) for sigma in (1.0, 2.0, 3.0)),
+        (0.0, 1.0),
+    ),
+    size=13,
+    scales=(4.0, 20.0, 32.0, 50.0, 64.0, 64.0, 6.0, 16.0, 32.0, 0.5),
+)
 # The end of a name is the bank's checksum, so that a config or a file of weights says
 # exactly which filters its network has.
-BANKS: Mapping[str, Bank] = {"gaussian-1-084c6179": _GAUSSIAN_1}
+BANKS: Mapping[str, Bank] = {
+    "gaussian-1-084c6179": _GAUSSIAN_1,
+    "photo-1-3a2e862a": _PHOTO_1,
+}
 
 
 def find_bank(name: str) -> Bank:
