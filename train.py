@@ -29,11 +29,11 @@ _PROFILE = flags.DEFINE_integer(
 
 
 def main() -> int:
-    """Trains by the flags; 130 after Ctrl-C, else 0."""
-    # Here, so that --help and wrong flags answer at once.
+    """Trains as the flags say; returns 130 after Ctrl-C, else 0."""
+    # Imported here, so that --help and wrong flags are answered immediately.
     from eddsrn_jax.training import train_and_evaluate
 
-    # Some files take a size, such as configs/srresnet.py:lite.
+    # Some config files take a size, as in configs/srresnet.py:lite.
     given = config_flags.get_config_filename(flags.FLAGS["config"])
     config_file, _, size = given.partition(":")
     if not Path(config_file).is_file():

@@ -1,9 +1,9 @@
-"""Measures this machine beside PyTorch: python -m benchmarks [--sections=...].
+"""Compares JAX and PyTorch on this machine: python -m benchmarks [--sections=...].
 
-Prints a table and saves it, with machine, versions and commit, below benchmarks/results.
-PyTorch runs the same networks with the same weights in channels-last memory; outputs are
-compared before anything is timed. Ratios are medians of calls in turn; above 1 JAX is
-faster.
+Prints a table and saves it below benchmarks/results, with machine, versions and commit.
+PyTorch runs the same networks with the same weights in channels-last memory. The section
+"networks" compares their outputs before it times them. The calls of both alternate, and a
+ratio divides their medians: above 1 JAX is faster.
 """
 
 import json
@@ -44,8 +44,8 @@ _RESULTS = Path(__file__).parent / "results"
 
 
 def sections() -> dict[str, Callable[[], Iterator[Row]]]:
-    """What there is to measure, by name."""
-    # Here, so that --help answers at once and XLA's flags are set before.
+    """Returns the function that measures each section, by the section's name."""
+    # Imported here, so that --help answers at once and XLA's flags are set before.
     from benchmarks import memory, restoring, runs, training
 
     compiled = _TORCH_COMPILE.value
@@ -67,7 +67,7 @@ def sections() -> dict[str, Callable[[], Iterator[Row]]]:
 
 
 def main() -> None:
-    """Measures by the flags."""
+    """Measures the sections that the flags name, then prints and saves the table."""
     from benchmarks.timing import machine
 
     measure = sections()
@@ -82,7 +82,7 @@ def main() -> None:
     where = machine()
     _RESULTS.mkdir(exist_ok=True)
     slug = re.sub(r"\W+", "-", where["device"] if _on_gpu() else where["processor"])
-    # A part does not take the place of the whole.
+    # Results of some sections must not replace the results of all.
     names = [slug.strip("-").lower()]
     if set(_SECTIONS.value) != set(measure):
         names += _SECTIONS.value
@@ -98,7 +98,7 @@ def _on_gpu() -> bool:
 
 
 def format_table(where: dict[str, Any], rows: Sequence[Row]) -> str:
-    """The table in Markdown, under a line of where it was measured."""
+    """Returns a Markdown table below a line that names the machine and the versions."""
     versions = where["versions"]
     device = where["device"] if _on_gpu() else f"{where['cores']} x {where['processor']}"
     return "\n".join(
@@ -114,10 +114,10 @@ def format_table(where: dict[str, Any], rows: Sequence[Row]) -> str:
 
 
 def format_row(row: Row) -> str:
-    """One line of the table."""
+    """Returns one line of the table."""
 
     def number(name: str) -> str:
-        # Three digits, never as powers of ten.
+        # Three significant digits, without an exponent.
         return f"{float(f'{row[name]:.3g}'):g}" if name in row else ""
 
     ratio = f"{row['ratio']:.2f}" if "ratio" in row else ""

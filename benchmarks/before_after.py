@@ -1,7 +1,7 @@
 """Draws the README's picture: python -m benchmarks.before_after [--weights=FILE].
 
-Two photographs that no network here is trained on, blurred and shrunk, and what the
-weights make of them.
+It shows two photos that no network here is trained on: shrunk and blurred, then restored
+with the weights.
 """
 
 from pathlib import Path
@@ -19,13 +19,13 @@ from eddsrn_jax.runtime import run_command
 _WEIGHTS = flags.DEFINE_string("weights", None, "The shipped ones by default.")
 _OUTPUT = flags.DEFINE_string("output", "docs/before_after.png", "File to write.")
 _SIGMA = 1.5
-# Top and left of the detail.
+# Top left corner of each photo's detail, (row, column) in pixels.
 _DETAILS = {"chelsea.png": (40, 84), "astronaut.png": (8, 100)}
 _SIDE = 240
 
 
 def main() -> None:
-    """Writes the picture."""
+    """Restores the bundled validation photos and writes a picture of their details."""
     restorer = Restorer.from_pretrained(weights=_WEIGHTS.value)
     rows = []
     for file in open_split("bundled").validation.files():

@@ -1,10 +1,11 @@
-"""Fits the constants of `eddsrn_jax/blur.py`, and measures those it has.
+"""Fits the constants of `eddsrn_jax/blur.py`, and measures the current ones.
 
     python -m benchmarks.blur_estimator [--train=DIR] [--valid=DIR --valid=DIR]
 
-Blur is the paper's: bicubic / 4, a Gaussian, rounding to 8 bits. The fit sees one crop
-of each training photograph, small sides from 64 to 500 pixels, sigma from 0 to 3.5. It
-aims at 0.5 wherever sigma is less: no photograph tells such blur from its own.
+Images are blurred as in the paper: bicubic / 4, a Gaussian, rounding to 8 bits. The fit
+uses one crop of each training photo, with sides of 64 to 500 pixels after shrinking, and
+blurs of sigma 0 to 3.5 pixels. Its target is 0.5 for any sigma below 0.5, because such a
+blur cannot be distinguished from the photo's own.
 """
 
 import io
@@ -37,20 +38,23 @@ SHARPEST = 0.5
 
 
 def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
-    """The image after JPEG compression."""
+    """Returns the image after JPEG compression."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, "JPEG", quality=quality)
     return read_image(file.getvalue(), "JPEG")
 
 
 def noisy(image: np.ndarray, levels: float, rng: np.random.Generator) -> np.ndarray:
-    """The image with Gaussian noise of that standard deviation, rounded to 8 bits."""
+    """Adds Gaussian noise, its standard deviation in grey levels; rounds to 8 bits."""
     noise = rng.normal(0, levels, image.shape)
     return np.clip(np.rint(image + noise), 0, 255).astype(np.uint8)
 
 
 def spoiled(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Every fourth image compressed or noisy: the fit must bear both."""
+    """Compresses one image in eight and adds noise to another one in eight.
+
+    The fit must be robust to both.
+    """
     draw = rng.uniform()
     if draw < 0.125:
         return jpeg(image, int(rng.integers(80, 98)))
@@ -58,7 +62,10 @@ def spoiled(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def random_crop(hr: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A crop of random sides, multiples of 4, log-uniform."""
+    """Cuts a random crop whose sides are log-uniform multiples of 4, 256 to 2,000 pixels.
+
+    A side is no longer than the photo's.
+    """
     low, high = np.log([64, 500])
     sides = [
         min(SCALE * round(math.exp(rng.uniform(low, high))), size - size % SCALE)
@@ -71,7 +78,10 @@ def random_crop(hr: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def examples(files: list[Path]) -> Iterator[tuple[np.ndarray, float]]:
-    """Features and sigma of training images; those that tell nothing are left out."""
+    """Yields features and target sigma of training images.
+
+    Images without usable edges are left out.
+    """
     for i, file in enumerate(files):
         rng = np.random.default_rng(i)
         hr = random_crop(read_image(file), rng)
@@ -87,7 +97,7 @@ def examples(files: list[Path]) -> Iterator[tuple[np.ndarray, float]]:
 
 
 def fit(files: list[Path]) -> np.ndarray:
-    """The coefficients with the least squared error."""
+    """Returns the coefficients with the least squared error."""
     x, sigma = (np.array(column) for column in zip(*examples(files), strict=True))
     coefficients, *_ = np.linalg.lstsq(quadratic_terms(x), sigma)
     return coefficients
@@ -96,7 +106,16 @@ def fit(files: list[Path]) -> np.ndarray:
 def measure(
     files: list[Path], spoil: Callable[[np.ndarray], np.ndarray]
 ) -> dict[str, float]:
-    """Errors and warnings over a folder; `spoil` is what happens after the blur."""
+    """Measures the estimator's errors and warnings on photos.
+
+    Args:
+        files: photos to measure on.
+        spoil: change to each image after the blur, such as noise or compression.
+
+    Returns:
+        The mean error in pixels, shares of warnings in percent, and the number of images
+        without an estimate, by title.
+    """
     estimates = {"full": [], "sharp": [], **{s: [] for s in (*INSIDE, *BEYOND)}}
     for file in files:
         hr = read_image(file)
@@ -128,7 +147,7 @@ def measure(
 
 
 def main() -> None:
-    """Prints the fitted constants, then a row per folder and kind of spoiling."""
+    """Prints the fitted constants, then a row for each folder and kind of spoiling."""
     if _TRAIN.value:
         coefficients = fit(list_images(_TRAIN.value))
         print(f"_COEFFICIENTS = ({', '.join(f'{c:.3f}' for c in coefficients)})\n")

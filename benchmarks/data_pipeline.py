@@ -1,6 +1,8 @@
-"""Packing time, and crops per second from the pack, without any network.
+"""Measures the time to pack photos, and the crops per second from the pack.
 
-python -m benchmarks.data_pipeline --photos=DIR
+No network takes part.
+
+    python -m benchmarks.data_pipeline --photos=DIR
 """
 
 import itertools
@@ -24,7 +26,7 @@ _BATCHES = flags.DEFINE_integer("batches", 200, "Batches in a measurement.")
 
 
 def main() -> None:
-    """Prints both figures."""
+    """Prints the packing time and the crops per second."""
     source = folder_source(Path(_PHOTOS.value))
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
@@ -46,7 +48,7 @@ def main() -> None:
         for repeat in range(5):
             first = repeat * _BATCHES.value
             batches = stream_batches(sampler, range(first, first + _BATCHES.value + 8))
-            # TensorFlow's start is not the pipeline's speed.
+            # The first batch is not timed, because it waits for TensorFlow's start.
             next(batches)
             start = time.perf_counter()
             count = sum(1 for _ in itertools.islice(batches, _BATCHES.value))

@@ -1,4 +1,4 @@
-"""Memory: of training steps as XLA plans it, of restore.py as the system counts it."""
+"""Measures memory: XLA's plan for training steps, the system's count for restore.py."""
 
 import json
 import subprocess
@@ -15,7 +15,8 @@ from benchmarks.steps import CONFIGS, random_batch, step_memory
 from benchmarks.timing import user_environment
 
 _SIDE = 192
-# From a small process: a child counts what its parent had when it was forked.
+# Run in a small process, because a child's peak memory includes its parent's memory at
+# the fork.
 _MEASURE = """
 import resource, subprocess, sys
 subprocess.run(sys.argv[1:], check=True)
@@ -24,7 +25,10 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 
 
 def measure_memory() -> Iterator[dict[str, Any]]:
-    """Rows: gigabytes of steps by batch size, of restoring by size and window."""
+    """Yields rows: memory of steps by batch size, of restoring by photo and window.
+
+    Restoring also has its speed.
+    """
     for name, module in CONFIGS.items():
         default = module.get_config()
         for rematerialize in (False, True)[: 1 + ("rematerialize" in default.model)]:
@@ -47,18 +51,23 @@ def measure_memory() -> Iterator[dict[str, Any]]:
 
 
 def restore(height: int, width: int, window: int) -> tuple[float, float]:
-    """Runs the command on a photograph of a size, in a process of its own.
+    """Runs restore.py on a photo of a size, in a process of its own.
+
+    Args:
+        height, width: size of the photo in pixels.
+        window: side of the largest window in pixels.
 
     Returns:
-        Megapixels a second, reading and writing PNG included; and the process's peak
-        memory in GB.
+        Megapixels of the photo per second, reading and writing PNG included; and the
+        process's peak memory in GB.
     """
     with tempfile.TemporaryDirectory() as folder:
         path, report = Path(folder, "photo.png"), Path(folder, "report.json")
         Image.fromarray(photo_of(height, width)).save(path)
         flags = [f"--report={report}", f"--largest_window={window}"]
         command = [sys.executable, "-c", _MEASURE, sys.executable, "restore.py", path]
-        # Once to compile.
+        # A small photo is restored twice. The first run caches the programs that XLA can
+        # cache, and is not counted.
         for _ in range(2 if height * width < 2e6 else 1):
             found = subprocess.run(
                 [*command, *flags],
@@ -67,6 +76,6 @@ def restore(height: int, width: int, window: int) -> tuple[float, float]:
                 env=user_environment(),
             )
         (entry,) = json.loads(report.read_text())["files"]
-    # Kilobytes, on macOS bytes.
+    # ru_maxrss counts kilobytes, on macOS bytes.
     unit = 1 if sys.platform == "darwin" else 1024
     return height * width / 1e6 / entry["seconds"], int(found.stdout) * unit / 1e9

@@ -1,4 +1,4 @@
-"""Restoring beside PyTorch's: networks alone, and photographs from pixels to pixels."""
+"""Times restoring in JAX and PyTorch: networks alone, and photos, pixels to pixels."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -21,13 +21,16 @@ from eddsrn_jax.restoration import Restorer
 from eddsrn_jax.tiling import cut
 from eddsrn_jax.weights import SHIPPED, read_network
 
-# What DIV2K's photographs are after shrinking.
+# Size of DIV2K's photos after shrinking by 4, in pixels.
 HEIGHT, WIDTH = 339, 510
 _TOLERANCE = 1e-4
 
 
 def networks() -> dict[str, tuple[nn.Module, Any]]:
-    """Networks and their variables; those of shipped weights are trained."""
+    """Returns networks and their variables by name.
+
+    Networks with shipped weights are trained; the others have random weights.
+    """
     found = {}
     for name in SHIPPED:
         network = read_network(name)
@@ -38,10 +41,12 @@ def networks() -> dict[str, tuple[nn.Module, Any]]:
 
 
 def check_twin(model: nn.Module, variables: Any, twin: Twin) -> float:
-    """The largest difference of the two networks' outputs, over the largest output.
+    """Returns the largest difference of the two networks' outputs.
+
+    The difference is relative to the largest output value, or to 1 if that is larger.
 
     Raises:
-        AssertionError: it is above 1e-4.
+        AssertionError: the difference is above 1e-4.
     """
     image = np.random.default_rng(0).uniform(size=(1, 48, 64, 3)).astype(np.float32)
     expected = jax.device_get(jax.jit(model.apply)(variables, image))
@@ -57,7 +62,7 @@ def check_twin(model: nn.Module, variables: Any, twin: Twin) -> float:
 
 
 def compare_networks(*, repeats: int, compiled: bool) -> Iterator[dict[str, Any]]:
-    """Rows: milliseconds of a network for one image of DIV2K's size."""
+    """Yields rows: milliseconds of a network for one image of DIV2K's size."""
     height, width = (-(-side // STRIDE) * STRIDE for side in (HEIGHT, WIDTH))
     rng = np.random.default_rng(0)
     image = rng.uniform(size=(1, height, width, 3)).astype(np.float32)
@@ -76,7 +81,13 @@ def compare_networks(*, repeats: int, compiled: bool) -> Iterator[dict[str, Any]
 def compare_photos(
     folder: Path | None, *, repeats: int, compiled: bool
 ) -> Iterator[dict[str, Any]]:
-    """Rows: milliseconds of shipped weights for photos, 8 bits in and out."""
+    """Yields rows: milliseconds of shipped networks for photos, 8 bits in and out.
+
+    Args:
+        folder: photos to shrink, blur and restore; None takes the bundled ones.
+        repeats: timed calls.
+        compiled: whether PyTorch's networks are compiled.
+    """
     many = list(_blurred(folder))
     sets = {
         f"{WIDTH} x {HEIGHT}": [photo_of(HEIGHT, WIDTH)],
@@ -101,7 +112,7 @@ def compare_photos(
 
 
 def time_sizes(*, repeats: int) -> Iterator[dict[str, Any]]:
-    """Rows: seconds per megapixel of result, for results of several sizes."""
+    """Yields rows: seconds per megapixel of result, for results of several sizes."""
     for name in SHIPPED:
         network = read_network(name)
         restorer = Restorer(network.model, network.params)
@@ -119,7 +130,7 @@ def time_sizes(*, repeats: int) -> Iterator[dict[str, Any]]:
 
 
 def photo_of(height: int, width: int) -> np.ndarray:
-    """A photograph of that size, of a bundled one and its mirror images."""
+    """Returns a photo of that size, made of a bundled one and its mirror images."""
     _, photo = next(read_photos(open_split("bundled").validation))
     return np.ascontiguousarray(cut(photo, 0, 0, (height, width)))
 
@@ -170,7 +181,11 @@ def _twin_call(
 
 
 def _restore(apply: Callable[..., Any], photo: np.ndarray) -> dict[str, np.ndarray]:
-    """What Restorer does: extended by mirroring to a multiple of 8, rounded, cut."""
+    """Restores a photo as Restorer does, with PyTorch.
+
+    The photo is extended by mirroring to multiples of 8. The results are rounded to 8
+    bits and cut back.
+    """
     height, width, _ = photo.shape
     size = tuple(-(-side // STRIDE) * STRIDE for side in (height, width))
     image = _to_torch(cut(photo, 0, 0, size)[None])
@@ -187,7 +202,7 @@ def _restore(apply: Callable[..., Any], photo: np.ndarray) -> dict[str, np.ndarr
 
 
 def _to_torch(image: np.ndarray) -> torch.Tensor:
-    # A copy: photographs may lie in memory that cannot be written to.
+    # A copy, because a photo's memory may be read-only.
     tensor = torch.from_numpy(np.array(image, order="C")).to(torch_device())
     return tensor.permute(0, 3, 1, 2)
 

@@ -1,9 +1,12 @@
-"""What a step and an image need at least: python -m benchmarks.roofline [flags].
+"""Computes lower bounds of a step's and an image's time.
 
-Arithmetic is that of the convolutions, three times in a step: forward, and backward to
-input and kernel. Memory is what cannot stay in a cache: every convolution's input and
-output read or written once a pass, and Adam's state. A floor is the larger of both, at
-this device's own rates, which are measured, or at those of an H200.
+    python -m benchmarks.roofline [--batch_size=N] [--side=N]
+
+Arithmetic is counted for the convolutions. A training step has three passes over them:
+forward, backward to the input, and backward to the kernel. Memory traffic is counted for
+data that no cache can hold: each pass moves every convolution's input and output once,
+and Adam moves its state. The lower bound, or floor, is the longer of the two times. One
+column uses rates measured on this device, the other those of an H200.
 """
 
 import math
@@ -23,17 +26,21 @@ from eddsrn_jax.weights import SHIPPED, read_network
 
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Crops of a training step.")
 _SIDE = flags.DEFINE_integer("side", 192, "Of a crop.")
-# An H200's matrix products in bfloat16 (in float32: TF32) and its memory, as measured:
-# operations and bytes a second.
+# Measured rates of an H200: matrix products in operations per second (float32 as TF32),
+# memory in bytes per second.
 _H200 = {"bfloat16": 790e12, "float32": 395e12, "memory": 4.3e12}
-# Adam reads parameter, gradient and two moments in float32, and writes all but one.
+# Adam reads parameter, gradient and two moments in float32. It writes all but the
+# gradient.
 _ADAM_BYTES = 7 * 4
-# A DIV2K photograph, extended to multiples of 8.
+# Pixels of a DIV2K photo, shrunk by 4 and extended to multiples of 8.
 _IMAGE_PIXELS = 344 * 512
 
 
 def cost(model: nn.Module, pixels: int, *, training: bool) -> tuple[float, float]:
-    """Operations (two a multiply-accumulate) and bytes for so many pixels of input."""
+    """Returns the operations and the bytes moved for `pixels` pixels of input.
+
+    A multiply-accumulate is two operations. A training step has three passes and Adam.
+    """
     side = 64
     operations = moved = parameters = 0.0
     for x, kernel, output in convolutions(model, side):
@@ -47,7 +54,12 @@ def cost(model: nn.Module, pixels: int, *, training: bool) -> tuple[float, float
 
 
 def measure_rates() -> dict[str, float]:
-    """Operations a second of convolutions by type, bytes a second of memory."""
+    """Measures this device's rates.
+
+    Returns:
+        Operations per second of convolutions in "float32" and "bfloat16"; bytes per
+        second of "memory".
+    """
     rates = {}
     on_cpu = jax.default_backend() == "cpu"
     n, side, channels = (8, 64, 64) if on_cpu else (32, 64, 256)
@@ -83,7 +95,7 @@ def _fastest(call: Callable[[], Any]) -> float:
 
 
 def main() -> None:
-    """Prints the floors as a table."""
+    """Prints the rates, and the floors as a table."""
     here = measure_rates()
     device = jax.devices()[0].device_kind
     for name, rates in ((device, here), ("H200", _H200)):

@@ -1,4 +1,4 @@
-"""Whole runs of train.py: how soon they start, and how long they wait for data."""
+"""Measures runs of train.py: the time until their first step, and the wait for data."""
 
 import json
 import re
@@ -12,16 +12,18 @@ from typing import Any
 
 from benchmarks.timing import user_environment
 
-# A first reading, which contains the pipeline's start, and one that counts.
+# Steps between log rows, and steps until a run is stopped. The first row includes the
+# pipeline's start; the second one counts.
 _LOG_EVERY, _STEPS = 20, 40
 
 
 def measure_runs(source: str, *, batch_size: int, side: int) -> Iterator[dict[str, Any]]:
-    """Rows: seconds from the command to the first step, share of waiting for data.
+    """Yields rows: seconds from command to first step, share of time waiting for data.
 
     Args:
-        source: of photographs, as config.data.source.
-        batch_size, side: of crops.
+        source: photos to train on, as config.data.source.
+        batch_size: crops in a step.
+        side: side of a crop in pixels.
     """
     for name, config in (("lite", "eddsrn_lite"), ("paper-size", "eddsrn")):
         for pipeline in ("stream", "resident"):
@@ -35,7 +37,7 @@ def measure_runs(source: str, *, batch_size: int, side: int) -> Iterator[dict[st
                 f"--config.log_every_steps={_LOG_EVERY}",
                 f"--config.total_steps={10 * _STEPS}",
             ]
-            # Compiled programs and packs are kept from the first run.
+            # The first run makes the pack and caches the programs that XLA can cache.
             _run(flags, stop_after=1)
             seconds, waiting = _run(flags, stop_after=_STEPS)
             kind = f"{name}, {pipeline}"
@@ -44,7 +46,12 @@ def measure_runs(source: str, *, batch_size: int, side: int) -> Iterator[dict[st
 
 
 def _run(flags: list[str], *, stop_after: int) -> tuple[float, float]:
-    """Seconds to the first step, and the share waited in the last reading."""
+    """Runs train.py and stops it after `stop_after` steps.
+
+    Returns:
+        Seconds to the first step, and the share of time spent waiting for data in the
+        last log row.
+    """
     start, seconds = time.perf_counter(), 0.0
     with tempfile.TemporaryDirectory() as workdir:
         process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Training steps on their own, to be timed."""
+"""Training steps outside a run, for measurements of time and memory."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ Batch = dict[str, np.ndarray]
 
 
 def random_batch(size: int, side: int) -> Batch:
-    """Noise: a step takes as long on anything."""
+    """Returns a batch of noise; a step's time does not depend on the content."""
     rng = np.random.default_rng(0)
     return {
         "hr": rng.integers(0, 256, (size, side, side, 3), dtype=np.uint8),
@@ -27,7 +27,7 @@ def random_batch(size: int, side: int) -> Batch:
 
 
 def prepare_step(config: ml_collections.ConfigDict, batch: Batch) -> tuple[Any, Any, Any]:
-    """The compiled step on one device, its first state and its batch, in a tuple."""
+    """Returns a jitted step for one device, its first state, and a tuple of one batch."""
     model = make_network(config.network, config.model)
     optimizer, _ = make_optimizer(
         **config.optimizer, steps_per_epoch=1000, total_steps=100_000
@@ -42,7 +42,7 @@ def prepare_step(config: ml_collections.ConfigDict, batch: Batch) -> tuple[Any, 
 
 
 def step_memory(config: ml_collections.ConfigDict, batch: Batch) -> float:
-    """Gigabytes that a step takes beside its state and batch, as XLA plans it."""
+    """Returns the gigabytes that XLA plans for a step beyond its state and batch."""
     step, state, placed = prepare_step(config, batch)
     planned = step.lower(state, placed).compile().memory_analysis()
     return planned.temp_size_in_bytes / 1e9

@@ -1,4 +1,4 @@
-"""Timing calls beside each other, and naming the machine they ran on."""
+"""Times functions side by side, and describes the machine."""
 
 import importlib.metadata
 import os
@@ -12,21 +12,23 @@ from typing import Any
 
 import jax
 
-# Threads of one framework spin for a while when their work is done.
+# Pause before each call: a framework's threads keep spinning for a while after their work
+# is done, and would slow down the other framework.
 _PAUSE_SECONDS = 0.02
 
 
 def interleave(
     calls: Mapping[str, Callable[[], Any]], *, repeats: int
 ) -> dict[str, float]:
-    """Times calls in turn, so that a machine that slows down slows all of them.
+    """Times functions in turn, so that a machine that slows down slows all of them.
 
     Args:
-        calls: by name; each ends with its work done. Called twice before it counts.
-        repeats: of each.
+        calls: functions by name. Each returns only when its work is done. The first two
+            calls of each are not timed.
+        repeats: timed calls of each function.
 
     Returns:
-        Median seconds by name.
+        Median seconds of a call, by name.
     """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for repeat in range(-2, repeats):
@@ -40,12 +42,12 @@ def interleave(
 
 
 def user_environment() -> dict[str, str]:
-    """For commands: as a user's, without the XLA flags that are set for this process."""
+    """Returns this process's environment without its XLA flags, to launch commands in."""
     return {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
 
 
 def machine() -> dict[str, Any]:
-    """Where and with what the figures were measured."""
+    """Returns the hardware, versions, commit and date of a measurement."""
     packages = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True
@@ -63,7 +65,7 @@ def machine() -> dict[str, Any]:
 
 
 def _processor_name() -> str:
-    """The processor's, with the instructions that matter to convolutions."""
+    """Returns the processor's name and its instruction sets that help convolutions."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,13 +1,14 @@
-"""Trains until a time limit, start to weights: python -m benchmarks.train_in_minutes.
+"""Trains for a fixed number of minutes: python -m benchmarks.train_in_minutes.
 
-For an accelerator that is at hand for minutes. The learning rate follows the clock, not
-the step: it is warmed up, falls as half a cosine, and ends at 0 when the time does,
-however fast the device is. Nothing is validated and no checkpoint is saved meanwhile; the
-moving average of the weights is written at half time and at the end, in float16 and in
-pieces.
-`cat weights.safetensors.*` joins them; a later run continues with --config.init_from.
+For an accelerator that is available for minutes only. The learning rate follows the
+clock instead of the step: after a warm-up it falls as half a cosine and reaches 0 at the
+time limit, on a fast device as on a slow one. Nothing is validated and no checkpoint is
+saved. The moving average of the weights is written at half time and at the end, in
+float16 and in pieces. `cat weights.safetensors.*` joins the pieces. A later run starts
+from the joined file with --config.init_from.
 
-`--write_photos` writes small copies of the photos that travel easily, and ends.
+With `--write_photos` the command trains nothing. It writes small copies of the photos,
+which are quick to transfer.
 """
 
 import concurrent.futures
@@ -44,17 +45,18 @@ _WRITE_PHOTOS = flags.DEFINE_integer(
     lower_bound=0,
     upper_bound=100,
 )
-# Bytes of a piece of the weights.
+# Size of a piece of the weights, in bytes.
 _PIECE = 15 * 2**20
-# Shares of the time after the first step: for the warm-up, and for writing at the end.
+# Shares of the time after the first step: the learning rate's warm-up, and the reserve
+# for writing the weights at the end.
 _WARMUP, _RESERVE = 0.03, 0.02
 _LOG_SECONDS = 10.0
-# Steps given to the device before the oldest of them must be done.
+# Dispatched steps that may be unfinished before the loop waits for the oldest one.
 _STEPS_IN_FLIGHT = 3
 
 
 def main() -> None:
-    """Trains by the flags."""
+    """Trains, or writes the photos, as the flags say."""
     out, photos = Path(_OUT.value).expanduser(), Path(_PHOTOS.value).expanduser()
     make_folder(out, "--out")
     if _WRITE_PHOTOS.value:
@@ -66,7 +68,7 @@ def main() -> None:
 
 
 def write_photos(photos: Path, out: Path, *, quality: int) -> None:
-    """Writes every photo of a folder as WebP; prints their number and bytes."""
+    """Writes every photo of a folder as WebP; prints their number and total size."""
     from eddsrn_jax.data.sources import folder_source
 
     def write(file: Any) -> int:
@@ -81,10 +83,10 @@ def write_photos(photos: Path, out: Path, *, quality: int) -> None:
 
 
 def train(photos: Path, out: Path) -> None:
-    """Trains until the time is up, and writes weights and log."""
+    """Trains until the time limit, and writes weights and log."""
     start = time.monotonic()
     deadline = start + 60 * _MINUTES.value
-    # Here, so that --help answers at once.
+    # Imported here, so that --help answers at once.
     from eddsrn_jax import parallel
     from eddsrn_jax.assembly import compile_step, load_params, open_batches, open_data
     from eddsrn_jax.complexity import count_parameters
@@ -95,7 +97,7 @@ def train(photos: Path, out: Path) -> None:
     config = _CONFIG.value
     config.data.source = f"folder:{photos}"
     config.data.pipeline = "resident"
-    # One batch that is not finite must not cost the whole lease.
+    # One step that is not finite must not waste the whole time on the accelerator.
     config.on_bad_step = "skip"
     sampler, _ = open_data(config)
     print(f"{sampler.num_photos} photos after {time.monotonic() - start:.1f} s")
@@ -106,8 +108,8 @@ def train(photos: Path, out: Path) -> None:
         params = load_params(Path(config.init_from).expanduser(), model)
     else:
         params = init_params(model, key)
-    # The rate is part of the state: a program with a schedule would have to be compiled
-    # again once the number of steps is known.
+    # The learning rate is part of the state. A schedule would be part of the program,
+    # which would have to be compiled again once the number of steps is known.
     adam = optax.inject_hyperparams(optax.adam)(
         learning_rate=0.0, b1=0.9, b2=config.optimizer.b2
     )
@@ -168,21 +170,21 @@ def train(photos: Path, out: Path) -> None:
 
 
 def learning_rate_at(share: float) -> float:
-    """The learning rate over its peak, when a share of the time is over."""
+    """Returns the learning rate, relative to its peak, after a share of the time."""
     if share < _WARMUP:
         return share / _WARMUP
     return (1 + math.cos(math.pi * (share - _WARMUP) / (1 - _WARMUP))) / 2
 
 
 def with_learning_rate(state: Any, rate: jax.Array) -> Any:
-    """A state whose next step has that learning rate."""
+    """Returns a state whose next step uses that learning rate."""
     clip, adam = state.opt_state
     adam = adam._replace(hyperparams={**adam.hyperparams, "learning_rate": rate})
     return state.replace(opt_state=(clip, adam))
 
 
 def write_pieces(out: Path, model: Any, state: Any, config: Any) -> None:
-    """Writes the averaged weights in float16, in place of earlier ones."""
+    """Writes the averaged weights in float16 and in pieces; replaces earlier pieces."""
     from eddsrn_jax.weights import Network, write_network
 
     path = out / "weights.safetensors"

@@ -1,4 +1,4 @@
-"""The training step beside PyTorch's: degradation, forward, backward, Adam."""
+"""Times the training step in JAX and PyTorch: degradation, forward, backward, Adam."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -45,7 +45,14 @@ def _torch_call(
 def compare_steps(
     *, batch_size: int, side: int, repeats: int, compiled: bool
 ) -> Iterator[dict[str, Any]]:
-    """Rows of the table: images per second of both, and how many times PyTorch's."""
+    """Yields rows: images per second of JAX and of PyTorch, and the ratio of both.
+
+    Args:
+        batch_size: crops in a step.
+        side: side of a crop in pixels.
+        repeats: timed steps.
+        compiled: whether PyTorch's step is compiled.
+    """
     batch = random_batch(batch_size, side)
     for name, module in CONFIGS.items():
         for dtype in ("float32", "bfloat16"):

@@ -1,4 +1,4 @@
-"""The same networks in PyTorch, with the same weights: the peer that is timed.
+"""PyTorch twins of the networks, with the same weights, to compare timings with.
 
 Images are float [N, 3, h, w] in [0, 1] in channels-last memory, h and w multiples of 8.
 """
@@ -22,12 +22,12 @@ Tensors = dict[str, torch.Tensor]
 
 
 def torch_device() -> str:
-    """Where PyTorch computes: on the GPU if there is one."""
+    """Returns the device that PyTorch computes on: the GPU if there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def make_twin(model: nn.Module, variables: Mapping[str, Any]) -> "Twin":
-    """The PyTorch module that computes what `model.apply(variables, image)` does."""
+    """Returns a PyTorch module that computes the same as a model with these variables."""
     twins = {
         EDDSRN: EDDSRNTwin,
         HalfSizeEDDSRN: HalfSizeEDDSRNTwin,
@@ -37,7 +37,7 @@ def make_twin(model: nn.Module, variables: Mapping[str, Any]) -> "Twin":
 
 
 class Twin(torch.nn.Module):
-    """Holds weights by the names they have in Flax, such as "trunk/stem/kernel"."""
+    """Base of the twins; holds weights by Flax's names, such as "trunk/stem/kernel"."""
 
     def __init__(self, model: nn.Module, variables: Mapping[str, Any]):
         super().__init__()
@@ -53,22 +53,22 @@ class Twin(torch.nn.Module):
                 self.weights[name] = torch.nn.Parameter(tensor, requires_grad=trained)
 
     def shuffle_scale(self, name: str) -> int:
-        """The scale of the pixel shuffle that reads a layer's output; 1 if none does."""
+        """Returns the scale of the pixel shuffle after a layer; 1 if there is none."""
         *_, layer, module, _ = ("", "", *name.split("/"))
         return 2 if layer.startswith("up") and module == "conv" else 1
 
     def conv(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        """A convolution that keeps the size of its input."""
+        """Applies a convolution that keeps the size of its input."""
         kernel, bias = self.weights[f"{name}/kernel"], self.weights[f"{name}/bias"]
         return F.conv2d(x, kernel, bias, padding=kernel.shape[-1] // 2)
 
     def up(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        """A convolution and a pixel shuffle."""
+        """Applies a convolution and a pixel shuffle by 2."""
         return F.pixel_shuffle(self.conv(f"{name}/conv", x), 2)
 
 
 class EDDSRNTwin(Twin):
-    """See eddsrn_jax.models.eddsrn."""
+    """Twin of eddsrn_jax.models.EDDSRN."""
 
     def forward(self, image: torch.Tensor) -> Tensors:
         x = self._trunk(image)
@@ -107,7 +107,7 @@ class EDDSRNTwin(Twin):
 
 
 class SRResNetTwin(Twin):
-    """See eddsrn_jax.models.srresnet."""
+    """Twin of eddsrn_jax.models.SRResNet."""
 
     def forward(self, image: torch.Tensor) -> Tensors:
         x = shortcut = self._prelu("stem_prelu", self.conv("stem", image))
@@ -129,7 +129,7 @@ class SRResNetTwin(Twin):
 
 
 class HalfSizeEDDSRNTwin(Twin):
-    """See eddsrn_jax.models.half_size."""
+    """Twin of eddsrn_jax.models.HalfSizeEDDSRN."""
 
     _SCALES: ClassVar = {"sr_head": 2 * SCALE}
     _TWICE = ("up1", "up2", "deblur_head", "sr_mix", "deblur_mix")
@@ -141,8 +141,8 @@ class HalfSizeEDDSRNTwin(Twin):
         self.register_buffer("bank", kernels)
         scales = torch.tensor(bank.scales)
         self.register_buffer("scales", scales[None, :, None, None])
-        # The stem reads channels in the order (row, column, C) of space_to_depth; PyTorch
-        # has them as (C, row, column).
+        # The stem's weights expect channels in the order (row, column, C) of
+        # space_to_depth. PyTorch's pixel_unshuffle returns them as (C, row, column).
         stem = self.weights["stem/kernel"]
         channels = stem.shape[1] // 4
         order = torch.arange(4 * channels).reshape(4, channels).T.flatten()
@@ -217,9 +217,10 @@ def _mix(logits: torch.Tensor, changes: torch.Tensor) -> torch.Tensor:
 
 
 def _shuffled(value: np.ndarray, scale: int) -> np.ndarray:
-    """A layer's output channels in the order that PyTorch's pixel shuffle reads them.
+    """Reorders a layer's output channels for PyTorch's pixel shuffle.
 
-    See depth_to_space, which reads them in another one.
+    depth_to_space in eddsrn_jax expects channels in the order (row, column, C), PyTorch
+    in the order (C, row, column).
     """
     shape = value.shape
     value = value.reshape(*shape[:-1], scale**2, shape[-1] // scale**2)
@@ -227,19 +228,19 @@ def _shuffled(value: np.ndarray, scale: int) -> np.ndarray:
 
 
 def _torch_layout(name: str, value: np.ndarray) -> np.ndarray:
-    """A kernel [h, w, in, out] as [out, in, h, w]; biases stay."""
+    """Returns a kernel [h, w, in, out] as [out, in, h, w]; other arrays unchanged."""
     if name.endswith("kernel"):
         value = value.transpose(3, 2, 0, 1)
     return np.ascontiguousarray(value)
 
 
 def bicubic_upscale(x: torch.Tensor) -> torch.Tensor:
-    """See eddsrn_jax.resize.
+    """Enlarges images by 4, as eddsrn_jax.resize.bicubic_upscale does.
 
-    The filter is PyTorch's own: with antialiasing it has the same kernel, without another
-    one. At edges it does something else, so that these are mirrored before.
+    PyTorch's bicubic filter has the same kernel only with antialiasing. It treats edges
+    differently, so the images are first extended by mirroring.
     """
-    # Mirrored with the edge repeated, which PyTorch's own padding cannot do.
+    # PyTorch's padding cannot mirror with the edge pixel repeated.
     x = torch.cat([x[:, :, :2].flip(2), x, x[:, :, -2:].flip(2)], 2)
     x = torch.cat([x[:, :, :, :2].flip(3), x, x[:, :, :, -2:].flip(3)], 3)
     x = F.interpolate(x, scale_factor=SCALE, mode="bicubic", antialias=True)
@@ -247,7 +248,7 @@ def bicubic_upscale(x: torch.Tensor) -> torch.Tensor:
     return x[:, :, edge:-edge, edge:-edge]
 
 
-# Losses of a difference [N, 3, H, W], see eddsrn_jax.losses.
+# Losses of a difference of images [N, 3, H, W], by their names in eddsrn_jax.losses.
 _LOSSES: dict[str, Callable[[torch.Tensor, float], torch.Tensor]] = {
     "mse": lambda x, _: x.square().mean(),
     "charbonnier": lambda x, eps: torch.sqrt(x.square() + eps**2).mean(),
@@ -256,7 +257,7 @@ _LOSSES: dict[str, Callable[[torch.Tensor, float], torch.Tensor]] = {
 
 
 class TrainerTwin:
-    """Its training step: degradation, forward, backward, Adam, as in eddsrn_jax.steps."""
+    """Trains a twin with the steps of eddsrn_jax.steps: degradation, gradient, Adam."""
 
     def __init__(self, twin: Twin, config: ml_collections.ConfigDict, *, dtype: str):
         self._twin, self._config = twin, config
@@ -270,7 +271,7 @@ class TrainerTwin:
         )
 
     def step(self, hr: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """One update from uint8 [N, H, H, 3]; returns the loss."""
+        """Updates the weights from crops, uint8 [N, H, H, 3]; returns the loss."""
         low, high = self._config.degradation.sigma_range
         flips = torch.randint(2, (3, len(hr)), generator=generator).tolist()
         sigma = low + (high - low) * torch.rand(len(hr), generator=generator)
@@ -289,7 +290,13 @@ class TrainerTwin:
     def loss(
         self, hr: torch.Tensor, sharp: torch.Tensor, blurred: torch.Tensor
     ) -> torch.Tensor:
-        """The joint loss of images [N, 3, H, W], [N, 3, h, w] and [N, 3, h, w]."""
+        """Returns the joint loss, see eddsrn_jax.losses.joint_loss.
+
+        Args:
+            hr: targets of the x4 image, [N, 3, H, W].
+            sharp: targets of the deblurred image, [N, 3, h, w].
+            blurred: inputs of the network, [N, 3, h, w].
+        """
         with self._cast:
             outputs = self._twin(blurred)
         config = self._config.loss
@@ -306,7 +313,16 @@ def _turned(x: torch.Tensor, transpose: int, rows: int, columns: int) -> torch.T
 def degrade(
     hr: torch.Tensor, sigma: torch.Tensor, *, max_sigma: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """See eddsrn_jax.degradation; for a batch [N, H, H, 3] with sigma [N]."""
+    """Shrinks and blurs a batch, as eddsrn_jax.degradation.degrade does an image.
+
+    Args:
+        hr: float [N, H, H, 3] in [0, 1].
+        sigma: standard deviations of the blurs, [N], in pixels of the small images.
+        max_sigma: upper bound of `sigma`.
+
+    Returns:
+        The small sharp images and the small blurred ones, [N, H / 4, H / 4, 3].
+    """
     side = hr.shape[1]
     shrink = torch.from_numpy(np.array(downscale_matrix(side, side, SCALE)))
     shrink = shrink.to(hr.device)

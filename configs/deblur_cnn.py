@@ -1,8 +1,8 @@
-"""DeblurCNN, which takes the blur out and leaves the size as it is.
+"""DeblurCNN, a network that deblurs an image and keeps its size.
 
 Hradis et al., BMVC 2015: fifteen layers, mean squared error. Differs: the optimiser,
-crops, batches and steps of ED-DSRN. In the paper it comes before networks that
-super-resolve.
+crops, batches and steps are those of ED-DSRN. ED-DSRN's paper feeds its output to
+super-resolution networks.
 
     python train.py --config=configs/deblur_cnn.py       # or configs/deblur_cnn.py:lite
 """
@@ -14,7 +14,7 @@ from eddsrn_jax.models.deblur_cnn import L15
 
 
 def get_config(size: str = "full") -> ml_collections.ConfigDict:
-    """The recipe of a size, "full" or "lite": a quarter as wide."""
+    """Returns the recipe at a size: "full", or "lite" with a quarter of the width."""
     config = recipe(size, "DeblurCNN", blurred=True)
     config.network = "DeblurCNN"
     share = {"full": 1, "lite": 4}[size]

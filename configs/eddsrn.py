@@ -1,117 +1,167 @@
-"""ED-DSRN as in the paper, on DIV2K.
+"""ED-DSRN as in the paper, trained on DIV2K.
 
-Reproduces: ICASSP 2018, section 3 and Table 1. The paper's numbers, luminance on Set14:
-25.0131 dB / 0.6503, after 30 hours on one GTX 1080 Ti. Not measured here.
+Reproduces: ICASSP 2018, section 3 and Table 1. The paper's numbers: 25.0131 dB / 0.6503,
+luminance on Set14, after 30 hours on one GTX 1080 Ti. Not measured here.
 
     python train.py --config=configs/eddsrn.py --workdir=runs/eddsrn
+
+All other training recipes start from this one. "Photo" means a sharp photo, "small image"
+that photo shrunk by 4. The network's input is the blurred small image.
 """
 
 import ml_collections
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """The paper's recipe."""
+    """Returns the paper's recipe."""
     config = ml_collections.ConfigDict()
-    # What tables call the method.
+    # Name of the method in tables.
     config.name = "ED-DSRN"
+    # Seed of the initial weights, the crops and their degradations.
     config.seed = 0
+    # Crops in one training step, over all devices together.
     config.batch_size = 32
+    # Length of the run in epochs.
     config.num_epochs = 120
-    # Takes the place of num_epochs where it is not 0.
+    # Length of the run in steps. 0: num_epochs sets the length.
     config.total_steps = 0
-    # Weights to start from: a .safetensors file or a workdir.
+    # Weights to start from: a .safetensors file or the workdir of a run. Empty: random
+    # weights.
     config.init_from = ""
-    # Of the moving average of the weights that is validated and kept for use; 0 uses the
-    # weights themselves, as the paper does.
+    # Decay of the exponential moving average of the weights, which is then validated and
+    # kept for use. 0, as in the paper: no average, the weights themselves are used.
     config.ema_decay = 0.0
-    # Where a loss, gradient or parameter is not finite: "stop", or "skip" the step, up to
-    # ten in a row.
+    # Reaction to a loss, gradient or parameter that is not finite. "stop" ends the run.
+    # "skip" drops the step; more than ten such steps in a row end the run.
     config.on_bad_step = "stop"
+    # Steps between rows of the training log.
     config.log_every_steps = 100
-    # Steps that a device is given at once: for accelerators that are done with a step
-    # sooner than the host has sent it.
+    # Training steps in one dispatch to the device. More than 1 helps an accelerator that
+    # finishes a step before the host has sent the next one. Must be 1 on CPUs.
     config.steps_per_dispatch = 1
 
-    # Of eddsrn_jax.models; the model's values are its fields.
+    # Name of a network in eddsrn_jax.models. The values of config.model are its fields.
     config.network = "EDDSRN"
     config.model = ml_collections.ConfigDict()
+    # Channels of the trunk at 1, 1/2, 1/4 and 1/8 of the small image's size.
     config.model.features = (64, 128, 256, 512)
+    # Pairs of convolutions in each residual block.
     config.model.num_pairs = 2
+    # Channels of the super-resolution head at x1, x2 and x4 of the small image's size.
     config.model.sr_features = (64, 64, 64)
+    # Channels of the deblurring head. 0: no such head.
     config.model.deblur_features = 64
-    # A bank of eddsrn_jax/models/front_end.py before the first layer; the paper has none.
+    # Bank of inverse filters before the first layer, by its name in
+    # eddsrn_jax/models/front_end.py. Empty, as in the paper: none.
     config.model.front_end = ""
+    # Type of the network's computation. Parameters and outputs are float32.
     config.model.dtype = "float32"
-    # Less memory for more time: parts of the network are computed again backwards.
+    # Whether the backward pass computes residual blocks and heads a second time, which
+    # takes less memory and more time.
     config.model.rematerialize = False
 
     config.data = ml_collections.ConfigDict()
-    # "tfds:div2k", "folder:DIR" or "bundled".
+    # Photos to train and validate on: "tfds:div2k", "folder:DIR", or "bundled" for those
+    # inside scikit-image.
     config.data.source = "tfds:div2k"
-    # Another source to validate on, where the source's own split is not wanted.
+    # Photos to validate on, in the same form. Empty: those that data.source itself sets
+    # apart for validation.
     config.data.validation_source = ""
+    # Folder of tensorflow-datasets' data. Empty: the library's default.
     config.data.tfds_data_dir = ""
-    # Whether tensorflow-datasets may download what it lacks (DIV2K: 4.3 GB).
+    # Whether tensorflow-datasets may download missing data (DIV2K: 4.3 GB).
     config.data.tfds_download = False
-    # Files that cannot be decoded: "skip" names and leaves them out, "raise" stops at the
-    # first.
+    # Reaction to a file that cannot be decoded. "skip" names it and leaves it out.
+    # "raise" stops at the first one.
     config.data.on_error = "skip"
-    # For decoded photographs (DIV2K: 6.6 GB); ~/.cache/eddsrn_jax/packs where empty.
+    # Folder for decoded photos (DIV2K: 6.6 GB). Empty: ~/.cache/eddsrn_jax/packs.
     config.data.cache_dir = ""
-    # "stream": tf.data cuts crops on the host. "resident": the devices do, from all
-    # photographs in their memory; needs no TensorFlow.
+    # "stream": tf.data cuts the crops on the host. "resident": the devices cut them, from
+    # all photos in device memory; this needs no TensorFlow.
     config.data.pipeline = "stream"
+    # Side of a crop in pixels of the photo, a multiple of 4.
     config.data.hr_patch_size = 256
-    # An epoch; with the 800 photographs of DIV2K it has 1,000 steps.
+    # Crops from each photo in one epoch. With DIV2K's 800 photos and batches of 32 an
+    # epoch has 1,000 steps.
     config.data.crops_per_image = 40
 
+    # Only for data.pipeline "stream".
     config.pipeline = ml_collections.ConfigDict()
+    # Host threads that cut crops.
     config.pipeline.num_threads = 2
+    # Batches kept ready in host memory.
     config.pipeline.prefetch = 4
 
     config.degradation = ml_collections.ConfigDict()
+    # Lowest and highest standard deviation of the Gaussian blur, in pixels of the small
+    # image.
     config.degradation.sigma_range = (1.0, 2.0)
-    # Shares of the crops with a blur that differs by direction, with noise, and with JPEG
-    # compression; the paper has none of these.
+    # Share of crops, 0 to 1, whose blur is weaker across its direction than along it. The
+    # paper has no such blur, no noise and no JPEG compression.
     config.degradation.anisotropic_share = 0.0
+    # Share of crops, 0 to 1, with sensor noise.
     config.degradation.noise_share = 0.0
-    # Standard deviation in grey levels.
+    # Highest standard deviation of the noise where the image is white, in grey levels.
     config.degradation.max_noise = 0.0
+    # Share of crops, 0 to 1, with JPEG compression.
     config.degradation.jpeg_share = 0.0
-    # Lowest and highest.
+    # Lowest and highest JPEG quality, 1 to 100.
     config.degradation.jpeg_quality = (100, 100)
 
+    # The total is loss.sr + loss.alpha * loss.deblurred. A network with one output has
+    # the loss of that output alone.
     config.loss = ml_collections.ConfigDict()
     # Losses of the x4 and the deblurred image: "mse", "log_mse", "l1" or "charbonnier".
     config.loss.sr = "mse"
     config.loss.deblurred = "charbonnier"
+    # Weight of the deblurring loss.
     config.loss.alpha = 0.2
+    # Constant of the Charbonnier loss, sqrt(difference^2 + eps^2), for images in [0, 1].
     config.loss.eps = 1e-3
 
-    # Against a discriminator; none where the weight is 0. See eddsrn_jax.adversarial.
+    # Training against a discriminator, see eddsrn_jax.adversarial.
     config.adversarial = ml_collections.ConfigDict()
+    # Weight of the adversarial loss, which is added to the total. 0: no discriminator.
     config.adversarial.weight = 0.0
+    # Weight of the mean squared error between the discriminator's features of the x4
+    # image and of the photo.
     config.adversarial.feature_weight = 0.0
+    # Channels of the discriminator's first convolution. Each further one doubles them.
     config.adversarial.features = 64
+    # Convolutions of the discriminator, each of which halves the image.
     config.adversarial.num_layers = 4
 
+    # Adam.
     config.optimizer = ml_collections.ConfigDict()
+    # "step_decay", "warmup_cosine" or "warmup_constant_decay".
     config.optimizer.schedule = "step_decay"
+    # Learning rate at the start, or after the warm-up.
     config.optimizer.learning_rate = 5e-4
+    # Epochs until the learning rate is halved, for "step_decay".
     config.optimizer.halve_every_epochs = 30
+    # Steps of linear warm-up from 0, for the two schedules that have one.
     config.optimizer.warmup_steps = 0
+    # Steps of the final linear decay to 0, for "warmup_constant_decay".
     config.optimizer.decay_steps = 0
+    # Decay of Adam's second moment.
     config.optimizer.b2 = 0.999
+    # Highest global norm of the gradient. Larger gradients are scaled down to it. 0: no
+    # clipping.
     config.optimizer.clip_norm = 0.0
 
     config.validation = ml_collections.ConfigDict()
+    # Steps between validations.
     config.validation.every_steps = 5000
-    # Blurs that the photographs have in turn.
+    # Standard deviations of the validation blurs, in pixels of the small image. The
+    # photos get them in turn.
     config.validation.sigmas = (1.0, 1.25, 1.5, 1.75, 2.0)
-    # "paper": blur alone. "photo": also noise and JPEG compression in turn.
+    # "paper": blur alone. "photo": blur alone, with noise, with JPEG compression and with
+    # both, in turn.
     config.validation.degradation = "paper"
+    # Highest number of photos to validate on.
     config.validation.max_photos = 100
 
     config.checkpoint = ml_collections.ConfigDict()
+    # Steps between checkpoints. Each validation saves one too.
     config.checkpoint.every_steps = 1000
     return config.lock()

@@ -1,13 +1,13 @@
-"""ED-DSRN at half size for photos as people have them, not only for the paper's blurs.
+"""ED-DSRN at half size for real photos, beyond the paper's blurs.
 
-Departs from the paper: blurs from none to sigma 3, some of them stronger in one
-direction; sensor noise up to 12 grey levels; JPEG compression of quality 30 to 100. The
-network is that of configs/eddsrn_half.py with a bank of filters for this range. A quarter
-of the training crops have neither noise nor JPEG blocks.
+Departs from the paper. The training crops have blurs of sigma 0 to 3 pixels of the small
+image, some of them stronger in one direction. Half of the crops have sensor noise of up
+to 12 grey levels. Half have JPEG compression of quality 30 to 100. A quarter has neither.
+The network is that of configs/eddsrn_half.py, with a bank of filters for this range.
 
     python train.py --config=configs/eddsrn_photo.py --config.data.source=folder:DIR
 
-With `:large` after its name it is a recipe for a GPU.
+`configs/eddsrn_photo.py:large` is a recipe for a GPU.
 """
 
 import ml_collections
@@ -16,13 +16,13 @@ from configs import eddsrn_half
 
 
 def get_config(size: str = "small") -> ml_collections.ConfigDict:
-    """The recipe of eddsrn_half with another bank and other degradations.
+    """Returns the recipe of eddsrn_half with another bank and other degradations.
 
     Args:
-        size: "small", for CPUs, or "large".
+        size: "small", for CPUs, or "large", for GPUs.
 
     Raises:
-        ValueError: another size.
+        ValueError: unknown size.
     """
     config = eddsrn_half.get_config(size)
     config.unlock()

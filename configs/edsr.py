@@ -1,9 +1,13 @@
-"""EDSR, which has not seen blurred photographs.
+"""EDSR, trained on photos without blur.
 
-Lim et al., CVPR Workshops 2017: 32 residual blocks of 256, mean absolute error. Differs:
-the crops, batches and steps of ED-DSRN. The paper's numbers: 21.7933 dB on blurred Set14.
+Lim et al., CVPR Workshops 2017: 32 residual blocks of 256 channels, mean absolute error.
+Differs: the crops, batches and steps are those of ED-DSRN. ED-DSRN's paper reports
+21.7933 dB for it on blurred Set14.
 
-    python train.py --config=configs/edsr.py       # or :baseline (16 of 64), or :lite
+    python train.py --config=configs/edsr.py
+
+`configs/edsr.py:baseline` has 16 blocks of 64 channels. `configs/edsr.py:lite` has 12
+blocks of 24.
 """
 
 import ml_collections
@@ -12,7 +16,7 @@ from configs.sizes import recipe
 
 
 def get_config(size: str = "full") -> ml_collections.ConfigDict:
-    """The recipe of a size, "full", "baseline" or "lite"."""
+    """Returns the recipe at a size, "full", "baseline" or "lite"."""
     name = "EDSR baseline" if size == "baseline" else "EDSR"
     config = recipe("full" if size == "baseline" else size, name, blurred=False)
     config.network = "EDSR"

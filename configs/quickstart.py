@@ -1,6 +1,8 @@
-"""A few minutes on two CPU cores: the lite network on photographs of scikit-image.
+"""The lite network for a few minutes on two CPU cores, on photos from scikit-image.
 
-python train.py --config=configs/quickstart.py
+The photos are part of scikit-image's package, so nothing is downloaded.
+
+    python train.py --config=configs/quickstart.py
 """
 
 import ml_collections
@@ -9,7 +11,7 @@ from configs import eddsrn_lite
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """The lite recipe, shorter still, on the bundled photographs."""
+    """Returns the lite recipe with fewer steps, on the bundled photos."""
     config = eddsrn_lite.get_config()
     config.data.source = "bundled"
     config.data.crops_per_image = 200

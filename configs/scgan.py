@@ -1,8 +1,8 @@
-"""SCGAN, trained against a discriminator on blurred photographs.
+"""SCGAN, trained against a discriminator on blurred photos.
 
-Xu et al., ICCV 2017. Differs: photographs, where its paper has faces and text; layers,
-weights of the losses and the optimiser are ours, for its paper could not be read.
-ED-DSRN's paper has 21.9028 dB on Set14 for it.
+Xu et al., ICCV 2017. Differs: it trains on photos, where its paper has faces and text.
+The layers, loss weights and optimiser are ours, because its paper could not be read.
+ED-DSRN's paper reports 21.9028 dB for it on blurred Set14.
 
     python train.py --config=configs/scgan.py       # or configs/scgan.py:lite
 """
@@ -13,7 +13,7 @@ from configs.sizes import recipe
 
 
 def get_config(size: str = "full") -> ml_collections.ConfigDict:
-    """The recipe of a size, "full" or "lite"."""
+    """Returns the recipe at a size, "full" or "lite"."""
     config = recipe(size, "SCGAN", blurred=True)
     config.network = "SCGAN"
     model, judge = config.model, config.adversarial
@@ -21,6 +21,7 @@ def get_config(size: str = "full") -> ml_collections.ConfigDict:
         "full": (64, 10, 64, 4),
         "lite": (12, 4, 16, 4),
     }[size]
-    # Of SRGAN; features, three times the squared error of pixels, at a third of that.
+    # The adversarial weight is SRGAN's. The feature loss is about three times the pixels'
+    # squared error; at this weight it comes to a third of that error.
     judge.weight, judge.feature_weight = 1e-3, 0.1
     return config.lock()

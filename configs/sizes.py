@@ -1,8 +1,9 @@
-"""What the configs of other systems begin with: `--config=configs/srresnet.py:lite`.
+"""Common parts of the recipes that come in two sizes, "full" and "lite".
 
-At "full" size a system is its paper's. "lite" costs about what ED-DSRN lite does, 0.2
-to 0.3 million multiply-accumulates for each pixel of the small image, so that all systems
-can be trained on CPUs, with the same crops.
+`--config=configs/srresnet.py:lite` chooses the size; "full" is the default. At "full"
+size a network is as large as in its own paper. At "lite" size it costs about as much as
+ED-DSRN lite, 0.2 to 0.3 million multiply-accumulates for each pixel of the small image.
+All lite networks can therefore be trained on CPUs, with the same crops.
 """
 
 import ml_collections
@@ -10,28 +11,28 @@ import ml_collections
 from configs import eddsrn, eddsrn_lite
 
 _RECIPES = {"full": eddsrn, "lite": eddsrn_lite}
-# Networks that have not seen blurred photographs, which is what they are to be judged by.
+# Blur range of super-resolution networks that, as in the paper, train on sharp photos.
 _NO_BLUR = (0.0, 0.0)
 
 
 def of_size(size: str) -> ml_collections.ConfigDict:
-    """ED-DSRN's recipe at a size, "full" or "lite"; ValueError at another one."""
+    """Returns ED-DSRN's recipe at a size; ValueError unless it is "full" or "lite"."""
     if size not in _RECIPES:
         raise ValueError(f"size {size!r}: expected one of {', '.join(_RECIPES)}")
     return _RECIPES[size].get_config()
 
 
 def recipe(size: str, name: str, *, blurred: bool) -> ml_collections.ConfigDict:
-    """A recipe without a model.
+    """Returns a recipe whose model section holds the dtype alone.
 
     Args:
         size: "full" or "lite".
-        name: of the system.
-        blurred: whether it trains on blurred photographs, as the paper's do, or on ones
-            that have only been shrunk.
+        name: name of the method in tables, without its size.
+        blurred: whether training and validation photos are shrunk and blurred, as in the
+            paper, or only shrunk.
 
     Raises:
-        ValueError: another size.
+        ValueError: unknown size.
     """
     config = of_size(size)
     config.unlock()
@@ -46,11 +47,11 @@ def recipe(size: str, name: str, *, blurred: bool) -> ml_collections.ConfigDict:
 def finetuned(
     config: ml_collections.ConfigDict, weights: str
 ) -> ml_collections.ConfigDict:
-    """The recipe that continues another one's network on blurred photographs.
+    """Returns a recipe that continues training a network on blurred photos.
 
     Args:
-        config: of a network that has not seen any.
-        weights: of that network, a run's workdir by default.
+        config: recipe that trained the network without blur; changed in place.
+        weights: workdir or .safetensors file of that network.
     """
     blurred = eddsrn.get_config()
     config.unlock()

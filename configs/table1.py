@@ -1,10 +1,12 @@
-"""The systems of the paper's Table 1, to be scored side by side.
+"""The methods of the paper's Table 1, scored side by side.
 
-    python evaluate.py --config=configs/table1.py --dataset=Set14=DIR       # or :full
+    python evaluate.py --config=configs/table1.py --dataset=Set14=DIR
 
-At "lite" size, the default, each system was trained on as many crops by the same recipe
-(see configs/sizes.py), and the weights come along. At "full" size none has been trained
-here; the table says how to.
+At "lite" size, the default, all networks were trained with the same recipe on the same
+number of crops (see configs/sizes.py). A fine-tuned network was trained on as many crops
+without blur before. The weights are in eddsrn_jax/weights/table1. At "full" size,
+`configs/table1.py:full`, no network has been trained here; the table lists the commands
+that train them.
 """
 
 from typing import Any
@@ -13,7 +15,8 @@ import ml_collections
 
 from configs.sizes import of_size
 
-# What the paper has, PSNR in dB and, of two systems, SSIM.
+# The paper's scores on its DIV2K validation set and on Set14: PSNR in dB, and the SSIM of
+# the two methods that have one.
 _PAPER = {
     "srresnet": (22.6978, 21.7681),
     "lapsrn": (22.7343, 21.7878),
@@ -41,16 +44,17 @@ _JOINT = {
     "edsrn": "ED-SRN",
     "eddsrn": "ED-DSRN",
 }
-# Crops of 192 pixels, eight a step: 20,000.
+# 2,500 steps of eight 192 x 192 crops, 20,000 crops in all.
 _BUDGET = "--config.total_steps=2500 --config.model.dtype=bfloat16"
 
 
 def get_config(size: str = "lite") -> ml_collections.ConfigDict:
-    """The rows of the table with the networks of a size, "lite" or "full".
+    """Returns the table's rows, with networks of a size, "lite" or "full".
 
-    A row has a title and a method: "bicubic", "wiener", "dark_channel", a "network" (with
-    its weights, a file or a run's workdir, and the command that makes them), "peer" (a
-    network with others' weights, see --peers), or a "cascade" of two rows.
+    Each row has a title and a method. "bicubic", "wiener" and "dark_channel" need nothing
+    else. A "network" has weights (a file or a run's workdir) and the command that makes
+    them. A "peer" is a network with published weights of others, see --peers. A "cascade"
+    applies two other rows in turn.
     """
     of_size(size)
     rows = {
@@ -73,11 +77,11 @@ def get_config(size: str = "lite") -> ml_collections.ConfigDict:
             rows[name].title += ", fine-tuned"
     for name, row in rows.items():
         scores = _PAPER.get(name, ())
-        # Zero for what it does not have.
+        # 0 stands for an SSIM that the paper does not report.
         similarities = _PAPER_SSIM.get(name, (0.0, 0.0))
         row.paper = tuple(zip(scores, similarities, strict=False))
     config = ml_collections.ConfigDict({"name": "table1", "rows": rows})
-    # Of the rows in the table; those of a cascade come before it.
+    # Order of the rows. The two rows of a cascade must come before it.
     config.order = tuple(rows)
     return config.lock()
 

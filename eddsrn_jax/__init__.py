@@ -1,4 +1,4 @@
-"""ED-DSRN in JAX: joint deblurring and x4 super-resolution of photographs."""
+"""ED-DSRN in JAX: joint deblurring and x4 super-resolution of photos."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ __all__ = ["Restorer", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    # Only when it is asked for: the commands' --help needs no JAX.
+    # Imported on first use, so that the commands' --help does not load JAX.
     if name == "Restorer":
         from eddsrn_jax.restoration import Restorer
 

@@ -1,8 +1,8 @@
-"""The training step against a discriminator, beside the plain one in steps.py.
+"""The training step against a discriminator; steps.py has the plain one.
 
-Source: Goodfellow et al., "Generative Adversarial Nets", 2014, its loss that does not
-saturate; features matched as in Xu et al., "Learning to Super-Resolve Blurry Face and
-Text Images", ICCV 2017, whose weights are not known here.
+Source: Goodfellow et al., "Generative Adversarial Nets", 2014, the non-saturating loss.
+Features are matched as in Xu et al., "Learning to Super-Resolve Blurry Face and Text
+Images", ICCV 2017. That paper's loss weights are not known here.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from eddsrn_jax.models import STRIDE
 from eddsrn_jax.parallel import DATA_AXIS
 from eddsrn_jax.steps import TrainState, apply_training, make_examples, update_state
 
-# What the step returns and adds up beside the losses of joint_loss.
+# The losses that the step adds to those of joint_loss.
 ADVERSARIAL_LOSSES = ("loss_adversarial", "loss_features", "loss_discriminator")
 
 
@@ -28,8 +28,8 @@ class AdversarialState(TrainState):
     """A training state with a discriminator.
 
     Attributes:
-        discriminator: its parameters.
-        discriminator_opt_state: of its optimiser.
+        discriminator: parameters of the discriminator.
+        discriminator_opt_state: state of the discriminator's optimiser.
     """
 
     discriminator: Any
@@ -43,13 +43,13 @@ def with_discriminator(
     *,
     key: jax.Array,
 ) -> AdversarialState:
-    """A training state, and a discriminator that has not learnt anything yet.
+    """Adds an untrained discriminator to a training state.
 
     Args:
-        state: whose sums have ADVERSARIAL_LOSSES too.
-        discriminator: see models.scgan.Discriminator.
-        optimizer: of the discriminator.
-        key: of its initial parameters.
+        state: training state; its `sums` must contain ADVERSARIAL_LOSSES.
+        discriminator: module such as models.scgan.Discriminator.
+        optimizer: optimiser of the discriminator.
+        key: PRNG key for the discriminator's initial parameters.
     """
     side = STRIDE * 2**discriminator.num_layers
     params = discriminator.init(key, jnp.zeros((1, side, side, 3)))["params"]
@@ -75,20 +75,21 @@ def adversarial_step(
     loss: Mapping[str, Any],
     **updating: Any,
 ) -> tuple[AdversarialState, dict[str, jax.Array]]:
-    """One update of a network and one of its discriminator, from one forward pass.
+    """Updates a network and its discriminator once each, from one pass of the network.
 
     Args:
         state, batch, scale, degradation, loss, updating: see `train_step`.
-        model: maps lr_blur to outputs with "sr".
-        discriminator: maps images to logits, positive for photographs, and features.
-        optimizer: updates the parameters of either.
-        weight: of the adversarial loss, beside joint_loss.
-        feature_weight: of the mean squared error between the discriminator's features of
-            "sr" and of the photograph, meaned over its layers.
+        model: network that maps lr_blur to outputs with "sr".
+        discriminator: module that maps images to logits, positive for photos, and to
+            features.
+        optimizer: optimiser of both networks; each has its own state.
+        weight: weight of the adversarial loss, which is added to joint_loss.
+        feature_weight: weight of the feature loss. That is the mean squared error between
+            the discriminator's features of "sr" and of the photo, averaged over layers.
 
     Returns:
-        The new state, and the losses and the network's gradient norm; "loss" is what the
-        network minimises, "loss_discriminator" what the discriminator does.
+        The new state, and the losses and the network's gradient norm. The network
+        minimises "loss", the discriminator minimises "loss_discriminator".
     """
     examples = make_examples(batch, scale=scale, **degradation)
     hr = examples["hr"]

@@ -1,4 +1,4 @@
-"""The parts of a run, each made from its config: data, steps, state."""
+"""Makes the parts of a run from its config: data, training step, state."""
 
 import functools
 import logging
@@ -34,21 +34,22 @@ from eddsrn_jax.weights import load_weights
 
 _log = logging.getLogger(__name__)
 
-# Smaller photographs leave nothing inside the border of the deblurred image.
+# Smaller photos leave fewer than 8 x 8 pixels of the deblurred image inside its border.
 _MIN_VALIDATION_SIDE = SCALE * 16
 
 
 def open_data(
     config: ml_collections.ConfigDict, workdir: Path | None = None
 ) -> tuple[CropSampler, Pack]:
-    """The crops to train on, and the photographs to validate on.
+    """Opens the crops to train on and the photos to validate on.
 
     Args:
-        config, workdir: see `train_and_evaluate` and `open_packs`.
+        config: values of the run, see `train_and_evaluate`.
+        workdir: folder of the run, see `open_packs`.
 
     Raises:
         InputError: the config's data cannot be used.
-        OSError: no room for the pack.
+        OSError: the disk has no room for the pack.
     """
     data, folder = config.data, _pack_folder(config)
     make_folder(folder, "config.data.cache_dir")
@@ -73,10 +74,10 @@ def open_data(
 
 
 def open_held_out(config: ml_collections.ConfigDict, workdir: Path) -> Source:
-    """The photographs that a run holds out for its validation, all of them.
+    """Opens all photos that a run holds out for validation.
 
     Raises:
-        InputError: they are not there, nor a pack of them.
+        InputError: neither the photos nor a pack of them exist.
     """
     return open_validation(_wanted(config), _pack_folder(config), workdir=workdir)
 
@@ -87,7 +88,7 @@ def _pack_folder(config: ml_collections.ConfigDict) -> Path:
 
 
 def _wanted(config: ml_collections.ConfigDict) -> dict[str, str]:
-    """Where the config says that photographs are."""
+    """Returns the config values that say where the photos are."""
     names = ("source", "validation_source", "tfds_data_dir")
     return {name: config_lib.value(config, f"data.{name}") for name in names}
 
@@ -99,7 +100,7 @@ def open_batches(
     mesh: jax.sharding.Mesh,
     rows: slice,
 ) -> Iterator[dict[str, jax.Array]]:
-    """The batches of `steps` on their devices, some of them ahead."""
+    """Returns an iterator that places the batches of `steps` on the devices ahead."""
     if config.data.pipeline == "resident":
         batches = resident_batches(sampler, steps, mesh, rows=rows)
         return prefetch_to_device(batches, lambda batch: batch)
@@ -113,7 +114,7 @@ def compile_step(
     optimizer: optax.GradientTransformation,
     mesh: jax.sharding.Mesh,
 ) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]:
-    """The training steps of a config, see `train_steps`, mapped over a mesh."""
+    """Returns the config's training steps, compiled for a mesh; see `train_steps`."""
     step = functools.partial(
         train_step,
         model=model,
@@ -137,7 +138,7 @@ def compile_step(
 
 
 def _discriminator(config: ml_collections.ConfigDict) -> Discriminator | None:
-    """What the config trains against, if anything."""
+    """Makes the discriminator that the config trains against; None if it has none."""
     if not config.adversarial.weight:
         return None
     return Discriminator(
@@ -154,7 +155,10 @@ def restore_or_create(
     optimizer: optax.GradientTransformation,
     mesh: jax.sharding.Mesh,
 ) -> TrainState:
-    """The newest checkpoint's state, or a new one, from `init_from` if that is set."""
+    """Restores the newest checkpoint's state, or creates a new state.
+
+    A new state starts from the weights of `config.init_from`, if that is set.
+    """
     state = _new_state(config, model, optimizer)
     restored = checkpoints.restore_latest(parallel.replicate(state, mesh))
     if restored is not None:
@@ -174,7 +178,7 @@ def _new_state(
     optimizer: optax.GradientTransformation,
     params: Any = None,
 ) -> TrainState:
-    """The state of a run that has not begun; with parameters of its own where None."""
+    """Creates the state before the first step; initialises `params` if they are None."""
     key = jax.random.key(config.seed)
     discriminator = _discriminator(config)
     losses = loss_names(abstract_outputs(model))
@@ -190,10 +194,10 @@ def _new_state(
 
 
 def load_params(path: Path, model: nn.Module) -> Any:
-    """Weights to start from: a .safetensors file, or the best of a run's workdir.
+    """Loads weights from a .safetensors file or the best checkpoint of a workdir.
 
     Raises:
-        InputError: not there, damaged, or of another architecture.
+        InputError: the weights are missing, damaged, or of another architecture.
     """
     like = abstract_params(model)
     if path.suffix == ".safetensors":

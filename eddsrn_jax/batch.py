@@ -1,7 +1,8 @@
-"""Restoring files, one after the other, whatever is in them.
+"""Restores untrusted image files one after the other.
 
-A file that fails is named with its reason and never stops the others. No input is changed
-and no output is ever half there: it is written beside and renamed.
+A file that fails is logged with the reason and never stops the others. Outputs are
+written atomically: to a temporary file beside the target, which is then renamed. Inputs
+are not changed unless the user allows a result to replace its own input.
 """
 
 import contextlib
@@ -33,7 +34,7 @@ from eddsrn_jax.runtime import make_folder
 
 _log = logging.getLogger(__name__)
 
-# Of a file's name, in bytes, on the file systems in use.
+# The longest file name, in bytes, on common file systems.
 _LONGEST_NAME = 255
 
 
@@ -47,25 +48,25 @@ def restore_files(
     strength: float = 1.0,
     report: Path | None = None,
 ) -> list[Job]:
-    """Restores photographs.
+    """Restores photos.
 
     Args:
-        paths: files, and folders whose images are taken.
-        make_restorer: called when it is known that there is work.
-        placing: where results go.
-        limits: photographs beyond them fail before they are decoded.
-        recursive: whether subfolders of folders are taken too.
-        strength: see Restorer.
-        report: a JSON file to write of what became of every file; also when the work
-            ends early.
+        paths: files, and folders of images.
+        make_restorer: function that makes the Restorer; not called if nothing is to do.
+        placing: location of the results, see `Placing`.
+        limits: largest sizes; photos beyond them fail before they are decoded.
+        recursive: whether to search subfolders too.
+        strength: see `Restorer.__call__`.
+        report: JSON file for the status of every photo, also written when the work ends
+            early; None writes none.
 
     Returns:
-        The files, with what became of them.
+        One job for each photo or unusable path, with its status.
 
     Raises:
-        UsageError: before any work: two results of one name, or one that would replace
-            a photograph.
-        InputError: the weights or the report's file cannot be used.
+        UsageError: a target or the report would replace a photo or another result, see
+            `place`. It is raised before any work.
+        InputError: the output folder, the weights or the report cannot be used.
     """
     jobs = list(find_jobs(paths, recursive=recursive))
     place(jobs, placing)
@@ -87,7 +88,7 @@ def restore_files(
 
 @contextlib.contextmanager
 def _reporting(path: Path | None, jobs: Sequence[Job]) -> Iterator[None]:
-    """Writes the report at the end; first at the start, so that it is known to work."""
+    """Writes the report after the block, and once before it to find errors early."""
 
     def write() -> None:
         text = json.dumps({"files": [job.entry() for job in jobs]}, indent=1)
@@ -112,7 +113,7 @@ def _reporting(path: Path | None, jobs: Sequence[Job]) -> Iterator[None]:
 
 
 class _Collector(logging.Handler):
-    """Notes what others warn of while they work on a job."""
+    """A log handler that records the package's warnings in a job."""
 
     def __init__(self, job: Job):
         super().__init__(logging.WARNING)
@@ -126,12 +127,12 @@ class _Collector(logging.Handler):
 
 @contextlib.contextmanager
 def _working_on(job: Job) -> Iterator[None]:
-    """Failures, interruptions and warnings become the job's."""
+    """Records failures, interruptions and warnings of the block in the job."""
     collector, logger = _Collector(job), logging.getLogger("eddsrn_jax")
     logger.addHandler(collector)
     try:
         yield
-    # Anything: decoders and devices raise what they like, and other files wait.
+    # Decoders and devices raise exceptions of any type, and other files still wait.
     except Exception as error:
         job.fail(error)
     except BaseException:
@@ -142,7 +143,7 @@ def _working_on(job: Job) -> Iterator[None]:
 
 
 def _prepare(job: Job, limits: Limits, *, skip_existing: bool) -> None:
-    """Refuses and says, before work starts, all that can be known by then."""
+    """Reads the header, and fails or warns of all that is known before decoding."""
     if skip_existing:
         missing = {n: path for n, path in job.targets.items() if not path.exists()}
         if not missing:
@@ -166,7 +167,7 @@ def _prepare(job: Job, limits: Limits, *, skip_existing: bool) -> None:
 
 
 def _restore_all(jobs: Sequence[Job], restorer: Restorer, strength: float) -> None:
-    """Restores all, under one progress bar in pixels of the photographs."""
+    """Restores all jobs, with one progress bar that counts the photos' pixels."""
     total, done = sum(job.pixels for job in jobs), 0
     with tqdm(total=total, unit="P", unit_scale=True, disable=None) as bar:
         for job in jobs:
@@ -184,7 +185,7 @@ def _restore_all(jobs: Sequence[Job], restorer: Restorer, strength: float) -> No
 
 
 def _restore(job: Job, restorer: Restorer, strength: float) -> Iterator[int]:
-    """From file to files; yields how many of the photograph's pixels are done."""
+    """Restores one file; yields the number of its pixels that are done so far."""
     pixels, metadata = read_picture(job.path)
     job.sigma = estimate_sigma(_colour(pixels))
     if strength:
@@ -198,7 +199,7 @@ def _restore(job: Job, restorer: Restorer, strength: float) -> Iterator[int]:
         for output, canvas in canvases.items():
             scale = SCALE if output == "sr" else 1
             canvas.paste(parts[output], scale * block.top, scale * block.left)
-        # They come row by row.
+        # Blocks come row by row.
         yield block.top * pixels.shape[1] + block.height * (block.left + block.width)
     del pixels
     for output, target in job.targets.items():
@@ -210,12 +211,12 @@ def _restore(job: Job, restorer: Restorer, strength: float) -> Iterator[int]:
 
 
 def _colour(pixels: np.ndarray) -> np.ndarray:
-    """[h, w, C] without alpha, as [h, w] or [h, w, 3]."""
+    """Returns pixels [h, w, C] without alpha, as gray [h, w] or RGB [h, w, 3]."""
     return pixels[:, :, 0] if pixels.shape[2] < 3 else pixels[:, :, :3]
 
 
 def _warn_of_blur(job: Job, trained: tuple[float, float]) -> None:
-    """A photograph that the weights are not made for must not be damaged silently."""
+    """Warns of a photo whose blur is outside the range that the weights suit."""
     side = outside_trained_range(job.sigma, trained)
     if side:
         harm = {
@@ -230,12 +231,12 @@ def _warn_of_blur(job: Job, trained: tuple[float, float]) -> None:
 
 
 class _Canvas:
-    """A picture that is put together from parts, in what its format can hold."""
+    """An output image assembled from parts, with the channels its format can hold."""
 
     def __init__(self, header: Header, suffix: str):
         self._channels, self._dtype, _ = fit_to_format(suffix, header)
         if self._dtype == np.uint8:
-            # Pillow's own, which it writes without a copy.
+            # Pillow writes its own images without a copy.
             mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[self._channels]
             self.picture = Image.new(mode, (header.width, header.height))
         else:
@@ -252,7 +253,7 @@ class _Canvas:
 
 
 def _summary(jobs: Sequence[Job], seconds: float) -> str:
-    """What became of all, in one line."""
+    """Returns one line with the number of jobs of each status, and the speed."""
     parts = []
     for status in ("restored", "skipped", "failed", "interrupted", "not started"):
         if count := sum(job.status == status for job in jobs):

@@ -1,4 +1,4 @@
-"""Two methods one after the other: deblurring, then super-resolution."""
+"""A cascade of two methods: deblurring, then super-resolution."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,18 +10,20 @@ from eddsrn_jax.restoration import Restored
 
 @dataclasses.dataclass(frozen=True)
 class Cascade:
-    """Any method with "deblurred", and on that, of 8 bits as in a file, any with "sr".
+    """A deblurring method followed by a super-resolution method.
+
+    The second method gets the first one's result in 8 bits, as from a file.
 
     Attributes:
-        deblur: maps uint8 [h, w, 3] to "deblurred".
-        super_resolve: maps uint8 [h, w, 3] to "sr".
+        deblur: method that maps uint8 [h, w, 3] to "deblurred".
+        super_resolve: method that maps uint8 [h, w, 3] to "sr".
     """
 
     deblur: Callable[[np.ndarray], Restored]
     super_resolve: Callable[[np.ndarray], Restored]
 
     def prepare(self, height: int, width: int) -> None:
-        """Compiles for photographs of this size, where its methods do."""
+        """Compiles programs for photos of this size, if the methods have any."""
         for method in (self.deblur, self.super_resolve):
             if prepare := getattr(method, "prepare", None):
                 prepare(height, width)

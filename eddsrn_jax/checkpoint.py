@@ -29,29 +29,30 @@ from eddsrn_jax.weights import Network, with_params
 
 _log = logging.getLogger(__name__)
 
-# The best checkpoint is that of the highest; of the first that a network has.
+# Metrics that rank checkpoints, highest first; only the first one present counts.
 BEST_METRICS = ("val/psnr_y_crop4", "val/deblurred_psnr_y_crop4")
-# Of a checkpoint, beside its arrays: names, shapes, indices.
+# Allowance for what a checkpoint stores beside its arrays: names, shapes, indices.
 _BYTES_OF_NAMES = 1_000_000
 
 
 def _score(metrics: dict[str, float]) -> float:
-    """What the best checkpoint has most of."""
+    """Returns the score that is highest in the best checkpoint."""
     return next((metrics[name] for name in BEST_METRICS if name in metrics), -math.inf)
 
 
 class Checkpoints:
-    """The checkpoints of a workdir; the two latest and the best one are kept."""
+    """Checkpoints of a run's workdir; the two latest and the best one are kept."""
 
     def __init__(self, workdir: Path, *, read_only: bool = False):
-        """Opens them.
+        """Opens the checkpoints of a workdir.
 
         Args:
-            workdir: of the run.
-            read_only: a run may be writing there.
+            workdir: workdir of the run.
+            read_only: True changes nothing on disk, as a run may be writing there.
 
         Raises:
-            InputError: read only, and there is no checkpoint; or none is whole.
+            InputError: none of the checkpoints is whole, or `read_only` is set and there
+                is no checkpoint.
         """
         self._folder = workdir.expanduser().resolve() / "checkpoints"
         if read_only and not self._folder.is_dir():
@@ -60,18 +61,18 @@ class Checkpoints:
         best = preservation_policy.BestN(
             get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False
         )
-        # Two, so that one that is damaged costs what lies between them and not all.
+        # Two, so that a damaged checkpoint costs only the steps since the one before it.
         policy = preservation_policy.AnyPreservationPolicy(
             [preservation_policy.LatestN(2), best]
         )
         arrays, values = ocp.StandardCheckpointHandler, ocp.JsonCheckpointHandler
         options = ocp.CheckpointManagerOptions(
-            # The policy alone would keep the best one but write no metrics.
+            # With the policy alone orbax would keep the best one but write no metrics.
             best_fn=_score,
             preservation_policy=None if read_only else policy,
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
-            # All metrics would be read, and what of one cannot be fails for all.
+            # Otherwise orbax reads all metrics here, and fails if one file is damaged.
             lightweight_initialize=read_only,
         )
         handlers = {
@@ -79,7 +80,7 @@ class Checkpoints:
             **{"config": values(), "checksums": values()},
         }
         if not read_only:
-            # Where that cannot be, before there is something to save.
+            # A folder that cannot be made fails here, not at the first save.
             self._folder.mkdir(parents=True, exist_ok=True)
             self._set_aside_damaged_metrics()
         self._manager = ocp.CheckpointManager(
@@ -95,15 +96,17 @@ class Checkpoints:
         *,
         metrics: dict[str, float] | None,
     ) -> None:
-        """Starts saving; returns when the state has been copied and its checksum taken.
+        """Starts saving in the background.
+
+        Returns once the checksums are computed and the state is copied.
 
         Args:
-            state: to save; may be donated right after.
-            config: of the run.
-            metrics: of this state's validation, if there was one.
+            state: state to save; it may be donated right after.
+            config: config of the run.
+            metrics: validation metrics of this state; None if it was not validated.
 
         Raises:
-            OSError: the disk has no room, or the one before could not be written.
+            OSError: the disk has no room, or the previous save failed.
         """
         params, train = _items(state)
         self._check_room(params, train)
@@ -126,7 +129,7 @@ class Checkpoints:
             )
 
     def _check_room(self, *trees: Any) -> None:
-        """Before it is full, and less clear what is missing."""
+        """Raises OSError if the checkpoint does not fit on the disk."""
         needed = sum(x.nbytes for x in jax.tree.leaves(trees)) + _BYTES_OF_NAMES
         free = shutil.disk_usage(self._folder).free
         if needed > free:
@@ -136,30 +139,30 @@ class Checkpoints:
             )
 
     def wait(self) -> None:
-        """Blocks until everything is on disk.
+        """Blocks until every started save is on disk.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: a checkpoint cannot be written.
         """
         with self._writing():
             self._manager.wait_until_finished()
 
     def check(self) -> None:
-        """Raises what `wait` would, of a save that has ended; does not block."""
+        """Raises the error of a save that has ended, as `wait` does; does not block."""
         if not self._manager.is_saving_in_progress():
             self.wait()
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Says in one line what the system would not write."""
+        """Turns system errors within the block into one-line OSErrors."""
         try:
             yield
             return
         except (OSError, ValueError) as error:
             if (number := system_error(error)) is None:
                 raise
-        # Here, where the error is forgotten: what orbax had begun and gave up would
-        # complain, item by item, at the end of the process.
+        # Outside the `except` block nothing refers to the error any more, so this frees
+        # the writes that orbax gave up. Each would complain at the end of the process.
         gc.collect()
         raise OSError(
             f"{self._folder}: a checkpoint cannot be written ({os.strerror(number)});"
@@ -169,19 +172,19 @@ class Checkpoints:
     def restore_latest(
         self, like: TrainState
     ) -> tuple[TrainState, ml_collections.ConfigDict] | None:
-        """The newest whole checkpoint, on the devices of `like`, and its config.
+        """Restores the newest whole checkpoint, on the devices of `like`.
 
-        Damaged ones after it are named in a warning and moved aside, never deleted.
+        Newer damaged checkpoints are named in warnings and moved aside, never deleted.
 
         Args:
-            like: a state with the expected shapes and the wanted shardings.
+            like: state with the expected shapes and the wanted shardings.
 
         Returns:
-            The state and the config; None if there is no checkpoint.
+            The state and its config; None if there is no checkpoint.
 
         Raises:
-            InputError: there are checkpoints, or were, but none is whole; or the newest
-                is of another architecture.
+            InputError: there are only damaged checkpoints, or the newest whole one is of
+                another architecture or kind of run.
         """
         params, train = _items(like)
         damaged = []
@@ -191,7 +194,7 @@ class Checkpoints:
                 restored = self._saved(step).restore(params=params, train=train)
             except DamagedError as error:
                 reason = str(error)
-            # What one of several processes cannot read none goes on from.
+            # All processes must agree: if one cannot read this checkpoint, all skip it.
             if reasons := [*filter(None, parallel.gather(reason))]:
                 _log.warning("%s", reasons[0])
                 damaged.append(step)
@@ -222,18 +225,19 @@ class Checkpoints:
     def restore_params(
         self, step: int | None = None, *, like: Any | None = None
     ) -> tuple[int, ml_collections.ConfigDict, Any]:
-        """The parameters of a checkpoint alone, verified.
+        """Restores and verifies only the parameters of a checkpoint.
 
         Args:
-            step: of the checkpoint. Where None the best by validation, or if there is
-                none, or it is damaged, the newest whole one.
-            like: tree of the expected shapes; None takes those of its config's network.
+            step: step of the checkpoint. None takes the best by validation. If there is
+                none, or it is damaged, None takes the newest whole one.
+            like: tree of the expected shapes; None takes those of the config's network.
 
         Returns:
-            Its step, config and parameters.
+            The checkpoint's step, config and parameters.
 
         Raises:
-            InputError: no such step, damaged, or of another architecture.
+            InputError: the checkpoint does not exist, is damaged, or is of another
+                architecture.
         """
         restored = self._restore_best(step, like)
         return restored["network"].step, restored["config"], restored["params"]
@@ -241,13 +245,14 @@ class Checkpoints:
     def restore_network(
         self, step: int | None = None
     ) -> tuple[Network, ml_collections.ConfigDict]:
-        """The network of a checkpoint, and the config of its run.
+        """Restores the network of a checkpoint, and the config of its run.
 
         Args:
             step: see `restore_params`.
 
         Raises:
-            InputError: no such step, damaged, or its config is of no network.
+            InputError: the checkpoint does not exist, is damaged, or has a config that
+                describes no network.
         """
         restored = self._restore_best(step)
         origin = f"{self._folder}/{restored['network'].step}"
@@ -255,7 +260,7 @@ class Checkpoints:
         return network, restored["config"]
 
     def _restore_best(self, step: int | None, like: Any | None = None) -> dict[str, Any]:
-        """What `SavedStep.restore` makes of the step wanted, see `restore_params`."""
+        """Restores the checkpoint that `restore_params` describes."""
         steps = sorted(self._manager.all_steps(), reverse=True)
         if step is not None and step not in steps:
             raise InputError(f"{self._folder}: no step {step}, only {steps[::-1]}")
@@ -275,7 +280,7 @@ class Checkpoints:
         return SavedStep(self._folder / str(step), self._manager)
 
     def _best_step(self) -> int | None:
-        """The best by validation, of those whose metrics are whole."""
+        """Returns the best step by validation, of those whose metrics are undamaged."""
         scores = {}
         for step in self._manager.all_steps():
             try:
@@ -288,7 +293,10 @@ class Checkpoints:
         return max(scores, key=scores.get, default=None)
 
     def _set_aside_damaged_metrics(self) -> None:
-        """Orbax would open no checkpoint, or take a wrong one for the best."""
+        """Moves checkpoints with damaged metrics aside.
+
+        With them orbax would open no checkpoint, or keep a wrong one as the best.
+        """
         reasons = {}
         steps = {path.name for path in self._folder.glob("*") if path.name.isdecimal()}
         for step in steps:
@@ -296,7 +304,7 @@ class Checkpoints:
                 SavedStep(self._folder / step).metrics()
             except DamagedError as error:
                 reasons[step] = str(error)
-        # Together: what one of several processes cannot read none goes on from.
+        # All processes must agree: damage that one of them finds counts for all.
         reasons = {k: v for found in parallel.gather(reasons) for k, v in found.items()}
         for reason in reasons.values():
             _log.warning("%s", reason)
@@ -306,7 +314,7 @@ class Checkpoints:
             self._move_aside(reasons)
 
     def _move_aside(self, steps: Collection[int | str]) -> None:
-        """Frees the steps of damaged checkpoints, which will be done again."""
+        """Renames damaged checkpoints, as their steps will be saved again."""
         for step in steps if jax.process_index() == 0 else ():
             target = self._folder.parent / f"damaged-checkpoint-{step}"
             number = 1
@@ -314,14 +322,14 @@ class Checkpoints:
                 number += 1
                 target = target.with_name(f"damaged-checkpoint-{step}-{number}")
             (self._folder / str(step)).rename(target)
-        # Before that no process looks again.
+        # A barrier: no process lists the checkpoints again before they are renamed.
         parallel.gather(None)
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, _: object, error: BaseException | None, *__: object) -> None:
-        # It would wait for processes that may have ended.
+        # Closing the manager would wait for processes that may have ended.
         if error and parallel.lost_another(error):
             return
         try:
@@ -330,12 +338,16 @@ class Checkpoints:
         except OSError as second:
             if error is None:
                 raise
-            # Of two errors the first ends the run.
+            # The first error ends the run; this one is only reported.
             _log.warning("%s", second)
 
 
 def read_run(workdir: Path, step: int | None = None) -> Network:
-    """The network of a run's checkpoint: that of a step, or the best by validation.
+    """Reads the network of a run's checkpoint.
+
+    Args:
+        workdir: workdir of the run.
+        step: see `Checkpoints.restore_params`.
 
     Raises:
         InputError: see `Checkpoints.restore_network`.
@@ -345,7 +357,7 @@ def read_run(workdir: Path, step: int | None = None) -> Network:
 
 
 def _items(state: TrainState) -> tuple[Any, dict[str, Any]]:
-    """What of a state evaluation uses, and the rest of it by name."""
+    """Splits a state into the arrays that evaluation uses, and the rest by name."""
     rest = {name: getattr(state, name) for name in state.__dataclass_fields__}
     for name in (_used(state), "batch_stats"):
         del rest[name]

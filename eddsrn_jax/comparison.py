@@ -1,4 +1,4 @@
-"""Many systems side by side, such as the paper's Table 1: scores, costs, times."""
+"""Comparison of many systems, such as the paper's Table 1: scores, costs, times."""
 
 import csv
 import dataclasses
@@ -28,7 +28,7 @@ from eddsrn_jax.results import OUTPUT_TITLES, markdown, means, to_json
 from eddsrn_jax.scoring import Method, middle
 from eddsrn_jax.weights import Network, read_network
 
-# The sets that the paper has figures of.
+# The sets for which the paper reports scores.
 _PAPER_SETS = ("DIV2K-val", "Set14")
 
 
@@ -37,12 +37,13 @@ class Entry:
     """A row of the table, before anything is scored.
 
     Attributes:
-        title: of the row.
-        method: to score; None where its weights are not there.
-        parameters: of its networks.
-        flops: for each pixel of the small image; a multiply-accumulate is two.
-        missing: what to do to have its weights; empty where they are there.
-        paper: PSNR and SSIM in the paper, for each of its sets; 0 for what it lacks.
+        title: title of the row.
+        method: method to score; None if its weights are missing.
+        parameters: number of parameters of its networks.
+        flops: FLOP for each pixel of the small image; a multiply-accumulate counts as 2.
+        missing: how to get the missing weights; empty if nothing is missing.
+        paper: PSNR and SSIM in the paper for each of its sets. An SSIM of 0 means that
+            the paper reports none. Empty if the paper lacks the system.
     """
 
     title: str
@@ -66,23 +67,23 @@ def compare(
     save_images: bool = False,
     output_dir: Path | None = None,
 ) -> list[Entry]:
-    """Scores the systems of a config, such as configs/table1.py; prints and writes it.
+    """Scores the systems of a table's config; prints and writes the table.
 
     Args:
-        config: of the table.
+        config: config of the table, such as configs/table1.py.
         datasets, sigmas, seed, max_photos, dtype, peers, save_images: see
             `evaluate_network`.
-        figure: a photograph, of which a picture with all methods' results is made: a
-            file, or "bundled:NAME" of those validated on that are inside scikit-image.
-        output_dir: for the table, as Markdown, CSV and JSON, and all that
-            `evaluate_network` writes; where None the first of `evaluation/NAME`,
-            `NAME-2` .. that is not there yet.
+        figure: photo for a picture that shows all methods' results. It is a file, or
+            "bundled:NAME" for one of the validation photos inside scikit-image.
+        output_dir: folder for the table, as Markdown, CSV and JSON, and for the files
+            that `evaluate_network` writes. Default: `evaluation/NAME`; if that exists,
+            `-2`, `-3` and so on follow the name.
 
     Returns:
-        The rows of the table, those without weights too.
+        The rows of the table, including those without weights.
 
     Raises:
-        InputError: weights that are there cannot be read, no folder or no photograph.
+        InputError: existing weights cannot be read, or a folder or photo is missing.
     """
     sources = open_folders(datasets)
     photo = _open_photo(figure) if figure else None
@@ -130,14 +131,14 @@ def _open_photo(place: str) -> np.ndarray:
 def read_entries(
     config: ml_collections.ConfigDict, *, dtype: str | None, peers: Path | None
 ) -> list[Entry]:
-    """The rows of a table's config with their weights, where these are there.
+    """Builds the rows of a table's config, with weights if these exist.
 
     Args:
-        config: see configs/table1.py.
-        dtype, peers: see `compare`.
+        config: config of the table, see configs/table1.py.
+        dtype, peers: see `evaluate_network`.
 
     Raises:
-        InputError: weights that are there cannot be read.
+        InputError: existing weights cannot be read, or a row's method is unknown.
     """
     others = read_peers(peers) if peers else {}
     entries: dict[str, Entry] = {}
@@ -170,7 +171,7 @@ def read_entries(
 def _read(path: Path) -> Network:
     if path.suffix == ".safetensors":
         return read_network(path)
-    # Orbax takes seconds to import.
+    # Importing Orbax takes seconds.
     from eddsrn_jax.checkpoint import read_run
 
     return read_run(path)
@@ -198,12 +199,12 @@ def _cascade_entry(deblur: Entry, super_resolve: Entry, **paper: Any) -> Entry:
     )
 
 
-# Outputs and channels that have a column.
+# Outputs and channels that have a column in the table.
 _COLUMNS = (("sr", "y"), ("sr", "rgb"), ("deblurred", "y"), ("deblurred", "rgb"))
 
 
 def _table(dataset: str, entries: Sequence[Entry], found: Sequence[dict]) -> str:
-    """The scores of one set as a Markdown table, under what they are."""
+    """Returns the scores of one set as a Markdown table below a caption."""
     scores = {(m["method"], m["output"]): m for m in found if m["dataset"] == dataset}
     titles = [f"{OUTPUT_TITLES[output]}, {name.upper()}" for output, name in _COLUMNS]
     papers = [f"paper, {name}" for name in _PAPER_SETS]
@@ -226,7 +227,7 @@ def _table(dataset: str, entries: Sequence[Entry], found: Sequence[dict]) -> str
 
 
 def _short(count: float) -> str:
-    """Thousands or millions in three digits; nothing for none."""
+    """Formats a count in thousands or millions with three digits; 0 gives ""."""
     if not count:
         return ""
     return f"{count / 1e6:.3g} M" if count >= 1e6 else f"{count / 1e3:.3g} k"
@@ -245,7 +246,7 @@ def _pair(psnr: float, ssim: float) -> str:
 def _write(
     path: Path, entries: Sequence[Entry], found: Sequence[dict], text: str
 ) -> None:
-    """The table as path.md, and as path.json and path.csv with every number in full."""
+    """Writes the table as path.md, and with unrounded numbers as path.json, path.csv."""
     write_text(path.with_suffix(".md"), text + "\n")
     table = []
     for entry in entries:

@@ -1,4 +1,4 @@
-"""What a network costs: parameters, multiply-accumulates, memory."""
+"""The cost of a network: parameters, multiply-accumulates, memory."""
 
 import math
 from collections.abc import Iterator
@@ -10,18 +10,18 @@ import jax.extend.core as jex
 
 
 def count_parameters(params: Any) -> int:
-    """Values in a tree of parameters."""
+    """Counts the values in a tree of parameters."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
 def macs_per_pixel(model: nn.Module, *, side: int = 64) -> float:
-    """Multiply-accumulates of the convolutions for each pixel of the small image.
+    """Counts multiply-accumulates of the convolutions for each pixel of the small image.
 
-    Taps that fall outside the image are counted, as papers do. Nothing is computed.
+    Taps outside the image count too, as in papers. The network is traced, not run.
 
     Args:
-        model: maps [N, h, w, 3] to images.
-        side: of the image that the count is made for.
+        model: network that maps [N, h, w, 3] to images.
+        side: side of the traced image, in pixels.
     """
     macs = 0
     for _, kernel, output in convolutions(model, side):
@@ -31,14 +31,15 @@ def macs_per_pixel(model: nn.Module, *, side: int = 64) -> float:
 
 
 def activation_bytes_per_pixel(model: nn.Module, *, side: int = 64) -> float:
-    """Memory that applying a network takes, for each pixel of the small image.
+    """Estimates the memory of applying a network, in bytes per pixel of the small image.
 
-    That of its largest convolution's input and output, which is what XLA was seen to
-    take on CPUs: what lies around the convolutions is fused into them.
+    The estimate is the input and output of the convolution for which their sum is
+    largest. XLA was seen to take that much on CPUs, because it fuses other operations
+    into the convolutions.
 
     Args:
-        model: maps [N, h, w, 3] to images.
-        side: of the image that the sum is made for.
+        model: network that maps [N, h, w, 3] to images.
+        side: side of the traced image, in pixels.
     """
     sizes = (_nbytes(x) + _nbytes(output) for x, _, output in convolutions(model, side))
     return max(sizes) / side**2
@@ -49,7 +50,7 @@ def _nbytes(x: jax.ShapeDtypeStruct) -> int:
 
 
 def convolutions(model: nn.Module, side: int) -> Iterator[list[jax.ShapeDtypeStruct]]:
-    """Input, kernel and output of every convolution, for one image of that side."""
+    """Yields input, kernel and output of each convolution, for one image of that side."""
     image = jax.ShapeDtypeStruct((1, side, side, 3), "float32")
     variables = jax.eval_shape(model.init, jax.random.key(0), image)
     return _convolutions(jax.make_jaxpr(model.apply)(variables, image).jaxpr)

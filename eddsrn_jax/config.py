@@ -1,4 +1,4 @@
-"""What is done with configs as such: checking, comparing, reading them back."""
+"""Checks configs, compares them, and reads them back from JSON."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -55,7 +55,8 @@ _QUALITIES = (
     lambda v: isinstance(v, tuple | list) and _are_counts(v, 2) and v[0] <= v[1] <= 100,
     "two whole numbers in [1, 100], low and high",
 )
-# What every config has, but for its network's "model", and what each can be.
+# The values of every config, except those of "model": a test of each, and for errors a
+# description of valid values.
 _VALUES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "name": _TEXT,
     "seed": _WHOLE,
@@ -93,7 +94,7 @@ _VALUES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "adversarial.feature_weight": _NUMBER,
     "adversarial.features": _COUNT,
     "adversarial.num_layers": _COUNT,
-    # Its function knows which.
+    # make_optimizer checks the name.
     "optimizer.schedule": _TEXT,
     "optimizer.learning_rate": _POSITIVE,
     "optimizer.halve_every_epochs": _COUNT,
@@ -107,24 +108,24 @@ _VALUES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "validation.max_photos": _COUNT,
     "checkpoint.every_steps": _COUNT,
 }
-# Whose width of 0 leaves a part of a network out.
+# Integer fields of networks that may be 0, which leaves that head out.
 _NONE_IS_ZERO = ("deblur_features",)
 
 
 def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """The values of a config by their dotted names."""
+    """Returns the values of a config by their dotted names."""
     return flax.traverse_util.flatten_dict(config.to_dict(), sep=".")
 
 
 def value(config: ml_collections.ConfigDict, name: str) -> Any:
-    """One value, of a config that may be a stranger's.
+    """Returns one value of a config that may be untrusted.
 
     Args:
-        config: whole or not.
-        name: dotted, of any value but the model's.
+        config: complete or incomplete config.
+        name: dotted name of the value; not one of the model's.
 
     Raises:
-        InputError: it is missing, or not what it can be.
+        InputError: the value is missing or invalid.
     """
     values = flatten(config)
     if name not in values:
@@ -136,10 +137,10 @@ def value(config: ml_collections.ConfigDict, name: str) -> Any:
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-    """Refuses configs that no run can have.
+    """Checks that a run can use this config.
 
     Raises:
-        InputError: names a value that is missing, unknown, or not what it can be.
+        InputError: a value is missing, unknown or invalid; the message names it.
     """
     if not isinstance(config, ml_collections.ConfigDict):
         raise InputError(f"--config: {config!r} is no ml_collections.ConfigDict")
@@ -178,7 +179,7 @@ def _check_model(
 ) -> None:
     model = config.model
     defaults = make_network(config.network, {})
-    # It knows its fields.
+    # Raises InputError for fields that the network does not have.
     make_network(config.network, model)
     for name, value in model.items():
         default = getattr(defaults, name)
@@ -200,20 +201,20 @@ def _check_model(
 
 
 def from_json(values: dict[str, Any]) -> ml_collections.ConfigDict:
-    """A locked config from what JSON made of it: its lists were tuples."""
+    """Restores a locked config from JSON values; JSON turned its tuples into lists."""
 
     def restore(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: restore(v) for key, v in value.items()}
         return tuple(restore(v) for v in value) if isinstance(value, list) else value
 
-    # Before there were others it was left unsaid.
+    # Old configs do not name their network: EDDSRN was the only one.
     return ml_collections.ConfigDict({"network": "EDDSRN", **restore(values)}).lock()
 
 
 def differences(
     old: ml_collections.ConfigDict, new: ml_collections.ConfigDict
 ) -> dict[str, tuple[Any, Any]]:
-    """The values that differ between two configs, old and new, by their dotted names."""
+    """Returns the differing values of two configs, (old, new), by their dotted names."""
     a, b = flatten(old), flatten(new)
     return {k: (a.get(k), b.get(k)) for k in a | b if a.get(k) != b.get(k)}

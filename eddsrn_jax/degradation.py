@@ -1,17 +1,17 @@
-"""From sharp photographs to the network's input and targets, on the device.
+"""Makes the network's inputs and targets from sharp photos, on the device.
 
-Photographs come in as uint8 RGB [H, W, 3]; images leave as float32 RGB in [0, 1].
-Everything is a pure function of (image, key) or (image, sigma), written for one image
-and vmapped over a batch, and serves training, validation and evaluation alike.
+Photos are uint8 RGB [H, W, 3]; the resulting images are float32 RGB in [0, 1]. The
+functions are pure, of (image, key) or (image, sigma). Each handles one image and is
+vmapped over batches. Training, validation and evaluation share them.
 
 Source: paper, section 3.1: bicubic / 4, then a Gaussian of sigma ~ U[1, 2] on the
-small image. Differs: the paper says no more; the blur's radius (ceil(2 sigma)), its
-replicated edges and its 8-bit rounding are those of MATLAB's imgaussfilt, with which
+small image. Differs: the paper gives no more details. The blur's radius (ceil(2 sigma)),
+its replicated edges and its 8-bit rounding are those of MATLAB's imgaussfilt; with them,
 published networks reproduce the rows of the paper's Table 1.
 
-For photos as cameras and web pages have them, training can also draw blurs that differ by
-direction, sensor noise and JPEG compression; the paper has none of these. The order is
-blur, noise, rounding, JPEG.
+For realistic photos of cameras and web pages, training can add directional blur, sensor
+noise and JPEG compression, which the paper does not have. The order is blur, noise,
+rounding, JPEG.
 """
 
 import math
@@ -31,7 +31,7 @@ from eddsrn_jax.resize import (
 
 
 def augment(key: jax.Array, image: jax.Array) -> jax.Array:
-    """One of the eight rotations and reflections of a square image, each as likely."""
+    """Rotates or reflects a square image at random: eight equally likely ways."""
     transpose, flip_rows, flip_columns = jax.random.bernoulli(key, shape=(3,))
     image = jnp.where(transpose, image.swapaxes(0, 1), image)
     image = jnp.where(flip_rows, image[::-1], image)
@@ -39,27 +39,27 @@ def augment(key: jax.Array, image: jax.Array) -> jax.Array:
 
 
 def round_to_8_bits(image: jax.Array) -> jax.Array:
-    """Clips to [0, 1] and rounds to multiples of 1 / 255, halves up."""
+    """Clips an image to [0, 1] and rounds to multiples of 1 / 255, halves up."""
     return jnp.floor(jnp.clip(image, 0.0, 1.0) * 255.0 + 0.5) / 255.0
 
 
 def blur_matrix(
     sigma: jax.Array, size: jax.Array | int, padded_size: int, *, max_sigma: float
 ) -> jax.Array:
-    """The matrix that blurs `size` samples with a Gaussian, edges replicated.
+    """Makes the matrix that blurs `size` samples with a Gaussian, edges replicated.
 
     Args:
         sigma: standard deviation in samples, in [0, max_sigma]; may be traced.
-        size: samples that count; may be traced.
-        padded_size: samples in the vector; those from `size` on are ignored.
-        max_sigma: bounds the number of taps, which must be known when compiling.
+        size: number of valid samples; may be traced.
+        padded_size: number of samples in the vector; those from `size` on are ignored.
+        max_sigma: bound that fixes the number of taps when compiling.
 
     Returns:
-        float32 [padded_size, padded_size]; rows from `size` on are without meaning.
+        float32 [padded_size, padded_size]; rows from `size` on are meaningless.
     """
     max_radius = math.ceil(2 * max_sigma)
     taps = jnp.arange(-max_radius, max_radius + 1)
-    # Without blur only the middle tap is left, 0 / 0.
+    # The lower bound avoids 0 / 0 in the middle tap, the only one left if sigma is 0.
     weights = jnp.exp(-0.5 * jnp.square(taps / jnp.maximum(sigma, 1e-6)))
     weights = jnp.where(jnp.abs(taps) <= jnp.ceil(2 * sigma), weights, 0.0)
     indices = jnp.clip(jnp.arange(padded_size)[:, None] + taps[None, :], 0, size - 1)
@@ -69,15 +69,15 @@ def blur_matrix(
 def blur_kernel(
     sigmas: tuple[jax.Array, jax.Array], angle: jax.Array, *, max_sigma: float
 ) -> jax.Array:
-    """Returns a Gaussian kernel that may be longer in one direction than across.
+    """Returns a Gaussian kernel whose blur may differ along and across a direction.
 
-    With equal sigmas it is the kernel of `blur_matrix`, applied to rows and columns.
+    With equal sigmas it equals `blur_matrix` applied to rows and columns.
 
     Args:
         sigmas: standard deviations along the direction and across it, in pixels, in
             [0, max_sigma]; may be traced.
-        angle: of the direction, in radians from the columns' axis.
-        max_sigma: bounds the kernel's size, which must be known when compiling.
+        angle: direction in radians; 0 is along a row, a quarter turn along a column.
+        max_sigma: bound that fixes the kernel's size when compiling.
 
     Returns:
         float32 [2r + 1, 2r + 1], r = ceil(2 max_sigma), with sum 1.
@@ -87,7 +87,7 @@ def blur_kernel(
     rows, columns = jnp.meshgrid(taps, taps, indexing="ij")
     along = columns * jnp.cos(angle) + rows * jnp.sin(angle)
     across = rows * jnp.cos(angle) - columns * jnp.sin(angle)
-    # Without blur only the middle tap is left, 0 / 0.
+    # The lower bound avoids 0 / 0 in the middle tap, the only one left if sigma is 0.
     lengths = [jnp.maximum(sigma, 1e-6) for sigma in sigmas]
     squares = jnp.square(along / lengths[0]) + jnp.square(across / lengths[1])
     radius = jnp.ceil(2 * jnp.maximum(*sigmas))
@@ -113,16 +113,16 @@ def blur_by_kernel(image: jax.Array, kernel: jax.Array) -> jax.Array:
 def add_noise(
     key: jax.Array, image: jax.Array, level: jax.Array, *, shot: jax.Array
 ) -> jax.Array:
-    """Adds sensor noise: white, Gaussian, and stronger where the image is brighter.
+    """Adds white Gaussian sensor noise, whose variance may grow with brightness.
 
     Args:
         key: PRNG key.
         image: float32 in [0, 1], of any shape.
-        level: standard deviation at white, in units of the image.
+        level: standard deviation at white, in the image's units.
         shot: share of the variance that is proportional to the brightness, in [0, 1].
 
     Returns:
-        The same shape; not clipped.
+        The noisy image, of the same shape and not clipped.
     """
     variance = level**2 * ((1 - shot) + shot * image)
     return image + jnp.sqrt(variance) * jax.random.normal(key, image.shape)
@@ -136,15 +136,15 @@ def degrade(
     max_sigma: float,
     size: tuple[jax.Array | int, jax.Array | int] | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """A photograph's small sharp image and its small blurry one.
+    """Makes a photo's small sharp image and its small blurry one.
 
     Args:
-        hr: uint8 [H, W, 3], H and W multiples of `scale`.
+        hr: photo, uint8 [H, W, 3], H and W multiples of `scale`.
         sigma: standard deviation of the blur in pixels of the small image.
         scale: whole factor.
         max_sigma: upper bound of `sigma`.
-        size: (height, width) of the part of `hr` that counts, multiples of `scale`;
-            may be traced. Outputs beyond `size / scale` are without meaning.
+        size: (height, width) of the valid part of `hr`, multiples of `scale`; by default
+            all of it; may be traced. Outputs beyond `size / scale` are meaningless.
 
     Returns:
         lr_sharp: float32 [H / scale, W / scale, 3], clipped to [0, 1], unrounded.
@@ -162,7 +162,8 @@ def _shrink(
 ) -> jax.Array:
     height, width, _ = hr.shape
     rows, columns = size
-    # MATLAB's imresize of an 8-bit image cannot overshoot between its two passes.
+    # Clips between the two passes, where MATLAB's imresize of an 8-bit image cannot
+    # overshoot.
     tall = resample_rows(
         downscale_matrix(rows, height, scale), hr.astype(jnp.float32) / 255.0
     )
@@ -198,25 +199,25 @@ def training_triple(
     jpeg_share: float = 0.0,
     jpeg_quality: tuple[int, int] = (100, 100),
 ) -> dict[str, jax.Array]:
-    """A training example from a crop: augmented, shrunk, degraded at random.
+    """Makes a training example from a crop: augments, shrinks and degrades at random.
 
-    Every share is the probability that a crop has that degradation. Where a share is 0
-    nothing is computed for it, and the other random numbers are the same.
+    Every share is the probability that a crop has that degradation. A share of 0 costs no
+    computation. No share changes the random numbers of the other degradations.
 
     Args:
-        key: PRNG key; decides everything that is random.
-        hr: uint8 [H, H, 3], H a multiple of `scale`.
+        key: PRNG key, the only source of randomness.
+        hr: crop, uint8 [H, H, 3], H a multiple of `scale`.
         scale: whole factor.
         sigma_range: bounds of the uniform distribution of sigma.
-        anisotropic_share: share with a blur whose sigma across its direction, any angle,
-            is 0.3 to 1 of that along it.
-        noise_share, max_noise: share with noise, see `add_noise`; the largest level, in
-            grey levels.
+        anisotropic_share: share with directional blur. Its direction is random, and its
+            sigma across the direction is 0.3 to 1 times that along it.
+        noise_share, max_noise: share with noise, see `add_noise`; largest level, in grey
+            levels.
         jpeg_share, jpeg_quality: share with JPEG compression; lowest and highest quality.
-            Half of these have 4:2:0 chroma, and the blocks begin anywhere.
+            Half of these have 4:2:0 chroma. The grid of blocks has a random position.
 
     Returns:
-        "hr" [H, H, 3]; "lr_sharp" and "lr_blur" [H / scale, H / scale, 3], float32.
+        "hr" [H, H, 3]; "lr_sharp" and "lr_blur" [H / scale, H / scale, 3]; all float32.
     """
     augment_key, sigma_key = jax.random.split(key)
     shape_key, noise_key, jpeg_key = (jax.random.fold_in(key, i) for i in range(3))

@@ -1,7 +1,8 @@
-"""A web page that restores photographs, for this machine alone: make demo, or
+"""Serves a web page that restores photos: make demo, or
 python -m eddsrn_jax.demo [--port=7860] [--workdir=RUN or --weights=FILE].
 
-It listens on 127.0.0.1; nothing is sent anywhere. Needs requirements-demo.txt.
+The server listens on 127.0.0.1 only and sends nothing to other machines. It needs the
+packages in requirements-demo.txt.
 """
 
 import concurrent.futures
@@ -30,7 +31,7 @@ _MAX_INPUT = flags.DEFINE_float(
 )
 _OPEN = flags.DEFINE_boolean("open", False, "Show the page in a browser.")
 
-# Bytes of an upload, and photographs that may wait.
+# The largest upload, and the most photos that may wait.
 _LARGEST_UPLOAD = "50mb"
 _LONGEST_QUEUE = 8
 _EXAMPLE_SIGMAS = {"astronaut": 1.8, "chelsea": 1.3}
@@ -40,13 +41,14 @@ _STYLE = ".gradio-container { max-width: 1100px; margin: auto; }"
 def restore_upload(
     path: Path, restorer: Any, folder: Path, *, strength: float, max_input_pixels: float
 ) -> tuple[dict[str, Path], str]:
-    """Restores a file into a new folder within another, by the steps of restore.py.
+    """Restores a file as restore.py does, into a new subfolder of `folder`.
 
     Returns:
-        Both results' files, by output; and a note on sizes, time and doubts, Markdown.
+        Files of both results, by output; and a Markdown note with sizes, time and
+        warnings.
 
     Raises:
-        InputError: it cannot be restored; the message names it without its folder.
+        InputError: the file cannot be restored. The message names it without its folder.
     """
     from eddsrn_jax.batch import restore_files
     from eddsrn_jax.jobs import Limits, Placing
@@ -69,7 +71,7 @@ def restore_upload(
 
 
 def before(path: Path, like: Path) -> Image.Image:
-    """A photograph enlarged bicubically to the size of a result, to compare it with."""
+    """Enlarges a photo bicubically to the size of its result, for comparison."""
     from eddsrn_jax.images import read_image
 
     with Image.open(like) as result:
@@ -78,7 +80,7 @@ def before(path: Path, like: Path) -> Image.Image:
 
 
 def write_examples(folder: Path) -> list[str]:
-    """Blurs and shrinks the photographs that come with scikit-image and train nothing."""
+    """Writes small blurry versions of the two bundled photos kept for validation."""
     from eddsrn_jax.data.sources import open_split
     from eddsrn_jax.images import read_image, write_image
     from eddsrn_jax.protocol import cut_to_scale, degrade_photo
@@ -94,16 +96,18 @@ def write_examples(folder: Path) -> list[str]:
 
 
 def make_page(gr: Any, work: Any, examples: list[str]) -> Any:
-    """The page.
+    """Makes the page.
 
     Args:
-        gr: the module gradio, which is slow to import and reads the environment then.
-        work: maps a file and a strength to what `restore_upload` returns.
-        examples: files to try.
+        gr: gradio module, imported late because the import is slow and reads the
+            environment.
+        work: function that maps a file and a strength to the results of `restore_upload`.
+        examples: files to offer as examples.
     """
 
-    # As it came: decoded by this project alone, within its limits. Of an instance or a
-    # class derived from it Gradio would make others.
+    # Uploads are passed on as files, so that this project alone decodes them, within its
+    # limits. The class itself is patched, as Gradio makes new components from instances
+    # and derived classes.
     gr.Image.preprocess = lambda _, file: file and file.path
 
     def run(path: str | None, strength: float) -> tuple:
@@ -167,7 +171,8 @@ def main() -> None:
     from eddsrn_jax.restoration import Restorer
 
     restorer = Restorer.from_pretrained(weights=_WEIGHTS.value, workdir=_WORKDIR.value)
-    # Python ends badly while a thread of Gradio's runs JAX; this one is waited for.
+    # Python does not exit cleanly while a Gradio thread runs JAX. This executor's thread
+    # is joined first.
     worker = concurrent.futures.ThreadPoolExecutor(1)
 
     def work(path: Path, strength: float) -> tuple[dict[str, Path], str]:
@@ -176,10 +181,10 @@ def main() -> None:
         return worker.submit(restore_upload, path, restorer, folder, **options).result()
 
     with tempfile.TemporaryDirectory(prefix="eddsrn-demo-") as folder, worker:
-        # Uploads and results: gone with the page.
+        # Uploads and results are deleted with this folder when the server stops.
         os.environ["GRADIO_TEMP_DIR"] = folder
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-        # It asks itself whether it is there, and a proxy would not know.
+        # At launch Gradio requests its own URL, which a proxy cannot reach.
         proxied = [os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), "127.0.0.1"]
         os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(filter(None, proxied))
         try:
@@ -202,7 +207,7 @@ def main() -> None:
             allowed_paths=[folder],
             footer_links=[],
             ssr_mode=False,
-            # System fonts: others would be asked for on the web.
+            # Other fonts would be requested from the web.
             theme=gr.themes.Default(
                 font=["system-ui", "sans-serif"], font_mono=["monospace"]
             ),

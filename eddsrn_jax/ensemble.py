@@ -1,8 +1,8 @@
-"""The mean of a method's results for a photograph turned and mirrored in eight ways.
+"""Self-ensemble: the mean result for eight rotations and reflections of a photo.
 
 Source: Timofte, Rothe, Van Gool, "Seven ways to improve example-based single image super
-resolution", CVPR 2016; for networks Lim et al., "Enhanced Deep Residual Networks for
-Single Image Super-Resolution", CVPR Workshops 2017, which call it self-ensemble.
+resolution", CVPR 2016. For networks: Lim et al., "Enhanced Deep Residual Networks for
+Single Image Super-Resolution", CVPR Workshops 2017, who call it self-ensemble.
 """
 
 from collections import defaultdict
@@ -16,13 +16,13 @@ from eddsrn_jax.restoration import Restored
 def self_ensemble(
     method: Callable[[np.ndarray], Restored],
 ) -> Callable[[np.ndarray], Restored]:
-    """A method that takes eight times as long, and is mostly better.
+    """Returns a method's self-ensemble: usually better, but eight times as slow.
 
     Args:
-        method: maps a photograph, float32 [h, w, C] in [0, 1], to such results.
+        method: maps a photo, float32 [h, w, C] in [0, 1], to float32 results in [0, 1].
 
     Returns:
-        Maps uint8 [h, w, C] to uint8 results.
+        Method that maps uint8 [h, w, C] to uint8 results.
     """
 
     def restore(image: np.ndarray) -> Restored:

@@ -1,12 +1,12 @@
-"""The exceptions for what a user can mend."""
+"""Exceptions for errors that the user can fix."""
 
 
 class InputError(ValueError):
     """A file, folder, flag or config value that cannot be used.
 
-    The message is one line and names it, with the numbers that matter.
+    The message is one line. It names the cause and gives the relevant numbers.
     """
 
 
 class UsageError(InputError):
-    """A command that cannot be started so, whatever its files hold: exit code 2."""
+    """Wrong flags or arguments of a command; the command ends with exit code 2."""

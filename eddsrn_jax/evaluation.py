@@ -1,4 +1,4 @@
-"""Evaluating a trained network: sets, baselines, tables, files of results."""
+"""Evaluation of a trained network: data sets, baselines, tables, result files."""
 
 import dataclasses
 import hashlib
@@ -33,14 +33,14 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class _Candidate:
-    """A network to evaluate, and where it comes from.
+    """A network to evaluate, and its origin.
 
     Attributes:
-        network: to evaluate.
-        origin: what the files of results say of it.
-        title: what is printed of it.
-        folder: for its results, unless another one is given.
-        config: of its run; None where only weights are left of that.
+        network: model and weights.
+        origin: description of the network for the result files.
+        title: description of the network to print.
+        folder: default folder for its results.
+        config: config of its run; None for a weights file.
     """
 
     network: Network
@@ -70,36 +70,38 @@ def evaluate_network(
     save_images: bool = False,
     output_dir: Path | None = None,
 ) -> list[Row]:
-    """Scores a network beside the baselines; prints and writes the results.
+    """Scores a network and the baselines; prints and writes the results.
 
     Args:
-        workdir: of the run that trained it.
-        step: of the checkpoint; None for the best, by its validation.
-        weights: a name of shipped weights or a file, see `find_weights`; the default
-            weights if None and there is no workdir either.
-        datasets: folders of photographs to score, by name.
+        workdir: workdir of the run that trained the network.
+        step: step of the checkpoint; None for the one with the best validation score.
+        weights: name of shipped weights or a file, see `find_weights`. If weights and
+            workdir are both None, the default weights are used.
+        datasets: folders of photos to score, by name.
         validation: whether to score the run's own validation set.
-        validation_set: that set, where it is open; None opens what the run began with.
+        validation_set: the run's validation set, if the caller has it open; None opens
+            it.
         sigmas, spoilings: see `scoring.evaluate`.
-        beside: names of shipped weights to score too.
-        seed: of random sigmas and of noise.
-        max_photos: that many of each set at most.
-        dtype: to compute in, such as "bfloat16"; None for the network's own.
-        ensemble: whether to score the network's self-ensemble too.
-        wiener: whether to score Wiener's filter, told sigma, too.
-        peers: folder of others' published weights to score too, see `read_peers`.
+        beside: names of shipped weights to score as well.
+        seed: seed of random sigmas and of noise.
+        max_photos: maximum number of photos from each set; None for all.
+        dtype: computation dtype, such as "bfloat16"; None for the network's own.
+        ensemble: whether to score the network's self-ensemble as well.
+        wiener: whether to score the Wiener filter, which takes the true sigma, as well.
+        peers: folder with published weights of other networks to score as well, see
+            `read_peers`.
         save_images: whether to write every image.
-        output_dir: for results and images; where None the first of
-            `workdir/evaluation/STEP`, `STEP-2` .. that is not there yet, of weights
-            `evaluation/NAME`, `NAME-2` ..
+        output_dir: folder for results and images. Default: `workdir/evaluation/STEP`, or
+            `evaluation/NAME` for weights. If that exists, `-2`, `-3` and so on follow
+            the name.
 
     Returns:
-        The rows of all sets; none in other processes than the first, which only score
-        their share of the photographs.
+        The rows of all sets. Processes other than the first only score their share of
+        the photos and return an empty list.
 
     Raises:
-        InputError: no such checkpoint, weights, folder or validation set, or no
-            photograph.
+        InputError: the checkpoint, weights, folder or validation set does not exist, or
+            there is no photo to score.
     """
     candidate = _open_run(workdir, step) if workdir else _open_weights(weights)
     sources = open_folders(datasets or {})
@@ -107,12 +109,12 @@ def evaluate_network(
         sources[:0] = [validation_set]
     elif validation and candidate.config:
         sources[:0] = _held_out(candidate.config, workdir, required=not sources)
-    # Now, rather than when everything is scored and cannot be written.
+    # An unwritable folder should fail here, not after all the scoring.
     output_dir = open_output(output_dir, candidate.folder)
 
     methods = _methods(candidate.network, dtype=dtype, ensemble=ensemble)
     if wiener:
-        # SciPy's transforms take a while to import.
+        # Importing SciPy's transforms takes a while.
         from eddsrn_jax.classical.wiener import Wiener
 
         methods["Wiener, told sigma"] = Wiener()
@@ -148,12 +150,12 @@ def evaluate_network(
 
 
 def open_folders(datasets: Mapping[str, Path]) -> list[Source]:
-    """Folders of photographs as sources; InputError where there is none in one."""
+    """Opens folders of photos as sources; raises InputError if one has no photo."""
     return [folder_source(folder, name) for name, folder in datasets.items()]
 
 
 def example_path(output_dir: Path, dataset: str) -> Path:
-    """Where a set's before/after picture is."""
+    """Returns the path of a set's before/after picture."""
     return below(output_dir, f"before_after_{dataset}.png")
 
 
@@ -169,22 +171,23 @@ def score_sources(
     save_images: bool,
     origin: Mapping[str, Any],
 ) -> list[Row]:
-    """Scores methods on sets; writes results, a picture of each set and, if asked, all.
+    """Scores methods on sets; writes the results and an example picture of each set.
 
-    Every process scores its share of the photographs, and the first one writes.
+    Every process scores its share of the photos. The first process writes the results.
 
     Args:
         methods: see `scoring.evaluate`.
-        sources: the sets.
-        output_dir: is there.
-        sigmas, seed, max_photos, save_images: see `evaluate_network`.
-        origin: of the methods, for the files of results.
+        sources: sets to score.
+        output_dir: existing folder for the results.
+        sigmas, spoilings: see `scoring.evaluate`.
+        seed, max_photos, save_images: see `evaluate_network`.
+        origin: origin of the methods, for the result files.
 
     Returns:
         The rows of all sets.
 
     Raises:
-        InputError: no set or no photograph, or two sets of one name.
+        InputError: there is no set or no photo, or two sets have the same name.
     """
     names = [source.name for source in sources]
     if len(set(names)) < len(names):
@@ -228,7 +231,10 @@ def score_sources(
 
 
 def _in_turn(shares: Sequence[list[dict[str, Any]]]) -> list[Row]:
-    """The rows of all processes, a photograph of each in turn, as one has them."""
+    """Merges the rows of all processes into the order that a single process has.
+
+    The photos of the processes alternate.
+    """
     groups = [
         [list(group) for _, group in itertools.groupby(share, lambda row: row["image"])]
         for share in shares
@@ -261,7 +267,7 @@ def _open_weights(path: Path | None) -> _Candidate:
 
 
 def _methods(network: Network, *, dtype: str | None, ensemble: bool) -> dict[str, Method]:
-    """The network after what it is compared with."""
+    """Returns the methods to score by name: baselines, then the network."""
     model = network.model.clone(dtype=dtype) if dtype else network.model
     restorer = Restorer(model, network.params)
     methods = {"bicubic": bicubic, network.name: restorer}
@@ -273,22 +279,26 @@ def _methods(network: Network, *, dtype: str | None, ensemble: bool) -> dict[str
 
 
 def open_output(folder: Path | None, default: Path) -> Path:
-    """The folder for results, made; where None the default or one beside."""
-    # The first process chooses: what it makes is not free to the others.
+    """Creates the folder for results and returns its path.
+
+    If `folder` is None, the default is used, or its first numbered variant if it exists.
+    """
+    # The first process chooses for all: once it has created the folder, the others would
+    # find the name taken.
     chosen = Path(parallel.gather(str(folder or _free_folder(default)))[0])
     make_folder(chosen, "--output_dir")
     return chosen
 
 
 def _free_folder(folder: Path) -> Path:
-    """The folder, or the first of its name with a number that does not exist yet."""
+    """Returns the folder, or its first numbered variant, that does not exist yet."""
     numbered = (f"{folder.name}-{i}" for i in itertools.count(2))
     candidates = map(folder.with_name, itertools.chain([folder.name], numbered))
     return next(path for path in candidates if not path.exists())
 
 
 def read_photos(source: Source) -> Iterator[Photo]:
-    """Decodes the photographs of a source; names and leaves out those that cannot be."""
+    """Decodes the photos of a source; skips unreadable ones with a warning."""
     for file in source.files():
         try:
             yield file.name, file.read()

@@ -1,7 +1,7 @@
 """Writes a run's network to one file: python -m eddsrn_jax.export_weights [flags].
 
-It holds the parameters of a checkpoint and what is needed to use them: restore.py and
-evaluate.py take it as --weights, training as --config.init_from.
+The file holds a checkpoint's parameters and the description of its network. restore.py
+and evaluate.py take it as --weights, train.py as --config.init_from.
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ _DTYPE = flags.DEFINE_enum(
 
 
 def main() -> None:
-    """Exports by the flags."""
+    """Exports the network that the flags name."""
     from eddsrn_jax.checkpoint import read_run
     from eddsrn_jax.complexity import count_parameters
     from eddsrn_jax.weights import write_network

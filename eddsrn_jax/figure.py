@@ -1,4 +1,4 @@
-"""A picture of what methods make of one photograph, as Figure 3 of the paper."""
+"""A picture of all methods' results for one photo, like Figure 3 of the paper."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -11,7 +11,7 @@ from eddsrn_jax.models import SCALE
 from eddsrn_jax.protocol import bicubic, cut_to_scale, degrade_photo
 from eddsrn_jax.restoration import Restored
 
-# Of a detail, in pixels of the photograph; it is shown twice as large.
+# Side of the detail in pixels of the photo, and its enlargement in the picture.
 _SIDE, _ZOOM = 96, 2
 _COLUMNS, _GAP, _LINE = 6, 8, 14
 
@@ -19,19 +19,19 @@ _COLUMNS, _GAP, _LINE = 6, 8, 14
 def draw_figure(
     methods: Mapping[str, Callable[..., Restored]], photo: np.ndarray, *, sigma: float
 ) -> np.ndarray:
-    """The detail that bicubic interpolation misses most, from every method's result.
+    """Draws one detail of every method's result: the worst of bicubic interpolation.
 
     Args:
-        methods: by caption. Those without "sr" are shown by "deblurred".
-        photo: uint8 [H, W, 3], is blurred after it is shrunk.
-        sigma: of the blur.
+        methods: methods by caption. Those without "sr" show "deblurred".
+        photo: uint8 [H, W, 3]; the methods get it shrunk and blurred.
+        sigma: standard deviation of the blur in pixels of the small image.
 
     Returns:
-        uint8 [H', W', 3], with luminance PSNR and SSIM of the whole result, at border 4,
-        under each detail.
+        uint8 [H', W', 3]. Below each detail are luminance PSNR and SSIM of the whole
+        result at border 4.
 
     Raises:
-        InputError: the photograph is too small.
+        InputError: the photo is too small.
     """
     hr = cut_to_scale(photo)
     if min(hr.shape[:2]) < max(_SIDE, SCALE * MIN_SIDE):
@@ -57,7 +57,7 @@ def draw_figure(
 
 
 def _worst(pred: np.ndarray, hr: np.ndarray) -> tuple[int, int]:
-    """Where the detail of largest squared error begins, of a raster of them."""
+    """Returns top and left of the detail with the largest error, on a coarse grid."""
     error = np.square(pred.astype(np.float32) - hr).sum(axis=2)
     sums = np.pad(error.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     step = _SIDE // 4 // SCALE * SCALE
@@ -80,13 +80,14 @@ def _worst(pred: np.ndarray, hr: np.ndarray) -> tuple[int, int]:
 def _panel(
     image: np.ndarray, top: int, left: int, lines: Sequence[str], *, scale: int
 ) -> Image.Image:
-    """A detail, and lines of text below it.
+    """Draws a detail of an image with lines of text below it.
 
     Args:
         image: uint8 [h, w, 3].
-        top, left: of the detail in the photograph.
-        lines: to write.
-        scale: of the photograph over the image, whose pixels are shown as squares.
+        top, left: position of the detail in pixels of the photo.
+        lines: lines of text.
+        scale: size of the photo divided by that of the image. A smaller image is
+            enlarged by repeating pixels.
     """
     box = [value // scale for value in (left, top, left + _SIDE, top + _SIDE)]
     side = _SIDE * _ZOOM
@@ -100,7 +101,7 @@ def _panel(
 
 
 def _grid(panels: Sequence[Image.Image]) -> np.ndarray:
-    """Panels, row by row."""
+    """Arranges panels in a grid, row by row."""
     width, height = map(max, zip(*(panel.size for panel in panels), strict=True))
     rows = -(-len(panels) // _COLUMNS)
     columns = min(len(panels), _COLUMNS)

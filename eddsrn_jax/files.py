@@ -1,4 +1,4 @@
-"""Writing files: whole or absent, whenever the process ends, named in errors, by one."""
+"""Atomic writes of files, errors that name the file, and locks on folders."""
 
 import contextlib
 import fcntl
@@ -15,10 +15,10 @@ _log = logging.getLogger(__name__)
 
 
 def below(folder: Path, *names: str) -> Path:
-    """A path below a folder, by names that may be a stranger's.
+    """Joins names, which may be untrusted, to a path below a folder.
 
     Raises:
-        InputError: they lead out of it.
+        InputError: the names lead out of the folder.
     """
     path = folder.joinpath(*names)
     if not path.resolve().is_relative_to(folder.resolve()):
@@ -28,7 +28,7 @@ def below(folder: Path, *names: str) -> Path:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Has errors name the file that is written, which the system's do not."""
+    """Adds the name of the written file to OSErrors that have none."""
     try:
         yield
     except OSError as error:
@@ -41,13 +41,13 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def written_beside(path: Path) -> Iterator[Path]:
-    """A file to write, which takes the path's name when all went well."""
-    # No process's number: those of two machines may be the same.
+    """Yields a temporary path, which is renamed to `path` if the block succeeds."""
+    # A random name, as processes on two machines may have the same id.
     temporary = path.with_name(f".eddsrn-{secrets.token_hex(4)}{path.suffix}")
     try:
         with naming(path):
             yield temporary
-            # On disk before it has the name, should the power fail.
+            # On disk before it is renamed, in case the power fails.
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
@@ -56,13 +56,16 @@ def written_beside(path: Path) -> Iterator[Path]:
 
 
 def delete_leftovers(folder: Path) -> None:
-    """Deletes what killed processes had begun to write in a folder that is locked."""
+    """Deletes the temporary files that killed processes left in a locked folder."""
     for path in folder.glob(".eddsrn-*"):
         path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file, or replaces it; a full disk does not mind one that is so."""
+    """Writes a text file, unless it has this text already.
+
+    Writing the same text again thus succeeds on a full disk.
+    """
     if path.is_file() and path.read_bytes() == text.encode():
         return
     with written_beside(path) as temporary:
@@ -71,18 +74,18 @@ def write_text(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path, *, name: str = ".lock", wait: bool = False) -> Iterator[bool]:
-    """Keeps others who ask too from a folder, until the block or the process ends.
+    """Holds an advisory lock on a folder until the block or the process ends.
 
     Args:
-        folder: they share.
-        name: of the lock; a folder that serves two purposes needs two.
-        wait: until it is free.
+        folder: folder to lock.
+        name: file name of the lock; a folder that serves two purposes needs two locks.
+        wait: whether to wait until the lock is free.
 
     Yields:
-        Whether it does: some file systems of networks have no locks.
+        Whether the lock is held: some network file systems have no locks.
 
     Raises:
-        InputError: another process has it, and this one shall not wait.
+        InputError: another process holds the lock, and `wait` is False.
     """
     with (folder / name).open("w") as file:
         yield _lock(file, folder, wait)

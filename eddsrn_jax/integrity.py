@@ -1,4 +1,4 @@
-"""Whether files hold what was saved: checksums, and what errors of reading mean."""
+"""Checks that files hold what was saved: checksums, and the meaning of read errors."""
 
 import contextlib
 import errno
@@ -15,18 +15,18 @@ import numpy as np
 from eddsrn_jax import parallel
 from eddsrn_jax.errors import InputError
 
-# How tensorstore ends a message about what the system would not do.
+# The errno in a message of tensorstore about a failed system call.
 _SYSTEM_ERROR = re.compile(r"os_error_code='(\d+)'|OS error (\d+)")
-# What the system says of files that are damaged; all else is trouble of its own.
+# A damaged checkpoint causes these; any other errno is a problem of the system.
 _DAMAGE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 
 
 class DamagedError(Exception):
-    """Files are not what was saved; the message is one line and names them."""
+    """Files that do not hold what was saved; the message is one line and names them."""
 
 
 def checksum(tree: Any) -> int:
-    """CRC-32 over the names, types, shapes and bytes of all arrays of a tree."""
+    """Returns the CRC-32 of the names, dtypes, shapes and bytes of a tree's arrays."""
     crc = 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         value = np.asarray(leaf)
@@ -36,30 +36,35 @@ def checksum(tree: Any) -> int:
 
 
 def json_checksum(tree: Any) -> int:
-    """CRC-32 of what JSON keeps of a tree."""
+    """Returns the CRC-32 of a tree's JSON text."""
     return zlib.crc32(json.dumps(tree, sort_keys=True).encode())
 
 
 def verify(name: str, value: int, sums: Mapping[str, int]) -> None:
-    """Compares a checksum with the one of that name; ValueError where they differ."""
+    """Raises ValueError if a checksum differs from the saved one of that name."""
     if value != sums[name]:
         raise ValueError(f"the checksum of its {name!r} differs")
 
 
 def system_error(error: Exception) -> int | None:
-    """The number of the system's error behind one; None where there is none."""
+    """Returns the errno behind an error; None if the system did not cause it."""
     found = _SYSTEM_ERROR.search(str(error))
     return int(found[1] or found[2]) if found else getattr(error, "errno", None)
 
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Tells files that are damaged from what the system, or another process, causes.
+    """Turns errors of the block into DamagedError, unless the files are not the cause.
+
+    Errors that another process causes pass unchanged.
+
+    Args:
+        path: checkpoint that the block reads, for messages.
 
     Raises:
-        DamagedError: for whatever went wrong, as files can be broken in many ways.
-        OSError: the system does not let them be read, now.
-        InputError, MemoryError, JaxRuntimeError: as they are.
+        DamagedError: any other error, as damaged files can cause errors of any type.
+        OSError: the system cannot read the files now.
+        InputError, MemoryError, JaxRuntimeError: unchanged.
     """
     try:
         yield
@@ -68,11 +73,11 @@ def reading(path: Path) -> Iterator[None]:
     except Exception as error:
         if parallel.lost_another(error):
             raise
-        # Of an array orbax says which part it was, tensorstore what is wrong with it.
+        # For an array orbax's error names the part; its cause says what is wrong.
         cause = error.__cause__ or error
         reason = (str(cause) or repr(cause)).splitlines()[0]
         number = system_error(cause)
         if number is not None and number not in _DAMAGE:
-            # Its own words name the file.
+            # The system's message names the file.
             raise OSError(f"{path} cannot be read now: {reason}") from error
         raise DamagedError(f"{path} cannot be restored: {reason}") from error

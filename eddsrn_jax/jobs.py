@@ -1,4 +1,4 @@
-"""Which files are restored, where their results go, and what became of them."""
+"""Finds the files to restore, places their results, and records their status."""
 
 import dataclasses
 import logging
@@ -20,18 +20,19 @@ _SCALES = {"sr": SCALE, "deblurred": 1}
 
 @dataclasses.dataclass
 class Job:
-    """A photograph to restore, and what became of it.
+    """A photo to restore, its targets and its status.
 
     Attributes:
-        path: of the photograph.
-        folder: in which it lies within the folder that was given.
+        path: file of the photo.
+        folder: subfolder of the searched folder in which the photo lies; empty for a
+            photo that was named itself.
         targets: files to write, by output.
         status: "not started", "interrupted", "restored", "skipped" or "failed".
-        error: why it failed.
-        warnings: what was said of it.
-        header: its size and kind.
-        sigma: its estimated blur.
-        seconds: that it took, reading and writing included.
+        error: reason of a failure.
+        warnings: messages that were logged about the photo.
+        header: size, channels and dtype of the photo, once read.
+        sigma: estimated blur, in pixels of the photo.
+        seconds: time for reading, restoring and writing.
     """
 
     path: Path
@@ -50,7 +51,7 @@ class Job:
         return self.header.height * self.header.width
 
     def target_header(self, output: str) -> Header:
-        """Size and kind of an output."""
+        """Returns the size, channels and dtype of an output."""
         size = {
             side: _SCALES[output] * getattr(self.header, side)
             for side in ("height", "width")
@@ -58,15 +59,15 @@ class Job:
         return dataclasses.replace(self.header, **size)
 
     def warn(self, message: str) -> None:
-        """Says something of it, once."""
+        """Logs and records a warning about the photo, each message only once."""
         if message not in self.warnings:
             self.warnings.append(message)
             _log.warning("%s: %s", self.path, message)
 
     def fail(self, error: BaseException) -> None:
-        """Ends it, and says why."""
+        """Marks the job as failed, and logs the reason."""
         reason = error.strerror if isinstance(error, OSError) else None
-        # Devices complain at length.
+        # Error messages of devices can be long.
         reason = reason or " ".join(str(error).split())[:500]
         if not isinstance(error, ValueError | ArithmeticError | OSError):
             reason = f"{type(error).__name__} {reason}".strip()
@@ -75,7 +76,7 @@ class Job:
         _log.error("%s: failed: %s", self.path, self.error)
 
     def entry(self) -> dict[str, Any]:
-        """Its entry of a report."""
+        """Returns the job's entry in the report, ready for JSON."""
         return {
             "input": str(self.path),
             "status": self.status,
@@ -91,15 +92,16 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Placing:
-    """Where results go, and what may be there already.
+    """Options for where results go and which existing files they may replace.
 
     Attributes:
         outputs: "sr", "deblurred" or both.
-        path: of the one result of a single file; None names results after their inputs.
-        folder: for all results; None writes them beside their inputs.
-        suffix: of the results' names, such as ".png", which says the format.
-        overwrite: whether a result may replace the very photograph it is made from.
-        skip_existing: whether a result that is there already is not made again.
+        path: file for the one result of a single photo; None names results after their
+            inputs.
+        folder: folder for all results; None writes them beside their inputs.
+        suffix: extension of the results, such as ".png", which decides the format.
+        overwrite: whether a result may replace its own input.
+        skip_existing: whether to keep existing results and make only missing ones.
     """
 
     outputs: Sequence[str] = ("sr",)
@@ -110,7 +112,7 @@ class Placing:
     skip_existing: bool = False
 
     def targets(self, job: Job) -> dict[str, Path]:
-        """The files to write, by output."""
+        """Returns the files to write for a job, by output."""
         if self.path:
             return {name: self.path for name in self.outputs}
         folder = self.folder / job.folder if self.folder else job.path.parent
@@ -122,13 +124,13 @@ class Placing:
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """Pixels that a photograph may have, and its results together."""
+    """The largest pixel counts allowed for a photo and for all its results together."""
 
     input_pixels: float = 100_000_000
     output_pixels: float = 1_000_000_000
 
     def check(self, job: Job) -> None:
-        """Raises InputError where a photograph is too large."""
+        """Raises InputError if a photo or the sum of its results is too large."""
         made = job.pixels * sum(_SCALES[name] ** 2 for name in job.targets)
         for count, limit, kind in (
             (job.pixels, self.input_pixels, "input"),
@@ -143,10 +145,14 @@ class Limits:
 
 
 def find_jobs(paths: Sequence[Path], *, recursive: bool) -> Iterator[Job]:
-    """The files, and the images of folders, each once.
+    """Yields a job for each file and for each image in the folders, without duplicates.
 
-    Hidden images of folders, and what was made of others in them, are left out. What is
-    not there or holds no image has failed already.
+    In folders, hidden images are left out, and so are results of other images there. A
+    path that does not exist, or a folder without images, yields one job that has failed.
+
+    Args:
+        paths: files and folders.
+        recursive: whether to search subfolders too.
     """
     seen = set()
     for path in paths:
@@ -188,8 +194,9 @@ def place(jobs: Sequence[Job], placing: Placing) -> None:
     """Sets the jobs' targets.
 
     Raises:
-        UsageError: one is of two photographs or would replace one, or has no known
-            extension.
+        UsageError: two photos have the same target; a target is an input, other than its
+            own with `placing.overwrite`; or `placing.path` has an unknown extension or
+            is to hold several results.
     """
     if placing.path and len(jobs) * len(placing.outputs) != 1:
         raise UsageError(

@@ -1,8 +1,8 @@
-"""JPEG compression of an image, as an array function that runs on the device.
+"""Applies JPEG compression to an image, as an array function on the device.
 
-Only what loses information is computed: colour conversion, chroma reduction, quantised
+Only lossy steps are computed: colour conversion, chroma reduction and the quantised
 cosine transform, and the decoder's inverse of each. The arithmetic is that of libjpeg,
-whose rounding matters at high quality.
+because its rounding matters at high quality.
 
 Source: ITU-T T.81 (annex K has the quantisation tables); colour: JFIF 1.02; chroma
 enlargement: libjpeg's "fancy upsampling".
@@ -14,7 +14,7 @@ import numpy as np
 
 from eddsrn_jax.resize import PRECISION
 
-# Side of a block, and of the area that one chroma block covers with 4:2:0.
+# Side of a block, and side of the area that one chroma block covers with 4:2:0.
 _BLOCK, UNIT = 8, 16
 
 _LUMINANCE_TABLE = np.array(
@@ -40,7 +40,7 @@ _TABLES = np.stack([_LUMINANCE_TABLE, _CHROMINANCE_TABLE, _CHROMINANCE_TABLE])
 
 
 def _cosine_matrix() -> np.ndarray:
-    """The orthonormal matrix of the 8-point cosine transform."""
+    """Returns the orthonormal matrix of the 8-point cosine transform."""
     frequencies, samples = np.mgrid[:_BLOCK, :_BLOCK]
     matrix = np.cos((2 * samples + 1) * frequencies * np.pi / (2 * _BLOCK)) / 2
     matrix[0] /= np.sqrt(2)
@@ -58,16 +58,18 @@ def jpeg(
 
     Args:
         image: float32 RGB [H, W, 3], multiples of 1 / 255 in [0, 1].
-        quality: 1 to 100, as libjpeg scales its tables; may be traced.
-        reduce_chroma: whether chroma is stored at half size (4:2:0) or whole (4:4:4).
-        phase: rows and columns of the first block that lie before the image, 0 to 15: an
-            image that was cut out of a larger JPEG file. Missing pixels repeat the edge.
+        quality: libjpeg's quality, 1 to 100; may be traced.
+        reduce_chroma: whether to store chroma at half size (4:2:0) instead of full size
+            (4:4:4); may be traced.
+        phase: numbers of rows and columns by which the block grid begins before the
+            image, 0 to 15, as if the image were cut out of a larger one; may be traced.
+            Pixels beyond the image repeat its edge.
 
     Returns:
         float32 [H, W, 3], multiples of 1 / 255 in [0, 1].
     """
     sizes = image.shape[:2]
-    # The compressed area: whole units that hold the image at any phase.
+    # The compressed area consists of whole units and holds the image at any phase.
     areas = [-(-(size + UNIT - 1) // UNIT) * UNIT for size in sizes]
     rows, columns = (
         jnp.clip(jnp.arange(area) - start, 0, size - 1)
@@ -89,7 +91,7 @@ def jpeg(
 
 
 def _scaled_tables(quality: jax.Array | int) -> jax.Array:
-    """The quantisation tables of a quality, int32 [3, 8, 8]."""
+    """Returns the quantisation tables of a quality, int32 [3, 8, 8]."""
     quality = jnp.asarray(quality, jnp.int32)
     percent = jnp.where(quality < 50, 5000 // jnp.maximum(quality, 1), 200 - 2 * quality)
     return jnp.clip((_TABLES * percent + 50) // 100, 1, 255)
@@ -99,11 +101,11 @@ def _quantise(planes: jax.Array, tables: jax.Array) -> jax.Array:
     """Rounds the cosine coefficients of every block to multiples of a table.
 
     Args:
-        planes: int32 [H, W, C] in [0, 255], H and W multiples of 8.
-        tables: int32 [C, 8, 8].
+        planes: colour planes, int32 [H, W, C] in [0, 255], H and W multiples of 8.
+        tables: quantisation tables, int32 [C, 8, 8].
 
     Returns:
-        int32 [H, W, C] in [0, 255].
+        The decoded planes, int32 [H, W, C] in [0, 255].
     """
     height, width, channels = planes.shape
     blocks = planes.reshape(
@@ -113,7 +115,7 @@ def _quantise(planes: jax.Array, tables: jax.Array) -> jax.Array:
     transform = lambda spec, x: jnp.einsum(spec, matrix, x, matrix, precision=PRECISION)  # noqa: E731
     coefficients = transform("ui,aibjc,vj->aubvc", blocks - 128.0)
     steps = tables.transpose(1, 2, 0)[None, :, None]
-    # libjpeg's coefficients are multiples of 1 / 8. Halves are rounded away from zero.
+    # libjpeg's coefficients are multiples of 1 / 8. It rounds halves away from zero.
     eighths = jnp.rint(8 * coefficients).astype(jnp.int32)
     whole = jnp.sign(eighths) * ((jnp.abs(eighths) + 4 * steps) // (8 * steps))
     decoded = transform("ui,aubvc,vj->aibjc", (whole * steps).astype(jnp.float32))
@@ -122,7 +124,7 @@ def _quantise(planes: jax.Array, tables: jax.Array) -> jax.Array:
 
 
 def _halve(planes: jax.Array) -> jax.Array:
-    """Averages 2 x 2 pixels; the rounding alternates by column, as in libjpeg."""
+    """Averages 2 x 2 pixels. The rounding alternates by column, as in libjpeg."""
     height, width, channels = planes.shape
     sums = planes.reshape(height // 2, 2, width // 2, 2, channels).sum(axis=(1, 3))
     bias = 1 + jnp.arange(width // 2) % 2
@@ -130,7 +132,12 @@ def _halve(planes: jax.Array) -> jax.Array:
 
 
 def _enlarge(planes: jax.Array, ends: list[jax.Array | int]) -> jax.Array:
-    """Doubles the size; a sample counts three times, its neighbour once, by direction."""
+    """Doubles the size. Along each axis, a sample has weight 3 and its neighbour 1.
+
+    Args:
+        planes: int32 [H, W, C].
+        ends: numbers of rows and columns that are valid; the last ones are replicated.
+    """
 
     def weighted(x: jax.Array, axis: int) -> jax.Array:
         samples = jnp.arange(2 * x.shape[axis]) // 2
@@ -146,12 +153,12 @@ def _enlarge(planes: jax.Array, ends: list[jax.Array | int]) -> jax.Array:
     return (sums + bias[None, :, None]) // 16
 
 
-# Factors of the conversions as fractions of 2^16.
+# Half of 2^16, for rounding: the factors of the colour conversions are in units of 2^-16.
 _HALF = 1 << 15
 
 
 def _to_ycc(rgb: jax.Array) -> jax.Array:
-    """RGB to luminance and centred chroma, int32 in [0, 255]."""
+    """Converts RGB to luminance and centred chroma, int32 in [0, 255]."""
     red, green, blue = (rgb[..., i] for i in range(3))
     luminance = 19595 * red + 38470 * green + 7471 * blue + _HALF
     centre = (128 << 16) + _HALF - 1
@@ -161,7 +168,7 @@ def _to_ycc(rgb: jax.Array) -> jax.Array:
 
 
 def _to_rgb(ycc: jax.Array) -> jax.Array:
-    """The inverse of `_to_ycc`, clipped."""
+    """Inverts `_to_ycc` and clips to [0, 255]."""
     luminance, cb, cr = ycc[..., 0], ycc[..., 1] - 128, ycc[..., 2] - 128
     red = luminance + ((91881 * cr + _HALF) >> 16)
     green = luminance + ((-22554 * cb - 46802 * cr + _HALF) >> 16)

@@ -1,4 +1,4 @@
-"""Training losses: means over all values of float images in [0, 1]."""
+"""Training losses: means over a batch of float images in [0, 1]."""
 
 import functools
 from collections.abc import Iterable
@@ -10,32 +10,32 @@ from eddsrn_jax.models.luminance import luminance
 from eddsrn_jax.resize import bicubic_downscale
 
 LOSSES = ("mse", "l1", "charbonnier", "log_mse")
-# Added to each crop's error: without it flat crops, which are nearly perfect, would
-# outweigh all others.
+# Added to each crop's error. Without it, flat crops would outweigh all others, because
+# their errors are close to 0.
 _LOG_MSE_FLOOR = 1e-4
 
 
 def l1(pred: jax.Array, target: jax.Array) -> jax.Array:
-    """Mean absolute error."""
+    """Returns the mean absolute error."""
     return jnp.mean(jnp.abs(pred - target))
 
 
 def mse(pred: jax.Array, target: jax.Array) -> jax.Array:
-    """Mean squared error."""
+    """Returns the mean squared error."""
     return jnp.mean(jnp.square(pred - target))
 
 
 def log_mse(pred: jax.Array, target: jax.Array) -> jax.Array:
-    """Mean over the batch of the logarithm of each image's mean squared error.
+    """Returns the mean of the logarithms of the images' mean squared errors.
 
-    Scores are means of PSNR, a logarithm, over images; so is this loss.
+    It corresponds to the scores, which are means of PSNR, a logarithm too, over images.
     """
     errors = jnp.mean(jnp.square(pred - target), axis=(1, 2, 3))
     return jnp.mean(jnp.log(errors + _LOG_MSE_FLOOR))
 
 
 def charbonnier(pred: jax.Array, target: jax.Array, *, eps: float) -> jax.Array:
-    """Mean of sqrt(difference^2 + eps^2), an L1 norm that is smooth at zero."""
+    """Returns the mean of sqrt(difference^2 + eps^2), an L1 norm smooth at zero."""
     return jnp.mean(jnp.sqrt(jnp.square(pred - target) + eps**2))
 
 
@@ -48,21 +48,22 @@ def joint_loss(
     alpha: float,
     eps: float,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """L_sr + alpha * L_db; one of them alone where the network has no other output.
+    """Returns L_sr + alpha * L_db, or the loss of the only output, unweighted.
 
     Args:
-        outputs: "sr" [N, H, W, 3], "deblurred" [N, h, w, 3], or both. Where there are
-            images of luminance, "sr_y" and after smaller factors such as "sr_x2_y",
-            these take the place of "sr" and their losses add up.
+        outputs: "sr" [N, H, W, 3], "deblurred" [N, h, w, 3], or both. If there are
+            luminance images, "sr_y" [N, H, W, 1] and smaller ones such as "sr_x2_y",
+            they take the place of "sr", and their losses add up.
         targets: "hr" [N, H, W, 3] and "lr_sharp" [N, h, w, 3].
-        sr, deblurred: of LOSSES; the paper's are "mse" and "charbonnier".
+        sr: loss of the super-resolved image, a name in LOSSES; the paper's is "mse".
+        deblurred: the same for the deblurred image; the paper's is "charbonnier".
         alpha: weight of the deblurring loss.
-        eps: of the Charbonnier loss.
+        eps: constant of the Charbonnier loss.
 
     Returns:
-        The loss, and its parts by name (see `loss_names`), unweighted.
+        The loss; and by name (see `loss_names`) the same loss and its unweighted parts.
 
-    Source: paper, Eq. 3 to 6. Differs: Eq. 5 divides by N, W and H alone; here every
+    Source: paper, Eq. 3 to 6. Differs: Eq. 5 divides by N, W and H alone. Here every
     loss is a mean over the channels too.
     """
     compare = {"mse": mse, "l1": l1, "log_mse": log_mse}
@@ -82,7 +83,7 @@ def joint_loss(
 
 
 def _target(output: jax.Array, hr: jax.Array) -> jax.Array:
-    """What an enlargement should be: of its size and, of luminance, in that."""
+    """Returns `hr` at the size of an output, as luminance if the output is luminance."""
     if output.shape[-1] == 1:
         hr = luminance(hr)
     factor = hr.shape[1] // output.shape[1]
@@ -90,6 +91,6 @@ def _target(output: jax.Array, hr: jax.Array) -> jax.Array:
 
 
 def loss_names(outputs: Iterable[str]) -> tuple[str, ...]:
-    """The losses that `joint_loss` has for a network with these outputs."""
+    """Returns the names of the losses that `joint_loss` computes for these outputs."""
     parts = {"sr": "loss_sr", "deblurred": "loss_db"}
     return ("loss", *(parts[name] for name in parts if name in outputs))

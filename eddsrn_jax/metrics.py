@@ -1,8 +1,8 @@
 """PSNR and SSIM of 8-bit images, in float64 on the host.
 
-Images are uint8 RGB [H, W, 3]. "border" is the number of pixels of the scored image
-that are left out on each side. Channels are "rgb", or "y": luminance of BT.601 in
-16..235, unrounded.
+Images are uint8 RGB [H, W, 3]. "border" is the number of pixels that are left out on
+each side of the scored image. Channels are "rgb", or "y": unrounded BT.601 luminance in
+16..235.
 """
 
 import numpy as np
@@ -13,12 +13,12 @@ from eddsrn_jax.models.luminance import LUMINANCE
 CHANNELS = ("rgb", "y")
 BORDERS = (0, 4)
 _SSIM_RADIUS = 5
-# Smaller images leave no SSIM window inside the widest border.
+# In smaller images no SSIM window fits inside the widest border.
 MIN_SIDE = 2 * (max(BORDERS) + _SSIM_RADIUS) + 1
 
 
 def luminance(image: np.ndarray) -> np.ndarray:
-    """BT.601 luminance in 16..235 of uint8 [H, W, 3], as float64 [H, W, 1]."""
+    """Returns BT.601 luminance in 16..235 of uint8 [H, W, 3] as float64 [H, W, 1]."""
     return 16.0 + image.astype(np.float64) @ LUMINANCE[:, None]
 
 
@@ -29,16 +29,16 @@ def crop_border(image: np.ndarray, border: int) -> np.ndarray:
 
 
 def psnr(pred: np.ndarray, target: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB for a peak of 255; infinite when equal."""
+    """Returns the PSNR in dB for a peak of 255; infinite for equal images."""
     error = np.mean(np.square(pred.astype(np.float64) - target))
     return float(10 * np.log10(255.0**2 / error)) if error else float("inf")
 
 
 def ssim_map(pred: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Structural similarity around each pixel, [H, W, C] -> [H - 10, W - 10, C].
+    """Returns the SSIM around each pixel, [H, W, C] -> [H - 10, W - 10, C].
 
-    Gaussian window of sigma 1.5 (11 x 11), population covariance; windows that would
-    reach over the edge are left out.
+    The window is a Gaussian of sigma 1.5 (11 x 11) with population covariance. Windows
+    that would cross the image's edge are left out.
 
     Source: Wang et al., "Image Quality Assessment", 2004, through scikit-image.
     """
@@ -56,7 +56,7 @@ def ssim_map(pred: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def score(pred: np.ndarray, target: np.ndarray) -> dict[str, float]:
-    """All scores of an image, keyed like "psnr_y_crop4".
+    """Returns all scores of an image, with keys like "psnr_y_crop4".
 
     Args:
         pred, target: uint8 [H, W, 3], both sides at least MIN_SIDE.
@@ -64,7 +64,7 @@ def score(pred: np.ndarray, target: np.ndarray) -> dict[str, float]:
     scores = {}
     for channel in CHANNELS:
         a, b = (luminance(x) if channel == "y" else x for x in (pred, target))
-        # Windows do not look past their image, so one map serves every border.
+        # No SSIM window crosses an edge, so cropping the map equals cropping the image.
         similarity = ssim_map(a, b)
         for border in BORDERS:
             cropped = (crop_border(x, border) for x in (a, b))
@@ -76,6 +76,6 @@ def score(pred: np.ndarray, target: np.ndarray) -> dict[str, float]:
 
 
 def psnr_y(pred: np.ndarray, target: np.ndarray, *, border: int) -> float:
-    """PSNR of the luminance alone."""
+    """Returns the PSNR of the luminance in dB, without `border` pixels on each side."""
     a, b = (crop_border(luminance(x), border) for x in (pred, target))
     return psnr(a, b)

@@ -1,4 +1,4 @@
-"""Adam and its learning-rate schedules, durations in steps."""
+"""Adam and its learning-rate schedules; durations are in steps."""
 
 import optax
 
@@ -6,7 +6,7 @@ from eddsrn_jax.errors import InputError
 
 
 def step_decay(learning_rate: float, *, halve_every_steps: int) -> optax.Schedule:
-    """Halved every so many steps.
+    """Returns a schedule that halves the rate every `halve_every_steps` steps.
 
     Source: paper, section 3.2 (5e-4, halved every 30 epochs).
     """
@@ -18,7 +18,10 @@ def step_decay(learning_rate: float, *, halve_every_steps: int) -> optax.Schedul
 def warmup_cosine(
     learning_rate: float, *, warmup_steps: int, total_steps: int
 ) -> optax.Schedule:
-    """Linear from 0 over the warm-up, then half a cosine down to a hundredth."""
+    """Returns a linear warm-up from 0, then half a cosine to 1 % of the peak.
+
+    The warm-up takes at most half of all steps.
+    """
     return optax.warmup_cosine_decay_schedule(
         init_value=0.0,
         peak_value=learning_rate,
@@ -31,10 +34,10 @@ def warmup_cosine(
 def warmup_constant_decay(
     learning_rate: float, *, warmup_steps: int, decay_steps: int, total_steps: int
 ) -> optax.Schedule:
-    """Linear from 0 over the warm-up, constant, then linear to 0 in the last steps.
+    """Returns a linear warm-up from 0, a constant rate, then a linear decay to 0.
 
-    Before the decay begins the rate does not depend on `total_steps`, so that a run can
-    be made longer at any time.
+    Before the decay begins, the rate does not depend on `total_steps`. A run can
+    therefore be extended at any time until then.
 
     Source: Hagele et al., "Scaling Laws and Compute-Optimal Training Beyond Fixed
     Training Durations", NeurIPS 2024.
@@ -61,23 +64,24 @@ def make_optimizer(
     steps_per_epoch: int,
     total_steps: int,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """Adam, from a config's `optimizer` section.
+    """Makes Adam and its schedule from a config's `optimizer` section.
 
     Args:
         schedule: "step_decay" (the paper's), "warmup_cosine" or "warmup_constant_decay".
-        learning_rate: at the start, or after the warm-up.
-        halve_every_epochs: of "step_decay".
-        warmup_steps: steps of warm-up, of the two schedules that have one.
-        decay_steps: steps of the final decay of "warmup_constant_decay".
+        learning_rate: rate at the start, or after the warm-up.
+        halve_every_epochs: epochs between halvings, for "step_decay".
+        warmup_steps: steps of the warm-up, for the two schedules that have one.
+        decay_steps: steps of the final decay, for "warmup_constant_decay".
         b2: decay of Adam's second moment.
-        clip_norm: largest global norm of a gradient; 0 does not clip.
-        steps_per_epoch, total_steps: of the run.
+        clip_norm: largest global norm of the gradients; 0 does not clip.
+        steps_per_epoch: steps in an epoch of the run.
+        total_steps: steps of the whole run.
 
     Returns:
         The optimiser, and the learning rate as a function of the step.
 
     Raises:
-        InputError: unknown schedule.
+        InputError: the schedule is unknown.
     """
     if schedule == "step_decay":
         rate = step_decay(

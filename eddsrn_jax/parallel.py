@@ -1,4 +1,4 @@
-"""Data parallelism: one axis of devices, a replicated state, batches split over it."""
+"""Data parallelism: one axis of devices, a replicated state, sharded batches."""
 
 import ctypes
 import json
@@ -20,16 +20,17 @@ from eddsrn_jax.errors import InputError, UsageError
 _log = logging.getLogger(__name__)
 
 DATA_AXIS = "data"
-# Seconds without a sign of life after which a process counts as dead, and the others end.
+# Seconds without a heartbeat after which a process counts as dead and the others end.
 _HEARTBEAT_TIMEOUT = 30
-# What is in the errors of what the processes do together.
+# Matches errors of collective operations and of the coordination between processes.
 _FAILED = re.compile("Gloo|NCCL|[Cc]oordination|^UNAVAILABLE|^DEADLINE_EXCEEDED|^ABORTED")
 
-# A signal's handler as the system has it, which need not be Python's.
+# Replaces the operating system's handler of a signal, which need not be Python's, and
+# returns the previous one.
 _exchange_handler = ctypes.pythonapi.PyOS_setsig
 _exchange_handler.argtypes = [ctypes.c_int, ctypes.c_void_p]
 _exchange_handler.restype = ctypes.c_void_p
-# That of JAX for SIGTERM, where there are several processes.
+# JAX's handler of SIGTERM in a multi-process run.
 _jax_handler: int | None = None
 
 
@@ -38,16 +39,20 @@ def connect(
     num_processes: int | None = None,
     process_id: int | None = None,
 ) -> None:
-    """Joins the processes of a run, if there are several, before any uses a device.
+    """Connects the processes of a run, if there are several.
+
+    It must be called before the process uses a device.
 
     Args:
-        coordinator: HOST:PORT of the first process; where None what SLURM's srun or a TPU
-            pod says in the environment, and if they say nothing there is one process.
-        num_processes: of the run.
-        process_id: of this process, from 0.
+        coordinator: HOST:PORT of the first process. If None, it comes from the
+            environment of SLURM's srun or of a TPU pod. Without either, the run has one
+            process.
+        num_processes: number of processes of the run.
+        process_id: index of this process, from 0.
 
     Raises:
-        UsageError: one is missing, they do not fit, or no other process is found.
+        UsageError: an argument is missing, the arguments are inconsistent, the port is
+            taken, or no other process is found.
     """
     numbers = (num_processes, process_id)
     if coordinator and not re.fullmatch(r".+:\d{1,5}", coordinator):
@@ -62,7 +67,8 @@ def connect(
     if coordinator and process_id == 0:
         _check_free(coordinator)
     several = coordinator or _several_by_environment()
-    # Where JAX has found TPUs it says so; whether they are of a pod only it can tell.
+    # jax_platforms names TPUs if there are any. Only JAX can tell whether they are part
+    # of a pod.
     if not several and "tpu" not in (jax.config.jax_platforms or ""):
         return
     if several:
@@ -73,16 +79,16 @@ def connect(
         if several:
             raise UsageError(f"the other processes cannot be found: {error}") from error
         _log.warning("no pod of TPUs is found, this is the only process: %s", error)
-    # Later they wait for each other as long as it takes, at their first meeting half a
-    # minute: less than one may need for its photographs.
+    # The first collective operation times out after half a minute; later ones do not. So
+    # it comes here, before a process may need longer than that to open its photos.
     gather(None)
     if jax.process_index() > 0:
-        # The first process speaks for all; of errors each does.
+        # The first process logs for all; every process logs its own errors.
         logging.getLogger("eddsrn_jax").setLevel(logging.ERROR)
 
 
 def _check_free(coordinator: str) -> None:
-    """UsageError where another program has the port, which ends in JAX's crash."""
+    """Raises UsageError if another program uses the port, with which JAX would crash."""
     port = int(coordinator.rpartition(":")[2])
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -93,9 +99,10 @@ def _check_free(coordinator: str) -> None:
 
 
 def _initialize(*of_this_process: str | int | None) -> None:
-    """Joins them; SIGTERM stays Python's, where JAX would take it for good."""
+    """Connects the processes; restores Python's SIGTERM handler, which JAX replaces."""
     global _jax_handler
-    # Waiting for the others, Python would not get to what it does at these.
+    # Python's handlers cannot run while JAX waits for the other processes; the system's
+    # default handlers can.
     handlers = {
         number: signal.signal(number, signal.SIG_DFL)
         for number in (signal.SIGTERM, signal.SIGINT)
@@ -113,37 +120,37 @@ def _initialize(*of_this_process: str | int | None) -> None:
 
 
 def tell_to_end() -> None:
-    """Has `told_to_end` be true in all processes, after some step that is the same."""
+    """Makes `told_to_end` return True in all processes, after the same later step."""
     if _jax_handler is None:
         raise RuntimeError("the processes were not joined by parallel.connect")
-    # JAX takes SIGTERM for a machine's notice that it is wanted for something else.
+    # JAX takes SIGTERM as the notice that a machine is being preempted.
     handler = _exchange_handler(signal.SIGTERM, _jax_handler)
     signal.raise_signal(signal.SIGTERM)
     _exchange_handler(signal.SIGTERM, handler)
 
 
 def told_to_end(step: int) -> bool:
-    """Whether all processes are to end after this step; every step must be asked for."""
+    """Returns whether all processes stop after this step; must be called at each step."""
     return multihost_utils.reached_preemption_sync_point(step)
 
 
 def lost_another(error: BaseException) -> bool:
-    """Whether an error says that another process has ended, or is not seen."""
+    """Returns whether an error means that another process ended or is unreachable."""
     if not jax.distributed.is_initialized():
         return False
-    # By what was waiting for the other it is of either type.
+    # The type depends on the operation that was waiting for the other process.
     of_jax = isinstance(error, jax.errors.JaxRuntimeError | ValueError)
     return of_jax and _FAILED.search(str(error)) is not None
 
 
 def _several_by_environment() -> bool:
-    """Whether srun, or Kubernetes with TPUs, says that it has started several."""
+    """Returns whether srun, or Kubernetes with TPUs, has started several processes."""
     by_srun = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
     return by_srun or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
 
 
 def gather(value: Any) -> list[Any]:
-    """What each process has, in all of them: anything that JSON holds, by their order."""
+    """Gathers a JSON-compatible value of each process; returns them in process order."""
     if jax.process_count() == 1:
         return [value]
     data = np.frombuffer(json.dumps(value).encode(), np.uint8)
@@ -156,16 +163,16 @@ def gather(value: Any) -> list[Any]:
 
 
 def device_memory(device: jax.Device) -> int:
-    """Bytes that a device has; of a CPU the machine's."""
+    """Returns the memory of a device in bytes; for a CPU, that of the machine."""
     if stats := device.memory_stats():
         return stats["bytes_limit"]
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
-    """A mesh with the one axis "data", over all devices of all processes."""
+    """Makes a mesh with one axis, "data", over the given or all devices of the run."""
     devices = devices or jax.devices()
-    # Auto: under explicit axes the reshape of a pixel shuffle is refused.
+    # JAX rejects the reshape of a pixel shuffle under explicit axes, so they are Auto.
     return jax.make_mesh(
         (len(devices),), (DATA_AXIS,), axis_types=(AxisType.Auto,), devices=devices
     )
@@ -174,24 +181,23 @@ def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
 def map_step(step: Callable[[Any, Any], Any], mesh: Mesh) -> Callable[[Any, Any], Any]:
     """Compiles a per-device step over the mesh; its state is donated.
 
-    What `jax.pmap` has been since JAX 0.8, without its restrictions: the state is
-    replicated, the batch split along its first axis, and the step itself averages
-    over `DATA_AXIS`.
+    The state is replicated, and the batch is split along its first axis. The step itself
+    averages over `DATA_AXIS`. `jax.pmap` does this too since JAX 0.8, with restrictions.
     """
     mapped = jax.shard_map(
         step,
         mesh=mesh,
         in_specs=(PartitionSpec(), PartitionSpec(DATA_AXIS)),
         out_specs=PartitionSpec(),
-        # Checked, shard_map sums the gradients of replicated parameters by itself,
-        # and averaging them once more gives them times the number of devices.
+        # With this check, shard_map itself sums the gradients of replicated parameters.
+        # Averaging the sums would yield the mean times the number of devices.
         check_vma=False,
     )
     return jax.jit(mapped, donate_argnums=0)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding of a training state."""
+    """Returns the sharding of a training state: replicated on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
@@ -213,7 +219,7 @@ def split_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array
 
 
 def process_rows(batch_size: int, mesh: Mesh) -> slice:
-    """The rows of a global batch that this process feeds to its devices.
+    """Returns the rows of a global batch that this process feeds to its devices.
 
     Raises:
         InputError: the batch cannot be split evenly over the devices.

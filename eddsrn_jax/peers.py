@@ -1,7 +1,7 @@
-"""Other methods' published weights, in PyTorch's layout, as methods to score.
+"""Reads the published PyTorch weights of other methods, so that they can be scored.
 
-They come as .npz or .safetensors, never as pickles, and with names of their own; what
-maps those to this project's is below.
+The weights come as .npz or .safetensors files, never as pickles. Each method has a
+mapping from PyTorch's names to this project's.
 """
 
 import dataclasses
@@ -21,18 +21,18 @@ from eddsrn_jax.weights import Network, check_matches
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz or .safetensors file by name.
+    """Reads the arrays of an .npz or .safetensors file by name.
 
     Raises:
-        InputError: it is neither, or holds something else than arrays.
+        InputError: the file is neither, or holds anything but arrays.
     """
     try:
         if path.suffix == ".safetensors":
             return safetensors.numpy.load_file(path)
-        # Opened here: NumPy leaves open what it cannot read.
+        # Opened here because NumPy does not close a file that it cannot read.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    # What is not a file of that format fails in many ways.
+    # Files of another format raise errors of many types.
     except Exception as error:
         raise InputError(f"{path}: cannot be read as arrays ({error})") from error
 
@@ -45,20 +45,23 @@ def import_torch(
     *,
     transposed: str = "$^",
 ) -> Any:
-    """Parameters from arrays that PyTorch's layers keep.
+    """Converts the arrays of PyTorch layers to a tree of parameters.
 
     Args:
-        arrays: by the names of PyTorch's modules.
-        names: regular expressions for those, and this project's names, such as
-            "block0_conv/kernel", in which groups may be used. Of several the first.
-        like: a tree with the names and shapes that are expected.
-        origin: of the arrays, for messages.
-        transposed: regular expression for the names of transposed convolutions, whose
-            kernels PyTorch keeps as (input, output, height, width), others as (output,
-            input, height, width).
+        arrays: arrays by the names of PyTorch's modules.
+        names: regular expressions for those names, each with this project's name, such
+            as "block0_conv/kernel", which may refer to groups. The first match counts.
+        like: tree with the expected names and shapes.
+        origin: place of the arrays, for messages.
+        transposed: regular expression for the names of transposed convolutions. PyTorch
+            keeps their kernels as (input, output, height, width), those of other
+            convolutions as (output, input, height, width).
+
+    Returns:
+        float32 parameters with the names and shapes of `like`.
 
     Raises:
-        InputError: a name that no expression matches, or a name or shape that differs.
+        InputError: no expression matches a name, or a name or shape differs from `like`.
     """
     found = {}
     for name, array in arrays.items():
@@ -79,12 +82,12 @@ def import_torch(
 
 @dataclasses.dataclass(frozen=True)
 class Peer:
-    """Another's network, and how its published weights are named.
+    """A network of other authors, and the names of its published weights.
 
     Attributes:
-        name: for tables.
-        model: its architecture.
-        names, transposed: see import_torch.
+        name: name in tables.
+        model: architecture.
+        names, transposed: see `import_torch`.
     """
 
     name: str
@@ -93,7 +96,7 @@ class Peer:
     transposed: str = "$^"
 
 
-# By the stem of the files' names.
+# Keys are the stems of the weight files' names.
 PEERS = {
     "vdsr": Peer(
         "VDSR",
@@ -119,10 +122,10 @@ PEERS = {
 
 
 def read_peers(folder: Path) -> dict[str, Network]:
-    """The networks whose weights, such as vdsr.npz, are in a folder, by name.
+    """Reads the networks whose weights, such as vdsr.npz, are in a folder, by name.
 
     Raises:
-        InputError: there are none, or they are of another architecture.
+        InputError: the folder has no weights, or those of a file cannot be used.
     """
     networks = {}
     for stem, peer in PEERS.items():
@@ -136,7 +139,11 @@ def read_peers(folder: Path) -> dict[str, Network]:
 
 
 def read_peer(path: Path, peer: Peer) -> Network:
-    """A peer with the weights of its file; raises as `import_torch`."""
+    """Reads the weights of one peer.
+
+    Raises:
+        InputError: see `read_arrays` and `import_torch`.
+    """
     params = import_torch(
         read_arrays(path),
         peer.names,
@@ -144,5 +151,5 @@ def read_peer(path: Path, peer: Peer) -> Network:
         str(path),
         transposed=peer.transposed,
     )
-    # They were trained on photographs shrunk without blur.
+    # These networks were trained on photos that were downscaled without blur.
     return Network(peer.model, params, peer.name, step=0, sigma_range=(0.0, 0.0))

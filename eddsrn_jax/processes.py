@@ -1,4 +1,4 @@
-"""The flags that join the processes of a command, on one machine or many."""
+"""Flags that connect the processes of a command, on one machine or several."""
 
 from absl import flags
 
@@ -14,7 +14,7 @@ _PROCESS_ID = flags.DEFINE_integer(
 
 
 def connect_by_flags() -> None:
-    """See `parallel.connect`."""
+    """Connects the processes as the flags say, see `parallel.connect`."""
     from eddsrn_jax.parallel import connect
 
     connect(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)

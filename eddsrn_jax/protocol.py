@@ -1,8 +1,8 @@
-"""How a photograph becomes a method's input and its truths, as 8 bits.
+"""Test inputs and ground truth made from photos, in 8 bits.
 
-By the paper's protocol it is shrunk and blurred. Beyond the paper, the result can have
-sensor noise and JPEG compression as well; these are NumPy's and Pillow's, independent of
-what networks are trained with. Photographs are uint8 RGB [H, W, 3].
+The paper's protocol shrinks a photo and blurs it. Beyond the paper, sensor noise and JPEG
+compression can follow. These come from NumPy and Pillow, so they are independent of the
+degradations that networks are trained with. Photos are uint8 RGB [H, W, 3].
 """
 
 import dataclasses
@@ -28,11 +28,11 @@ RANDOM_SIGMA_RANGE = (1.0, 2.0)
 
 @dataclasses.dataclass(frozen=True)
 class Spoiling:
-    """What a camera and a file do to a photo after the blur; nothing by default.
+    """Degradations by camera and file after the blur; none by default.
 
     Attributes:
         noise: standard deviation of white Gaussian noise, in grey levels.
-        jpeg: quality of a JPEG file with 4:2:0 chroma, 1 to 100; None for no such file.
+        jpeg: JPEG quality, 1 to 100, with 4:2:0 chroma; None for no compression.
     """
 
     noise: float = 0.0
@@ -44,7 +44,7 @@ class Spoiling:
         return ", ".join(parts) or "clean"
 
 
-# By the paper's protocol, and for photos as people have them.
+# The paper's protocol, and a grid for everyday photos.
 SPOILINGS: Mapping[str, tuple[Spoiling, ...]] = {
     "paper": (Spoiling(),),
     "photo": (
@@ -55,8 +55,8 @@ SPOILINGS: Mapping[str, tuple[Spoiling, ...]] = {
     ),
 }
 
-# Sizes of the small image that degrading is compiled for, beside multiples of
-# _LARGE_STEP. A photograph is put onto the first that holds it.
+# Sizes of the small image that `degrade` is compiled for, besides multiples of
+# _LARGE_STEP. A photo goes onto the first canvas that holds it.
 _CANVASES = (
     (64, 64),
     (128, 128),
@@ -73,7 +73,7 @@ _LARGE_STEP = 256
 
 
 def canvas_size(height: int, width: int) -> tuple[int, int]:
-    """The size of the canvas that a small image is put onto."""
+    """Returns the size of the canvas for a small image of this size."""
     for rows, columns in _CANVASES:
         if height <= rows and width <= columns:
             return rows, columns
@@ -81,13 +81,13 @@ def canvas_size(height: int, width: int) -> tuple[int, int]:
 
 
 def bicubic(lr_blur: np.ndarray) -> Restored:
-    """The method that super-resolves by interpolation alone."""
+    """Super-resolves by bicubic interpolation alone: a baseline method."""
     sr = bicubic_upscale(lr_blur[None].astype(np.float32), SCALE)[0]
     return Restored(sr=np.floor(np.clip(sr, 0, 255) + 0.5).astype(np.uint8))
 
 
 def untouched(lr_blur: np.ndarray) -> Restored:
-    """The method that deblurs by returning its input."""
+    """Returns its input as the deblurred image: a baseline method."""
     return Restored(deblurred=lr_blur)
 
 
@@ -105,19 +105,19 @@ def _degrade_canvas(
 def degrade_photo(
     hr: np.ndarray, sigma: float, *, max_sigma: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`degrade` for photographs of any size, compiled for a few canvases only.
+    """Applies `degrade` to a photo of any size; compiles for a few canvas sizes only.
 
     Args:
         hr: uint8 [H, W, 3], H and W multiples of 4.
-        sigma: of the blur, in pixels of the small image.
-        max_sigma: upper bound of `sigma`; another one compiles again.
+        sigma: standard deviation of the blur in pixels of the small image.
+        max_sigma: upper bound of `sigma`; a new value causes another compilation.
 
     Returns:
         lr_sharp and lr_blur, uint8 [H / 4, W / 4, 3].
     """
     height, width = hr.shape[0] // SCALE, hr.shape[1] // SCALE
     rows, columns = canvas_size(height, width)
-    # What fills the canvas is never read.
+    # The canvas's pixels outside the photo do not affect the result.
     canvas = cut(hr, 0, 0, (SCALE * rows, SCALE * columns))
     images = _degrade_canvas(
         canvas, np.float32(sigma), np.array(hr.shape[:2]), max_sigma=max_sigma
@@ -131,9 +131,9 @@ def spoil(image: np.ndarray, spoiling: Spoiling, *, seed: int, name: str) -> np.
 
     Args:
         image: uint8 [h, w, 3].
-        spoiling: what to do.
-        seed: of the noise, which is the same for the same seed, name and image size.
-        name: of the photo.
+        spoiling: noise and compression to apply.
+        seed: seed of the noise. Equal seeds, names and image sizes give equal noise.
+        name: name of the photo.
 
     Returns:
         uint8 [h, w, 3].
@@ -153,12 +153,12 @@ def spoil(image: np.ndarray, spoiling: Spoiling, *, seed: int, name: str) -> np.
 
 
 def cut_to_scale(hr: np.ndarray) -> np.ndarray:
-    """Drops the last rows and columns that make no whole pixel of the small image."""
+    """Drops the last rows and columns that do not fill a pixel of the small image."""
     height, width, _ = hr.shape
     return hr[: height - height % SCALE, : width - width % SCALE]
 
 
 def random_sigma(seed: int, name: str) -> float:
-    """A sigma in [1, 2] drawn from the seed and the photograph's name alone."""
+    """Draws a sigma in [1, 2] that depends only on the seed and the photo's name."""
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
     return float(rng.uniform(*RANDOM_SIGMA_RANGE))

@@ -1,4 +1,4 @@
-"""What a run shows: progress, metrics.jsonl, TensorBoard scalars and pictures."""
+"""Reports a run: progress bar, metrics.jsonl, TensorBoard scalars and pictures."""
 
 import contextlib
 import datetime
@@ -24,16 +24,16 @@ _log = logging.getLogger(__name__)
 
 
 class Reporter:
-    """Writes a run's progress; silent in all processes but the first."""
+    """Reporter of a run's progress; active in the first process only."""
 
     def __init__(self, workdir: Path, *, first_step: int, total_steps: int, active: bool):
-        """Opens the files, cut back to the step that the run resumes from.
+        """Opens the files, and drops rows after the step that the run resumes from.
 
         Args:
-            workdir: of the run.
-            first_step: steps already done.
-            total_steps: of the whole run.
-            active: False makes every method do nothing.
+            workdir: folder of the run.
+            first_step: number of steps already done.
+            total_steps: number of steps of the whole run.
+            active: whether to write at all; if False, every method does nothing.
         """
         self._active = active
         self.total_steps = total_steps
@@ -67,11 +67,12 @@ class Reporter:
         self._events.flush()
 
     def progress(self, step: int, values: Mapping[str, float]) -> None:
-        """Shows the loss and the speed, on the progress bar or, without one, a line.
+        """Shows the loss and the speed, on the progress bar or in a log message.
 
         Args:
-            step: done.
-            values: "train/loss", if a step was not skipped, and what Clock.read returns.
+            step: number of steps done.
+            values: "train/loss", unless all steps were skipped, and the values of
+                `Clock.read`.
         """
         if not self._active:
             return
@@ -90,7 +91,7 @@ class Reporter:
         _log.info("step %d/%d: %s", step, self.total_steps, ", ".join(parts))
 
     def keep(self) -> None:
-        """Has the rows on disk, as a checkpoint that comes after them will be."""
+        """Forces the rows to disk, so that they are there before the next checkpoint."""
         if self._active:
             with naming(self._path):
                 os.fsync(self._file.fileno())
@@ -107,7 +108,8 @@ class Reporter:
         if not self._active:
             return
         self._bar.close()
-        # After an error, which is told: a disk that was full is so here too.
+        # If another error ends the run, an OSError here must not hide it: a full disk,
+        # for example, raises again on closing.
         ignored = (OSError,) if kind else ()
         for file in (self._file, self._events):
             with contextlib.suppress(*ignored), naming(self._path):
@@ -115,14 +117,14 @@ class Reporter:
 
 
 class _Events:
-    """A file for TensorBoard, written at once.
+    """A TensorBoard event file, written synchronously.
 
-    SummaryWriter has a thread for that, which a full disk ends: after ten more values
-    everything would wait for it, for ever.
+    SummaryWriter writes from a thread, which dies when the disk is full. After ten more
+    values its queue would be full, and the run would block forever.
     """
 
     def __init__(self, folder: Path, first_step: int):
-        """Opens it; TensorBoard will hide what other files have from that step on."""
+        """Opens the file; TensorBoard hides other files' values from `first_step` on."""
         name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"
         self._path = folder / name
         folder.mkdir(parents=True, exist_ok=True)
@@ -131,7 +133,7 @@ class _Events:
         self._write(step=first_step, session_log=SessionLog(status=SessionLog.START))
 
     def add(self, step: int, values: Any) -> None:
-        """Adds what tensorboardX.summary makes."""
+        """Adds a summary, made by a function of tensorboardX.summary."""
         self._write(step=step, summary=values)
 
     def _write(self, **fields: Any) -> None:
@@ -140,24 +142,24 @@ class _Events:
             self._writer.write(event.SerializeToString())
 
     def flush(self) -> None:
-        """Has it on disk."""
+        """Flushes the buffer to the file."""
         with naming(self._path):
             self._writer.flush()
 
     def close(self) -> None:
-        """Has it on disk, and is no more to be used."""
+        """Flushes the buffer and closes the file."""
         with naming(self._path):
             self._writer.close()
 
 
 def _cut_back(path: Path, step: int) -> None:
-    """Drops the rows after a step, and what is none, as a last one that was cut off."""
+    """Drops the rows after a step, and lines that are not rows, such as a cut-off one."""
     if not path.exists():
         return
     lines = path.read_text(errors="replace").splitlines()
     kept = []
     for line in lines:
-        # What the disk made of a row is not one.
+        # A crash can leave any bytes in the file, so any line may be invalid.
         with contextlib.suppress(ValueError, TypeError, LookupError):
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
@@ -167,18 +169,18 @@ def _cut_back(path: Path, step: int) -> None:
 
 
 class Clock:
-    """Measures the speed since it was last read, and the time spent waiting for data."""
+    """Measures the speed since the last reading, and the time spent waiting for data."""
 
     def __init__(self, batch_size: int):
         self._batch_size = batch_size
         self.restart()
 
     def restart(self) -> None:
-        """Forgets what was measured."""
+        """Discards the measurements and starts again."""
         self._start, self._waited, self._steps = time.perf_counter(), 0.0, 0
 
     def time(self, batches: Iterable[Any]) -> Iterator[Any]:
-        """Passes batches on."""
+        """Yields the batches, and measures how long each takes to arrive."""
         batches = iter(batches)
         while True:
             start = time.perf_counter()
@@ -192,13 +194,13 @@ class Clock:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Leaves out the time of a block, which is spent on something else."""
+        """Excludes the time of a block, which is not spent on training."""
         start = time.perf_counter()
         yield
         self._start += time.perf_counter() - start
 
     def read(self) -> dict[str, float]:
-        """The speed since the last reading; nothing where no step was measured."""
+        """Returns the speed since the last reading; empty if no step was measured."""
         seconds = max(time.perf_counter() - self._start, 1e-9)
         steps, waited = self._steps, self._waited
         self.restart()
@@ -215,20 +217,20 @@ class Tracer:
     """Traces some steps with JAX's profiler, for TensorBoard or Perfetto."""
 
     def __init__(self, folder: Path, steps: int):
-        """Traces `steps` steps into a folder; 0 none."""
+        """Sets the folder of the trace and the number of steps; 0 traces nothing."""
         self._folder, self._left = folder, steps
         self._running = False
 
     def start(self) -> None:
-        """Begins, if anything is to be traced."""
+        """Starts the trace, unless there is nothing to trace."""
         if self._left:
             jax.profiler.start_trace(self._folder)
             self._running = True
-            # What this step did is not in it.
+            # after_step comes once more, for the step that is already done.
             self._left += 1
 
     def after_step(self, result: Any) -> None:
-        """Ends with the last step, once its result is there."""
+        """Counts a step; after the last one, waits for its result and ends the trace."""
         if not self._running:
             return
         self._left -= 1

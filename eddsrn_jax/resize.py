@@ -1,23 +1,23 @@
-"""MATLAB's bicubic `imresize` by whole factors, as matrices and as a filter bank.
+"""Resizes as MATLAB's bicubic `imresize` by whole factors: matrices and a filter bank.
 
 Arrays are float [..., H, W, C] of any range; nothing is clipped or rounded.
 
 Source: the kernel of Keys 1981 (a = -0.5), stretched by the factor when shrinking
-(antialiasing); sample centres at half-integers; edges mirrored with the edge sample
-repeated, as MATLAB's imresize does it.
+(antialiasing). As in MATLAB's imresize, sample centres are at half-integers, and edges
+are mirrored with the edge sample repeated.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Products with resampling matrices stay in full float32: the default of TPUs and of
-# recent GPUs keeps 8 to 10 bits of the inputs, no better than the images themselves.
+# Products with resampling matrices use full float32. By default, TPUs and recent GPUs
+# keep 8 to 10 bits of the inputs, no more than the images themselves have.
 PRECISION = jax.lax.Precision.HIGHEST
 
 
 def cubic_kernel(x: np.ndarray) -> np.ndarray:
-    """Keys' cubic convolution kernel with a = -0.5, zero outside [-2, 2]."""
+    """Evaluates Keys' cubic convolution kernel (a = -0.5), zero outside [-2, 2]."""
     x = np.abs(x)
     near = (1.5 * x - 2.5) * x**2 + 1
     far = ((-0.5 * x + 2.5) * x - 4) * x + 2
@@ -27,21 +27,21 @@ def cubic_kernel(x: np.ndarray) -> np.ndarray:
 def mirrored(indices: jax.Array, size: jax.Array | int) -> jax.Array:
     """Maps indices of any sign and size into [0, size) by reflection at both ends.
 
-    The edge sample is repeated (`1 0 | 0 1 2 | 2 1`), as MATLAB's imresize does it.
-    Works on NumPy arrays too.
+    The edge sample is repeated (`1 0 | 0 1 2 | 2 1`), as in MATLAB's imresize. NumPy
+    arrays work too.
     """
     indices = indices % (2 * size)
     return abs(indices - (2 * size - 1) * (indices >= size))
 
 
 def band_matrix(indices: jax.Array, weights: jax.Array, columns: int) -> jax.Array:
-    """The [rows, columns] matrix that adds `weights` at `indices`, row by row.
+    """Makes the [rows, columns] matrix that has `weights` at `indices` in each row.
 
     Args:
-        indices: int [rows, taps]; equal ones in a row add up, ones outside
-            [0, columns) are dropped.
-        weights: float [rows, taps], or [taps] for the same in every row.
-        columns: of the result.
+        indices: int [rows, taps]. Weights at equal indices of a row are added; indices
+            outside [0, columns) are dropped.
+        weights: float [rows, taps], or [taps] for equal weights in every row.
+        columns: number of columns of the result.
     """
     weights = jnp.broadcast_to(weights, indices.shape)
     hits = indices[:, :, None] == jnp.arange(columns)[None, None, :]
@@ -49,18 +49,18 @@ def band_matrix(indices: jax.Array, weights: jax.Array, columns: int) -> jax.Arr
 
 
 def downscale_matrix(size: jax.Array | int, padded_size: int, scale: int) -> jax.Array:
-    """The matrix that shrinks `size` samples by `scale`, on padded vectors.
+    """Makes the matrix that shrinks the first `size` samples of a vector by `scale`.
 
     Args:
-        size: samples that count, a multiple of `scale`; may be traced, so that one
+        size: number of valid samples, a multiple of `scale`; may be traced, so that one
             compiled program serves all sizes.
-        padded_size: samples in the vector, a multiple of `scale`, at least `size`;
-            those from `size` on are ignored.
+        padded_size: number of samples in the vector, a multiple of `scale` and at least
+            `size`; those from `size` on are ignored.
         scale: whole factor.
 
     Returns:
         float32 [padded_size / scale, padded_size]; rows from `size / scale` on are
-        without meaning.
+        meaningless.
     """
     taps = np.arange(4 * scale) - (3 * scale) // 2
     weights = cubic_kernel((taps - (scale - 1) / 2) / scale)
@@ -71,29 +71,30 @@ def downscale_matrix(size: jax.Array | int, padded_size: int, scale: int) -> jax
 
 
 def resample_rows(matrix: jax.Array, image: jax.Array) -> jax.Array:
-    """`matrix @ column` for every column of each channel: [H, W, C] -> [H', W, C]."""
+    """Multiplies a matrix with each channel's columns: [H, W, C] -> [H', W, C]."""
     return jnp.einsum("ij,jkc->ikc", matrix, image, precision=PRECISION)
 
 
 def resample_columns(matrix: jax.Array, image: jax.Array) -> jax.Array:
-    """`matrix @ row` for every row of each channel: [H, W, C] -> [H, W', C]."""
+    """Multiplies a matrix with each channel's rows: [H, W, C] -> [H, W', C]."""
     return jnp.einsum("lk,ikc->ilc", matrix, image, precision=PRECISION)
 
 
 def bicubic_downscale(x: jax.Array, scale: int) -> jax.Array:
-    """Shrinks [N, scale * h, scale * w, C] to [N, h, w, C]."""
+    """Shrinks images [N, scale * h, scale * w, C] to [N, h, w, C]."""
     rows, columns = (downscale_matrix(size, size, scale) for size in x.shape[1:3])
     shrink = lambda image: resample_columns(columns, resample_rows(rows, image))  # noqa: E731
     return jax.vmap(shrink)(x)
 
 
 def bicubic_upscale(x: jax.Array | np.ndarray, scale: int) -> jax.Array | np.ndarray:
-    """Enlarges [N, h, w, C] to [N, scale * h, scale * w, C], JAX or NumPy arrays.
+    """Enlarges images [N, h, w, C], JAX or NumPy, to [N, scale * h, scale * w, C].
 
-    A filter bank of `scale` phases with at most five taps: unlike a matrix, its cost
-    grows with the image alone.
+    This is a filter bank of `scale` phases with at most five taps each. Its cost, unlike
+    that of a matrix, is proportional to the image's area.
     """
-    # Columns while there are few rows: rows are whole and quick to enlarge.
+    # The width is enlarged first, while there are few rows. Enlarging the height then
+    # works on whole rows, which is fast.
     return _upscale_axis(_upscale_axis(x, scale, axis=2), scale, axis=1)
 
 
@@ -105,7 +106,7 @@ def _upscale_axis(x: jax.Array, scale: int, *, axis: int) -> jax.Array:
     padded = xp.pad(x, around, mode="symmetric")
     before = (slice(None),) * axis
     shifted = [padded[(*before, slice(k, k + size))] for k in range(5)]
-    # Output sample `scale * i + phase` lies at i + offset of the input.
+    # Output sample `scale * i + phase` lies at position i + offset of the input.
     offsets = (np.arange(scale) + 0.5) / scale - 0.5
     phases = []
     for offset in offsets:

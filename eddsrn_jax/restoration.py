@@ -1,7 +1,7 @@
-"""From a blurry small photograph to both restored ones, for photographs of any size.
+"""Restores photos of any size with a network: deblurred, and four times as large.
 
-Photographs are uint8, uint16, or float in [0, 1]; [h, w, C] with one channel (gray), two
-(gray, alpha), three (RGB) or four (RGB, alpha).
+Photos are uint8, uint16, or float in [0, 1]. Their shape is [h, w, C] with one channel
+(gray), two (gray, alpha), three (RGB) or four (RGB, alpha).
 """
 
 import dataclasses
@@ -30,24 +30,24 @@ from eddsrn_jax.windows import peak_of, restore_window
 
 _log = logging.getLogger(__name__)
 
-# Of the device's memory, what a window's activations may take.
+# Share of the device's memory that a window's activations may take.
 _MEMORY_SHARE = 1 / 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """What a method makes of a photograph of [h, w].
+    """Results of a restoration method for a photo of [h, w].
 
     Attributes:
-        sr: super-resolved, [4h, 4w]; None where the method does not do that.
-        deblurred: of the same size; None where the method does not do that.
+        sr: super-resolved image, [4h, 4w]; None if there is none.
+        deblurred: deblurred image, [h, w]; None if there is none.
     """
 
     sr: Any = None
     deblurred: Any = None
 
     def items(self) -> Iterator[tuple[str, Any]]:
-        """Those there are, by name."""
+        """Yields the name and image of each result that exists."""
         for name, image in (("sr", self.sr), ("deblurred", self.deblurred)):
             if image is not None:
                 yield name, image
@@ -55,11 +55,11 @@ class Restored:
 
 @dataclasses.dataclass(frozen=True)
 class Block(Restored):
-    """A part of both results.
+    """The results for one rectangular part of a photo.
 
     Attributes:
-        top, left: in the photograph.
-        height, width: of the part of the photograph that it restores.
+        top, left: position of the part in the photo, in pixels.
+        height, width: size of the part in the photo, in pixels.
     """
 
     top: int = 0
@@ -69,9 +69,9 @@ class Block(Restored):
 
 
 class Restorer:
-    """A network with its weights; photographs in, photographs out.
+    """A network with its weights, applied to photos of any size.
 
-    Any number of threads may share one.
+    Any number of threads may share one Restorer.
     """
 
     def __init__(
@@ -83,28 +83,29 @@ class Restorer:
         outputs: Sequence[str] | None = None,
         largest_window: int | None = None,
     ):
-        """Keeps the weights on the first device.
+        """Puts the weights on the first local device.
 
         Args:
-            model: maps float [N, h, w, 3] in [0, 1] to images by name, see
+            model: network that maps float [N, h, w, 3] in [0, 1] to images by name, see
                 eddsrn_jax.models.
-            params: of the model.
-            sigma_range: lowest and highest blur that it was trained for.
-            outputs: "sr", "deblurred" or both, of which alone time is spent on; where
-                None all that the model has.
-            largest_window: side of the largest part of a photograph that is restored at
-                once, a multiple of 8; where None as large as pays and fits the memory.
+            params: network parameters.
+            sigma_range: lowest and highest blur that the network was trained for.
+            outputs: "sr", "deblurred" or both; only these are computed. None computes
+                all that the model has.
+            largest_window: side of the largest square part of a photo that is restored
+                at once, a multiple of 8. None takes the largest useful one that fits
+                the memory.
 
         Raises:
-            InputError: the model has no such output; or the window is no such multiple,
-                or all halo.
+            InputError: the model lacks an output, or the window is not a multiple of 8
+                or too small for two halos and pixels between them.
         """
         device = jax.local_devices()[0]
         self.sigma_range = sigma_range
         self._outputs = _check_outputs(outputs, model) if outputs else None
         self._model = model
         self._params = jax.device_put(params, device)
-        # The network sees `reach` pixels beyond a multiple of its stride.
+        # The receptive field reaches `reach` pixels beyond a multiple of the stride.
         halo = -(-model.reach // STRIDE) * STRIDE
         if largest_window is None:
             memory = _MEMORY_SHARE * device_memory(device)
@@ -123,16 +124,18 @@ class Restorer:
         outputs: Sequence[str] | None = None,
         largest_window: int | None = None,
     ) -> "Restorer":
-        """A network that comes with the package, or another one.
+        """Loads shipped weights, a file of weights, or a run's best checkpoint.
 
         Args:
-            weights: a name of shipped weights or a file, see `find_weights`.
-            workdir: of a run, whose best checkpoint is taken.
-            dtype: to compute in, such as "bfloat16"; the network's own by default.
-            outputs, largest_window: see Restorer.
+            weights: name of shipped weights or path of a file, see `find_weights`; by
+                default the package's default weights.
+            workdir: folder of a training run, whose best checkpoint is loaded.
+            dtype: type to compute in, such as "bfloat16"; by default the network's own.
+            outputs, largest_window: see `__init__`.
 
         Raises:
-            InputError: both are given, or cannot be read; or as Restorer.
+            InputError: both `weights` and `workdir` are given, or the one given cannot
+                be read; see also `__init__`.
         """
         if weights and workdir:
             raise InputError(
@@ -154,10 +157,11 @@ class Restorer:
         )
 
     def prepare(self, height: int, width: int) -> None:
-        """Compiles a program for 8-bit photographs of this size, so that calls are fast.
+        """Compiles a program for 8-bit photos of one size, so that calls are fast.
 
-        Without it photographs of a size share programs with those of others, until the
-        third one of that size has come; so they do once there are 32 such programs.
+        Without this call, photos use programs that all sizes share, until the third
+        photo of a size compiles one for that size. Once 32 sizes of windows have
+        programs of their own, all further ones use the shared programs.
         """
         size = (height, width)
         if size not in self._prepared:
@@ -169,21 +173,23 @@ class Restorer:
     def __call__(
         self, image: np.ndarray | Image.Image, *, strength: float = 1.0
     ) -> Restored:
-        """Restores a photograph.
+        """Restores a photo.
 
         Args:
-            image: a Pillow image, turned upright as its EXIF data says; or an array
-                [h, w] or [h, w, C] as the module says.
+            image: Pillow image, which is turned upright by its EXIF orientation; or
+                array [h, w] or [h, w, C], see the module.
             strength: 1 for the network's outputs, 0 for bicubic interpolation and the
-                untouched photograph, between them for a mix.
+                unchanged photo; values between mix them.
 
         Returns:
-            Both results, each of the kind and type of `image`; what a Pillow image
-            cannot be put into (a palette, CMYK, 1 bit) comes back as RGB or gray.
+            The results, as Pillow images or arrays like `image` and of its dtype. For a
+            Pillow image with a palette, CMYK or 1 bit they are RGB or gray.
 
         Raises:
-            ValueError: an array or strength that is not as said above.
-            FloatingPointError: a result is not finite, in float32 either.
+            ValueError: the array or the strength is not as described above.
+            InputError: the device has too little memory even for small windows, or the
+                range of a Pillow image's pixels is unknown.
+            FloatingPointError: a result is not finite, not even in float32.
         """
         if isinstance(image, Image.Image):
             restored = self(from_pillow(image), strength=strength)
@@ -204,18 +210,18 @@ class Restorer:
         return Restored(**{name: result[shape] for name, result in results.items()})
 
     def blocks(self, pixels: np.ndarray, *, strength: float = 1.0) -> Iterator[Block]:
-        """Restores a photograph part by part: no memory for whole results is needed.
+        """Restores a photo part by part, without memory for whole results.
 
         Args:
-            pixels: [h, w, C], see the module.
+            pixels: photo [h, w, C], see the module.
             strength: see `__call__`.
 
         Yields:
-            Parts that together cover both results, row by row; from the start again, in
-            smaller ones, where the memory did not suffice.
+            Parts that together cover the photo, row by row. If the device runs out of
+            memory, the parts start again from the first, smaller than before.
 
         Raises:
-            As `__call__`.
+            ValueError, InputError, FloatingPointError: see `__call__`.
         """
         _check(pixels, strength)
         height, width, channels = pixels.shape
@@ -241,13 +247,13 @@ class Restorer:
     def _restore(
         self, color: np.ndarray, tile: Tile, size: tuple[int, int], strength: float
     ) -> dict[str, np.ndarray]:
-        """The results of a tile's part, with as many channels as `color`."""
+        """Restores a tile's part of a photo, with as many channels as `color`."""
         window = cut(color, tile.top, tile.left, size)
         if window.shape[2] == 1:
             window = np.repeat(window, 3, axis=2)
         height, width, _ = color.shape
         end = np.minimum((height - tile.top, width - tile.left), size)
-        # A program for any photo is one for photos that end within it.
+        # Programs that all sizes share always mask, as photos may end within the window.
         stride = self._model.stride
         whole = (-(-end // stride) * stride == size).all()
         masked = not (whole and size in self._planner.fitted)
@@ -286,9 +292,9 @@ class Restorer:
         """Writes the network, with its weights, as a `jax.export` artifact.
 
         `jax.export.deserialize(path.read_bytes()).call(images)` maps float32 [b, h, w, 3]
-        in [0, 1], h and w any multiples of 8, to a dict of "sr" and "deblurred", not
-        clipped; on CPUs, CUDA GPUs and TPUs, with no code of this project. It is read by
-        this version of JAX and, for six months, newer ones.
+        in [0, 1] to a dict of "sr" and "deblurred", which are not clipped. h and w are
+        any multiples of 8. The artifact runs on CPUs, CUDA GPUs and TPUs without this
+        project's code. This version of JAX can read it and, for six months, newer ones.
 
         Raises:
             InputError: the file cannot be written.
@@ -324,7 +330,7 @@ def _check(pixels: np.ndarray, strength: float) -> None:
         raise ValueError(f"expected uint8, uint16 or float pixels, not {pixels.dtype}")
     if pixels.dtype.kind == "f":
         low, high = pixels.min(), pixels.max()
-        # Not true of NaN either.
+        # NaN fails this comparison too.
         if not (low >= 0 and high <= 1):
             raise ValueError(f"float pixels from {low:g} to {high:g}, expected [0, 1]")
     if not 0 <= strength <= 1:
@@ -332,7 +338,7 @@ def _check(pixels: np.ndarray, strength: float) -> None:
 
 
 def _gray(image: np.ndarray) -> np.ndarray:
-    """The mean of three channels, [h, w, 3] -> [h, w, 1]."""
+    """Returns the mean of three channels, [h, w, 3] -> [h, w, 1]."""
     if image.dtype.kind == "f":
         return image.mean(axis=2, keepdims=True)
     total = image.sum(axis=2, keepdims=True, dtype=np.uint32)
@@ -344,7 +350,7 @@ def _block(
 ) -> Block:
     (top, bottom), (left, right) = tile.rows, tile.columns
     if alpha is not None:
-        # Two pixels around, which bicubic interpolation sees.
+        # Bicubic interpolation reads two pixels beyond the part on each side.
         around = cut(alpha, top - 2, left - 2, (bottom - top + 4, right - left + 4))
         parts = {"sr": _enlarged(around), "deblurred": around[2:-2, 2:-2]}
         images = {
@@ -357,7 +363,7 @@ def _block(
 
 
 def _enlarged(around: np.ndarray) -> np.ndarray:
-    """Bicubic x4, without the two pixels around."""
+    """Enlarges an image bicubically by 4, then cuts off its border of two pixels."""
     large = bicubic_upscale(around[None].astype(np.float32), SCALE)[0]
     large = large[2 * SCALE : -2 * SCALE, 2 * SCALE : -2 * SCALE]
     if around.dtype.kind == "f":

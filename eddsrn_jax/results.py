@@ -1,4 +1,4 @@
-"""What scores become: means, tables, results files, a before/after picture."""
+"""Summaries of scores: means, tables, result files, before/after pictures."""
 
 import csv
 import dataclasses
@@ -17,9 +17,9 @@ from eddsrn_jax.files import write_text, written_beside
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """The scores of one output of one method on one photograph at one degradation.
+    """The scores of one output of one method on one photo at one degradation.
 
-    `noise` and `jpeg` are those of protocol.Spoiling.
+    `noise` and `jpeg` are the fields of protocol.Spoiling.
     """
 
     dataset: str
@@ -34,12 +34,18 @@ class Row:
 
 
 def means(rows: Sequence[Row], *, by_sigma: bool) -> list[dict[str, Any]]:
-    """Averages rows over photographs, and over degradations unless kept apart.
+    """Averages rows over photos and, unless `by_sigma` is set, over degradations.
+
+    Args:
+        rows: scores to average.
+        by_sigma: whether every degradation (sigma, noise and JPEG quality) has its own
+            mean.
 
     Returns:
-        One dict for each set, output and method, in the order of the rows: those
-        names, "sigma", "noise" and "jpeg" (all None for a mean over degradations),
-        "images", "seconds" (median) and the mean of every score.
+        One dict for each set, output and method, and each degradation if `by_sigma` is
+        set, in the order of the rows. Its keys are "dataset", "output", "method",
+        "sigma", "noise", "jpeg" (these three are None for a mean over degradations),
+        "images" (number), "seconds" (median) and the scores.
     """
     groups: dict[tuple, list[Row]] = defaultdict(list)
     for row in rows:
@@ -64,7 +70,7 @@ OUTPUT_TITLES = {"sr": "x4 SR", "deblurred": "deblurred"}
 
 
 def format_table(rows: Sequence[Row], *, by_sigma: bool = False) -> str:
-    """The means as a Markdown table whose columns line up; "PSNR / SSIM" in its cells."""
+    """Returns the means as an aligned Markdown table with "PSNR / SSIM" in its cells."""
     found = means(rows, by_sigma=by_sigma)
     datasets = list(dict.fromkeys(mean["dataset"] for mean in found))
     outputs = list(OUTPUT_TITLES)
@@ -88,10 +94,9 @@ def format_table(rows: Sequence[Row], *, by_sigma: bool = False) -> str:
 
 
 def format_gains(rows: Sequence[Row], baseline: str = "bicubic") -> str:
-    """What each method gains over a baseline, a degradation a row, as Markdown.
+    """Returns each method's gain over a baseline as Markdown, one degradation a row.
 
-    PSNR of the enlarged image in luminance at border 4; the last row of each set is the
-    mean.
+    Scores are the luminance PSNR of "sr" at border 4. Each set's last row is the mean.
     """
     found = [mean for mean in means(rows, by_sigma=True) if mean["output"] == "sr"]
     methods = list(dict.fromkeys(mean["method"] for mean in found))
@@ -114,13 +119,13 @@ def format_gains(rows: Sequence[Row], baseline: str = "bicubic") -> str:
 
 
 def _with_signs(values: Sequence[float]) -> list[str]:
-    """A PSNR, and gains over it."""
+    """Formats a PSNR and, with signs, the gains over it."""
     psnr, *gains = values
     return [f"{psnr:.2f}", *(f"{gain:+.2f}" for gain in gains)]
 
 
 def markdown(table: Sequence[Sequence[str]]) -> str:
-    """A table, its header first, as Markdown whose columns line up."""
+    """Formats a table, whose first row is the header, as aligned Markdown."""
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     header, *rows = table
     return "\n".join(
@@ -132,16 +137,16 @@ def markdown(table: Sequence[Sequence[str]]) -> str:
 def write_results(
     folder: Path, rows: Sequence[Row], *, protocol: Mapping[str, Any]
 ) -> None:
-    """Writes results.json, results.csv, and the tables of their means as results.md.
+    """Writes results.json, results.csv, and tables of the means as results.md.
 
-    The first two hold a row for each image and the means, which in the CSV are rows
-    with "mean" for the image and, over all degradations, for the sigma; those have the
-    protocol, as JSON, in their last column.
+    The JSON and CSV files hold the rows and their means. In the CSV a mean is a row with
+    "mean" as its image. A mean over all degradations also has "mean" as its sigma. The
+    last column of these rows is the protocol as JSON.
 
     Args:
-        folder: to write into.
-        rows: to write; at least one.
-        protocol: what makes the numbers what they are: config, seed, versions.
+        folder: folder to write into.
+        rows: scores to write; at least one row.
+        protocol: settings that determine the numbers, such as config, seed and versions.
     """
     folder.mkdir(parents=True, exist_ok=True)
     by_image = []
@@ -174,12 +179,12 @@ def write_results(
 
 
 def to_json(tree: Any) -> str:
-    """As JSON, in which the PSNR of equal images is null."""
+    """Returns a tree as JSON, in which the infinite PSNR of equal images is null."""
     return json.dumps(_without_infinities(tree), indent=1, allow_nan=False)
 
 
 def _without_infinities(tree: Any) -> Any:
-    """JSON has no infinity: the PSNR of equal images becomes null."""
+    """Replaces non-finite floats by None, because JSON has no infinity."""
     if isinstance(tree, Mapping):
         return {key: _without_infinities(value) for key, value in tree.items()}
     if isinstance(tree, list):
@@ -188,12 +193,12 @@ def _without_infinities(tree: Any) -> Any:
 
 
 def before_after(images: Mapping[str, np.ndarray], *, side: int = 320) -> np.ndarray:
-    """The same detail of several images, captioned, side by side.
+    """Draws the same detail of several images side by side, with captions.
 
     Args:
-        images: uint8 [h, w, 3] by caption, of one scene; the smaller ones are enlarged
-            by repeating pixels.
-        side: of the detail, in pixels of the largest image.
+        images: images of one scene by caption, uint8 [h, w, 3]. Smaller ones are
+            enlarged by repeating pixels.
+        side: side of the detail in pixels of the largest image.
 
     Returns:
         uint8 [H, W, 3].

@@ -1,4 +1,4 @@
-"""What a command needs around it: cache, messages, one-line errors, signals."""
+"""Setup that all commands share: cache, messages, one-line errors, signals."""
 
 import ctypes
 import hashlib
@@ -29,20 +29,22 @@ _log = logging.getLogger(__name__)
 
 
 def cache_root() -> Path:
-    """The user's cache folder of this project."""
+    """Returns the user's cache folder for this project."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "eddsrn_jax"
 
 
 def enable_compilation_cache(folder: Path | None = None) -> None:
-    """Keeps compiled programs between runs; without it where that is not possible.
+    """Keeps compiled programs between runs, where that is possible.
 
-    The folder's name has jaxlib's version and the processor's features in it: a cache
-    shared between either is reported to crash. JAX_COMPILATION_CACHE_DIR goes first.
+    The folder's name contains jaxlib's version and a hash of the processor's features: a
+    cache shared between versions or processors is reported to crash. The environment
+    variable JAX_COMPILATION_CACHE_DIR takes precedence.
     """
     if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return
-    # Before 0.11 it refuses what it kept for CPUs, at length (jax issue 38445).
+    # Before 0.11, jaxlib rejects its own cached CPU programs with long messages (jax
+    # issue 38445).
     if jaxlib.version.__version_info__ < (0, 11):
         return
     name = f"jaxlib-{jaxlib.__version__}-{_processor()}"
@@ -52,14 +54,14 @@ def enable_compilation_cache(folder: Path | None = None) -> None:
     except OSError as error:
         _log.warning("no compilation cache: %s", error)
         return
-    # XLA cannot write programs with oneDNN in them ("MemoryError: std::bad_alloc").
+    # XLA cannot cache programs that use oneDNN ("MemoryError: std::bad_alloc").
     warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry")
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def _processor() -> str:
-    """A short name for the processor's instruction sets."""
+    """Returns a short hash of the processor's instruction sets."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         features = next(line for line in lines if line.startswith(("flags", "Features")))
@@ -68,24 +70,25 @@ def _processor() -> str:
     return hashlib.sha256(features.encode()).hexdigest()[:8]
 
 
-# GPUs and TPUs read none of these. One way of lowering convolutions on CPUs less: a step
-# of training takes 0.8 times as long.
+# GPUs and TPUs ignore these flags. On CPUs, this one disables one way of lowering
+# convolutions. A training step then takes 0.8 times as long.
 _XLA_FLAGS = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
-# Convolutions and large matrix products by oneDNN, what that leaves by Eigen.
+# oneDNN computes convolutions and large matrix products, Eigen those that oneDNN leaves.
 _XLA_FLAGS_X86 = (
     f"{_XLA_FLAGS},-individual_dot,-dot --xla_cpu_experimental_onednn_custom_call=true"
 )
-# Of glibc's mallopt.
+# Parameters of glibc's mallopt.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
 
 def set_xla_flags() -> None:
-    """Sets the XLA flags that help, unless the user has set some; before JAX's start.
+    """Sets XLA flags that speed up CPUs, unless the user has set XLA_FLAGS.
 
-    On x86 they have oneDNN compute. On two cores of an Intel Xeon with AVX-512 a training
-    step of the lite network takes 0.83 times as long with it, in bfloat16 half, and
-    restoring 0.5 times. XLA does not keep such programs between runs: a run of train.py
-    starts 1 to 3 seconds later, after 14.
+    It must be called before JAX starts. On x86 the flags turn on oneDNN. On two cores of
+    an Intel Xeon with AVX-512, a training step of the lite network then takes 0.83 times
+    as long, in bfloat16 half as long, and restoring takes 0.5 times as long. XLA cannot
+    cache these programs between runs: train.py takes 14 seconds to start, 1 to 3 seconds
+    more than with the cache.
     """
     if "XLA_FLAGS" in os.environ:
         return
@@ -97,25 +100,29 @@ def set_xla_flags() -> None:
 
 
 def _keep_freed_memory() -> None:
-    """Lets the process keep what it frees: a step then finds its memory mapped already.
+    """Lets the process keep freed memory, so that each step finds it mapped already.
 
-    By default glibc gives every large buffer back, and the kernel clears its pages anew
-    each step: 0.9 times the time without that, with oneDNN. Elsewhere than on glibc
-    nothing is done.
+    By default glibc returns every large buffer to the kernel, which clears its pages
+    again in each step. With memory kept, a step with oneDNN takes 0.9 times as long. On
+    other C libraries the function does nothing.
     """
     if platform.libc_ver()[0] == "glibc":
         mallopt = ctypes.CDLL(None).mallopt
-        # Buffers of any size come from the one heap, which is never cut back.
+        # All buffers, however large, come from a single heap that never shrinks.
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(_M_ARENA_MAX, 1)
 
 
 def make_folder(folder: Path, name: str) -> None:
-    """Makes a folder, where absent, that a flag or config value names.
+    """Makes a folder if it is absent.
+
+    Args:
+        folder: path of the folder.
+        name: flag or config value that names the folder, for the error message.
 
     Raises:
-        InputError: it cannot be made.
+        InputError: the folder cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -126,19 +133,20 @@ def make_folder(folder: Path, name: str) -> None:
 
 
 class _AroundProgressBars(logging.Handler):
-    """Writes to stderr without breaking a progress bar."""
+    """A logging handler that writes to stderr without breaking a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
         tqdm.write(self.format(record), file=sys.stderr)
 
 
 def _show_messages() -> None:
-    """Shows the messages of this package, not those of its libraries."""
-    # Orbax says at length, from its threads, what it raises later.
+    """Shows the log messages of this package, but not those of its libraries."""
+    # Orbax logs long messages, from its threads, about errors that it raises later.
     absl_logging.set_verbosity(absl_logging.FATAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     sys.unraisablehook = _show_unraisable
-    # Of broken EXIF data, without the file's name; restoring collects and names them.
+    # These warnings are about broken EXIF data and do not name the file. Restoring
+    # collects them and names it.
     warnings.filterwarnings(
         "ignore", category=UserWarning, module=r"PIL\.|eddsrn_jax\.images"
     )
@@ -151,10 +159,10 @@ def _show_messages() -> None:
 
 
 def _show_unraisable(unraisable: Any) -> None:
-    """As Python does, without what becomes of orbax's reads and writes that are left.
+    """Shows an unraisable exception, unless it comes from orbax's abandoned I/O.
 
-    After the first of many that fails orbax waits for no other, and what tensorstore says
-    of them finds nobody.
+    When one of many reads or writes fails, orbax does not wait for the others. Nothing is
+    left to receive the errors that tensorstore reports for them.
     """
     code = getattr(unraisable.object, "cr_code", None)
     of_orbax = code and f"{os.sep}orbax{os.sep}" in code.co_filename
@@ -167,21 +175,21 @@ def run_command(
 ) -> None:
     """Runs a command's main function: logging, cache, one-line errors, exit code.
 
-    What the user can mend ends in one line on stderr and exit code 1, or 2 where the
-    command's flags and arguments are wrong; anything else is a defect and shows its
-    traceback.
+    An error that the user can fix ends the command with one line on stderr. The exit code
+    is then 1, or 2 if the flags or arguments are wrong. Any other error is a defect, and
+    its traceback is shown.
 
     Args:
-        main: returns the exit code, or None for 0.
-        takes_arguments: whether `main` is called with what follows the flags, a list;
-            where not, such arguments are refused.
+        main: main function; returns the exit code, or None for 0.
+        takes_arguments: whether to call `main` with the list of arguments after the
+            flags; if False, such arguments are an error.
     """
 
     def guarded(argv: list[str]) -> int | None:
         _show_messages()
         set_xla_flags()
         enable_compilation_cache()
-        # As Ctrl-C does: unwinds, so that no temporary file is left behind.
+        # SIGTERM unwinds the stack, as Ctrl-C does, so that no temporary file is left.
         signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
         try:
             if takes_arguments:
@@ -208,7 +216,10 @@ def run_command(
 
 
 def _leave(code: int) -> int:
-    """Of several processes ends this one, without waiting for others as at the end."""
+    """Returns the exit code; in a multi-process run, exits immediately instead.
+
+    A normal exit would wait for the other processes.
+    """
     if jax.distributed.is_initialized():
         sys.stdout.flush()
         os._exit(code)
@@ -220,24 +231,26 @@ def _show_error(error: object) -> None:
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
-    """absl's parser, with one line for what it and ml_collections say at length."""
+    """Parses flags with absl; shows errors of absl and ml_collections in one line."""
     try:
         arguments = flags.FLAGS(argv)
         for name, value in flags.FLAGS.flag_values_dict().items():
-            # Which no bound keeps out.
+            # The bounds of a flag do not exclude NaN.
             if isinstance(value, float) and math.isnan(value):
                 raise flags.Error(f"flag --{name}={value}: expected a number")
         return arguments
     except (SystemExit, BrokenPipeError):
-        # After --help; its reader may have seen enough.
+        # --help exits here; the reader of its output may have closed the pipe.
         sys.exit(0)
     except flags.Error as error:
-        # What a config's file raised comes with all its traceback before it.
+        # The message about an error in a config file contains the whole traceback; its
+        # last line is the error.
         flag, traced, traceback = str(error).partition("Error whilst parsing config")
         message = flag + traceback.splitlines()[-1] if traced else flag
         _show_error(" ".join(message.split()))
     except Exception as error:
-        # While flags are parsed the config's file is run, and its values are set.
+        # Parsing the flags runs the config file and sets its values, so any exception
+        # can occur.
         reason = error
         while isinstance(reason, Exception) and reason.args:
             reason = reason.args[0]
@@ -246,32 +259,33 @@ def _parse_flags(argv: list[str]) -> list[str]:
 
 
 def _place(error: Exception) -> str:
-    """The line of a config's file that an error comes from, if one does."""
+    """Returns where in a config file an error was raised; empty if it was elsewhere."""
     frames = traceback.extract_tb(error.__traceback__)
     *_, last = (x for x in frames if not re.search("^<|site-packages", x.filename))
     return "" if last.filename == __file__ else f" ({last.filename}, line {last.lineno})"
 
 
 class StopSignal:
-    """Remembers SIGTERM or SIGINT, so that a run ends after its step, not within it.
+    """Remembers SIGTERM or SIGINT, so that a run stops after a step, not within it.
 
-    A second signal acts at once, as it would have without this. So many minutes that have
-    passed are a reason to end too. Where there are several processes, a reason in one of
-    them ends all after the same step.
+    A second signal takes effect immediately, as without this class. The run also stops
+    when `max_minutes` have passed. If one of several processes has to stop, all stop
+    after the same step.
 
     Attributes:
-        received: the signal, if there was one.
+        received: the signal that this process received, or None. In a multi-process run,
+            reaching `max_minutes` counts as SIGTERM.
     """
 
     def __init__(self, max_minutes: float = math.inf):
         self._max_minutes = max_minutes
 
     def reason(self, step: int, together: int = 1) -> str | None:
-        """Why a run is to end after this step; None if not.
+        """Returns why the run has to stop after this step, or None if it goes on.
 
         Args:
-            step: done.
-            together: so many were since this was asked last.
+            step: number of steps done.
+            together: number of steps since the last call.
         """
         late = time.monotonic() - self._start > 60 * self._max_minutes
         if jax.process_count() == 1:
@@ -286,7 +300,7 @@ class StopSignal:
         return None
 
     def received_by_any(self) -> bool:
-        """Whether any process has received one; all processes must ask, and wait."""
+        """Returns whether any process received a signal; all processes must call it."""
         return any(parallel.gather(self.received is not None))
 
     def __enter__(self) -> "StopSignal":

@@ -1,4 +1,4 @@
-"""One checkpoint as it lies on disk: read, verified, and checked before it is used."""
+"""One checkpoint on disk: its items are verified and checked before they are used."""
 
 import json
 from pathlib import Path
@@ -15,35 +15,40 @@ from eddsrn_jax.weights import Network, check_matches, describe_network
 
 
 class SavedStep:
-    """A checkpoint's items; its files may be damaged, or a stranger's."""
+    """A checkpoint on disk, whose files may be damaged or untrusted."""
 
     def __init__(self, folder: Path, manager: ocp.CheckpointManager | None = None):
-        """Reads nothing yet.
+        """Keeps the arguments; reads no file yet.
 
         Args:
-            folder: of the checkpoint, named by its step.
-            manager: reads arrays; without it there are only metrics.
+            folder: folder of the checkpoint, named after its step.
+            manager: manager that reads the arrays; without it only metrics can be read.
         """
         self._folder, self._step, self._manager = folder, int(folder.name), manager
 
     def restore(self, **like: Any) -> dict[str, Any]:
-        """Arrays, verified, with "config" and "network", the latter without parameters.
+        """Restores and verifies the checkpoint's items.
 
         Args:
-            like: "params", and "train" where it is wanted: trees of the expected shapes
-                and wanted shardings. None as "params" takes what the config describes.
+            like: trees of the expected shapes and wanted shardings: "params", and "train"
+                if it is to be restored. None as "params" takes the shapes of the
+                config's network.
+
+        Returns:
+            The arrays of each item in `like`, "config", and "network", which has shapes
+            for parameters.
 
         Raises:
-            InputError: of another architecture.
-            DamagedError: its files are not what was saved.
-            OSError: the system does not let them be read.
+            InputError: the checkpoint is of another architecture or kind of run.
+            DamagedError: the files do not hold what was saved.
+            OSError: the system cannot read the files now.
         """
         with reading(self._folder):
             sums = self._json("checksums")
             config = self._json("config")
             verify("config", json_checksum(config), sums)
             config = config_lib.from_json(config)
-            # Before any array is: they may be of any size.
+            # Checked before any array is read: untrusted arrays may be of any size.
             network = self._describe(config)
             if like["params"] is None:
                 like["params"] = network.params
@@ -59,7 +64,7 @@ class SavedStep:
         return {**restored, "config": config, "network": network}
 
     def metrics(self) -> dict[str, float] | None:
-        """Those of its validation, verified; None where there was none.
+        """Returns the verified validation metrics; None if there was no validation.
 
         Raises:
             DamagedError, OSError: see `restore`.
@@ -74,11 +79,11 @@ class SavedStep:
         return json.loads((self._folder / item / "metadata").read_text())
 
     def _shapes(self, item: str) -> Any:
-        """Names, shapes and dtypes of what was saved."""
+        """Returns the names, shapes and dtypes of an item's arrays."""
         return self._manager.item_metadata(self._step)[item].tree
 
     def _describe(self, config: ml_collections.ConfigDict) -> Network:
-        """The network of its config, which must be that of its parameters."""
+        """Returns the config's network, which must fit the saved parameters."""
         values, saved = config_lib.flatten(config), self._shapes("params")
         description = {
             **{name: values.get(name) for name in ("network", "name")},
@@ -95,7 +100,7 @@ class SavedStep:
         return network
 
     def _check_state(self, like: Any) -> None:
-        """Raises InputError where a run of another kind saved its state."""
+        """Raises InputError if a run of another kind saved the state."""
         names = self._shapes("train").keys()
         if (saved := "params" in names) != ("params" in like):
             raise InputError(

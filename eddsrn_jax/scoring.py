@@ -1,8 +1,8 @@
-"""Scoring any method on any set of photographs.
+"""Scoring any method on any set of photos.
 
-A photograph is cut to a multiple of the scale, shrunk and blurred, handed to every
-method as 8 bits, and what comes back is scored as 8 bits: "sr" against the photograph,
-"deblurred" against the rounded small sharp image.
+Each photo is cut to a multiple of the scale, shrunk and blurred. Every method gets the
+result in 8 bits. Its 8-bit outputs are scored: "sr" against the photo, "deblurred"
+against the rounded small sharp image.
 """
 
 import concurrent.futures
@@ -37,7 +37,8 @@ from eddsrn_jax.results import Row, before_after
 
 _log = logging.getLogger(__name__)
 
-# lr_blur, uint8 [h, w, 3], to uint8 images; and sigma too, where `takes_sigma` is set.
+# Maps lr_blur, uint8 [h, w, 3], to uint8 images. It also takes sigma if its attribute
+# `takes_sigma` is true.
 Method = Callable[..., Restored]
 # A name and uint8 [H, W, 3].
 Photo = tuple[str, np.ndarray]
@@ -55,22 +56,25 @@ def evaluate(
     example_path: Path | None = None,
     share: tuple[int, int] = (0, 1),
 ) -> list[Row]:
-    """Scores methods on photographs.
+    """Scores methods on photos.
 
-    Photographs too small for the metrics are left out with a warning.
+    Photos that are too small for the metrics are skipped with a warning.
 
     Args:
-        methods: by name. One that has a method `prepare(height, width)`, as Restorer
-            has, is told the size first, so that its times contain no compilation.
+        methods: methods by name. If one has a method `prepare(height, width)`, as
+            Restorer has, that is called first, so that times contain no compilation.
         photos: names and uint8 [H, W, 3].
         dataset: name of the set.
-        sigmas: blurs to score every photograph at; None draws one for each.
-        spoilings: what to do to every blurred photograph; each is scored.
-        seed: of sigmas that are drawn, and of noise.
-        save_dir: where to write all images; None writes none.
-        example_path: where to write a picture of the first photograph's images at the
-            middle sigma; None writes none.
-        share: (i, n) for the photographs i, i + n, i + 2 n .. of all.
+        sigmas: blurs at which every photo is scored; None draws one for each photo.
+        spoilings: degradations after the blur; every photo is scored with each of them.
+        seed: seed of drawn sigmas and of noise.
+        save_dir: folder for all images; None writes none.
+        example_path: file for a before/after picture of the first photo at the middle
+            sigma; None writes none.
+        share: (i, n) selects photos i, i + n, i + 2 n and so on.
+
+    Returns:
+        A row for each output of each method, photo, sigma and spoiling.
     """
     rows: list[Row] = []
     stems: set[str] = set()
@@ -102,7 +106,7 @@ def evaluate(
                 results.append((sigma, spoiling, lr_sharp, found))
                 images = _captioned(lr_blur, found)
                 if save_dir:
-                    # Without its extension, unless another file has that name.
+                    # The extension is dropped unless an earlier photo has the same stem.
                     stem = str(Path(name).with_suffix(""))
                     stem = name if stem in stems else stem
                     _save(save_dir / _folder_name(sigma, spoiling), stem, images)
@@ -111,7 +115,7 @@ def evaluate(
                     images = {f"sigma {sigma:.3g}, input": images.pop("input"), **images}
                     write_image(example_path, before_after({**images, "truth": hr}))
             stems.add(str(Path(name).with_suffix("")))
-            # Scored only now: methods are timed on a quiet machine.
+            # Scoring waits until here, so that it does not disturb the methods' times.
             jobs = []
             for sigma, spoiling, lr_sharp, found in results:
                 truth = {"sr": hr, "deblurred": lr_sharp}
@@ -128,11 +132,11 @@ def evaluate(
 
 
 def middle(values: Sequence[float]) -> float:
-    """The one that a picture is made for."""
+    """Returns the middle of the sorted values, for which example pictures are made."""
     return sorted(values)[len(values) // 2]
 
 
-# A method's name, the seconds it took, and what it returned.
+# A method's name, its time in seconds, and its outputs.
 _Result = tuple[str, float, Restored]
 
 
@@ -149,7 +153,7 @@ def _apply(
 
 
 def _captioned(lr_blur: np.ndarray, results: Sequence[_Result]) -> dict[str, np.ndarray]:
-    """The input and every image made from it, by caption."""
+    """Returns the input and every image made from it, by caption."""
     images = {"input": lr_blur}
     for method, _, outputs in results:
         for output, image in outputs.items():
@@ -177,18 +181,21 @@ def validate(
     spoilings: Sequence[Spoiling] = SPOILINGS["paper"],
     num_examples: int = 0,
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Mean luminance PSNR at border 4; a short form of `evaluate` for training.
+    """Returns a method's mean luminance PSNR at border 4, for validation in training.
+
+    This is a short form of `evaluate`.
 
     Args:
-        method: to score.
+        method: method to score.
         photos: names and uint8 [H, W, 3].
-        sigmas, spoilings: every pair of them is a degradation; the photographs have these
-            in turn. Where there are fewer photographs, these come in turn too.
-        num_examples: that many of the first photographs are pictured.
+        sigmas, spoilings: every pair of them is one degradation. Photos and degradations
+            are matched in order; the shorter list repeats until the longer one ends.
+        num_examples: number of photos, from the first on, to return pictures of.
 
     Returns:
-        "psnr_y_crop4" of "sr" and "deblurred_psnr_y_crop4", of the outputs there are; and
-        pictures of input, outputs and truth side by side, by photograph.
+        Mean scores by name, and pictures by photo. The scores are "psnr_y_crop4" if the
+        method returns "sr", and "deblurred_psnr_y_crop4" if it returns "deblurred". Each
+        picture shows input, outputs and truth side by side.
     """
     examples: dict[str, np.ndarray] = {}
     values: dict[str, list[float]] = defaultdict(list)

@@ -1,4 +1,7 @@
-"""The training step: degradation, forward, backward, update; pure, for one device."""
+"""The training step, a pure function that runs on each device.
+
+It degrades crops, applies the network forward and backward, and updates the parameters.
+"""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -15,29 +18,29 @@ from eddsrn_jax.losses import joint_loss
 from eddsrn_jax.models import join_params, split_params
 from eddsrn_jax.parallel import DATA_AXIS
 
-# What may not be finite, in the order of a step: the parameters before it, and after it.
+# Parts of a step that are checked for non-finite values, in the order of computation.
 BAD_PARTS = ("parameters", "loss", "gradient", "parameters after it")
-# Of steps in a row that are skipped at most.
+# The run stops after more consecutive skipped steps than this.
 MOST_SKIPPED = 10
 
 
 @flax.struct.dataclass
 class TrainState:
-    """All that changes from step to step, and therefore all that is saved.
+    """Everything that changes from step to step, and so everything that is saved.
 
     Attributes:
-        step: int32, updates done.
-        params: of the network, those that are trained.
-        batch_stats: statistics of its batch norm; empty where it has none.
-        average: moving average of `params`, which is then what is used; or None.
-        opt_state: of the optimiser.
-        sums: float32 by name, metrics added up since they were last logged. Kept here
-            so that a resumed run logs what an uninterrupted one does.
-        count: int32, steps in `sums`.
-        skipped: int32, steps that changed nothing, for something was not finite.
-        bad_in_row: int32, such steps up to now.
-        bad_step: int32, the step that ends the run for that; else -1.
-        bad_part: int32, where in BAD_PARTS the first thing is that was not finite in it.
+        step: int32, number of steps done, skipped ones included.
+        params: trained parameters of the network.
+        batch_stats: running statistics of batch norm; empty if the network has none.
+        average: exponential moving average of `params`, used in their place; or None.
+        opt_state: state of the optimiser.
+        sums: float32 by name, sums of the metrics since they were last logged. They are
+            saved so that a resumed run logs the same values as an uninterrupted one.
+        count: int32, number of steps in `sums`.
+        skipped: int32, number of steps skipped because of non-finite values.
+        bad_in_row: int32, number of consecutive non-finite steps up to now.
+        bad_step: int32, the non-finite step that stops the run; else -1.
+        bad_part: int32, index in BAD_PARTS of the first non-finite part of `bad_step`.
     """
 
     step: jax.Array
@@ -54,7 +57,7 @@ class TrainState:
 
     @property
     def used_params(self) -> Any:
-        """What is validated, evaluated and restored with, statistics included."""
+        """Parameters for validation, evaluation and restoring, statistics included."""
         trained = self.params if self.average is None else self.average
         return join_params(trained, self.batch_stats)
 
@@ -66,13 +69,13 @@ def create_train_state(
     losses: Sequence[str],
     averaged: bool = False,
 ) -> TrainState:
-    """The state of a run that has not begun.
+    """Creates the state of a run before its first step.
 
     Args:
-        params: to start from, statistics included.
-        optimizer: of the run.
-        losses: see loss_names.
-        averaged: whether a moving average of the parameters is kept.
+        params: initial parameters, statistics included.
+        optimizer: optimiser of the run.
+        losses: names of the losses, see `loss_names`.
+        averaged: whether to keep a moving average of the parameters.
     """
     params, batch_stats = split_params(params)
     return TrainState(
@@ -101,20 +104,20 @@ def train_step(
     loss: Mapping[str, Any],
     **updating: Any,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One update from this device's share of a batch.
+    """Updates the state once, from this device's shard of a batch.
 
-    To be mapped over the axis `DATA_AXIS` (see parallel.map_step): losses and
-    gradients are averaged over it.
+    The step must be mapped over the axis `DATA_AXIS` (see parallel.map_step). It averages
+    losses and gradients over that axis.
 
     Args:
-        state: replicated.
+        state: replicated state.
         batch: "hr" uint8 [n, H, H, 3] and "key" uint32 [n, 2], see CropSampler.
-        model: maps lr_blur to outputs, see eddsrn_jax.models.
-        optimizer: updates the parameters.
+        model: network that maps lr_blur to outputs, see eddsrn_jax.models.
+        optimizer: optimiser of the parameters.
         scale: factor of the super-resolution.
-        degradation: arguments of training_triple.
-        loss: arguments of joint_loss.
-        updating: of update_state.
+        degradation: keyword arguments of training_triple.
+        loss: keyword arguments of joint_loss.
+        updating: keyword arguments of update_state.
 
     Returns:
         The new state, and the step's losses and gradient norm (before clipping).
@@ -136,7 +139,7 @@ def train_step(
 
 
 def make_examples(batch: dict[str, jax.Array], **degrading: Any) -> dict[str, jax.Array]:
-    """The network's inputs and targets, see `training_triple`, of a batch's crops."""
+    """Makes the network's inputs and targets from crops, see `training_triple`."""
     keys = jax.random.wrap_key_data(batch["key"], impl="threefry2x32")
     make = functools.partial(training_triple, **degrading)
     return jax.vmap(make)(keys, batch["hr"])
@@ -145,7 +148,7 @@ def make_examples(batch: dict[str, jax.Array], **degrading: Any) -> dict[str, ja
 def apply_training(
     model: nn.Module, params: Any, batch_stats: Any, inputs: jax.Array
 ) -> tuple[Any, Any]:
-    """A network's outputs in training, and the statistics of its batch norm after it."""
+    """Applies a network in training; returns outputs and new batch-norm statistics."""
     if not batch_stats:
         return model.apply({"params": params}, inputs), batch_stats
     variables = {"params": params, "batch_stats": batch_stats}
@@ -164,25 +167,28 @@ def update_state(
     log_every_steps: int,
     on_bad_step: str,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """The state after an update, and the step's metrics with the gradient's norm.
+    """Updates the parameters, checks that they are finite, and adds up the metrics.
 
     Args:
-        state: before the step.
-        grads: of its parameters, over all devices.
-        metrics: "loss" and all else that the state adds up.
-        changes: what else of the state is another now, by name.
-        optimizer: updates the parameters.
-        ema_decay: of the moving average, where the state has one.
-        log_every_steps: metrics are added up anew after as many steps.
-        on_bad_step: what becomes of a step in which something is not finite: "stop" ends
-            the run, "skip" leaves all but the count of steps as it was, and ends the run
-            after more than MOST_SKIPPED in a row.
+        state: state before the step.
+        grads: gradients of the parameters, averaged over all devices.
+        metrics: "loss" and all other losses in `state.sums`.
+        changes: other fields of the state that the step has changed, by name.
+        optimizer: optimiser of the parameters.
+        ema_decay: decay of the moving average, if the state has one.
+        log_every_steps: number of steps after which the sums of metrics restart.
+        on_bad_step: reaction to non-finite values. "stop" stops the run. "skip" counts
+            the step but discards its update, and stops the run after more than
+            MOST_SKIPPED consecutive such steps.
+
+    Returns:
+        The new state, and the metrics with "grad_norm", the norm of `grads`.
     """
     metrics = {**metrics, "grad_norm": optax.tree.norm(grads)}
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params, average = optax.apply_updates(state.params, updates), state.average
     if average is not None:
-        # Shorter at first: the weights that a run begins with are not worth keeping.
+        # The decay is smaller at first: the initial weights are not worth keeping.
         decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
         average = optax.incremental_update(params, average, 1.0 - decay)
     changes = {
@@ -190,7 +196,7 @@ def update_state(
         **{"params": params, "average": average, "opt_state": opt_state},
     }
 
-    # A sum of squares is finite only where everything is, and not immense.
+    # The norm is finite only if every value is, and none is so large that it overflows.
     checked = [state.params, metrics["loss"], grads, params]
     bad = ~jnp.isfinite(jnp.stack([optax.tree.norm(part) for part in checked]))
     if on_bad_step == "skip":
@@ -200,7 +206,7 @@ def update_state(
     ends = bad_in_row > (MOST_SKIPPED if on_bad_step == "skip" else 0)
     ends &= state.bad_step < 0
 
-    # Beginning anew after they were logged; without steps that are skipped.
+    # The sums restart after each logging. Non-finite steps are left out of them.
     kept, counted = state.step % log_every_steps != 0, ~bad.any()
     sums = {
         name: kept * value + jnp.where(counted, metrics[name], 0.0)
@@ -225,15 +231,15 @@ def train_steps(
     *,
     step: Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Any]],
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """An update from each batch in turn, in one program.
+    """Runs one step for each batch in turn, in one program (batched dispatch).
 
     Args:
-        state: replicated.
-        batches: this device's shares, all of one size.
-        step: does one, such as `train_step`.
+        state: replicated state.
+        batches: this device's shards of the batches, all of one size.
+        step: training step, such as `train_step`.
 
     Returns:
-        The new state, and what the last step returns.
+        The new state, and the metrics of the last step.
     """
     if len(batches) == 1:
         return step(state, batches[0])
@@ -243,6 +249,6 @@ def train_steps(
 
 
 def mean_metrics(state: TrainState) -> dict[str, float]:
-    """The metrics since they were last logged, averaged on the host; none of no step."""
+    """Returns the mean metrics since the last logging; empty if none was counted."""
     sums, count = jax.device_get((state.sums, state.count))
     return {name: float(value / count) for name, value in sums.items() if count}

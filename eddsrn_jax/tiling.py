@@ -1,6 +1,7 @@
-"""Cutting a photograph into overlapping windows of a few sizes.
+"""Cuts a photo into overlapping windows of a few sizes.
 
-Sizes and positions are in pixels of the small image, (rows, columns).
+A window's halo is the border whose results are discarded, because the network lacks the
+pixels beyond it. Sizes and positions are in pixels of the photo, (rows, columns).
 """
 
 import collections
@@ -21,30 +22,31 @@ _log = logging.getLogger(__name__)
 
 Size = tuple[int, int]
 
-# What programs are compiled for whatever comes; one of the largest size that is allowed
-# joins them. A pixel costs the same in a window of any size (two CPU cores, float32), so
-# that the least waste is the fastest: these cover photographs of a megapixel and less
-# with 1.7 times their pixels in the mean, those of DIV2K with 1.15.
+# Window sizes that photos of all sizes share; the largest size that is allowed joins
+# them. A pixel costs the same in a window of any size (two CPU cores, float32), so the
+# size with the least waste is the fastest. These windows cover photos of at most a
+# megapixel with 1.7 times their pixels on average, and those of DIV2K with 1.15 times.
 _WINDOWS = ((128, 128), (192, 192), (256, 256), (384, 512), (512, 512))
 LARGEST_WINDOW = 768
-# The other side of windows for photographs that fit into it and are so many times longer
-# than a window: rare enough for programs of their own.
+# Windows for long, narrow photos have a short side of _STRIP. They serve photos that fit
+# into it and are more than _LONG times as long as a window, which are rare enough to get
+# programs of their own.
 _STRIP, _LONG = 64, 8
-# The photograph of a size that gets a program of its own. Compiling one takes as long as
-# restoring 500,000 pixels (lite, two CPU cores): a folder of a hundred sizes, each seen
-# once, is best served by the few programs for all.
+# The third photo of a size triggers the compilation of a program for that size.
+# Compiling takes as long as restoring 500,000 pixels (lite, two CPU cores), so the shared
+# programs are the fastest for a folder of a hundred sizes that occur once each.
 _RECURRING = 3
-# A program takes some 12 MB.
+# The number of such programs is limited, as each takes some 12 MB.
 _MOST_FITTED = 32
 
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-    """What one window contributes.
+    """A window's position, and the part of the photo that it restores.
 
     Attributes:
-        top, left: of the window in the photograph.
-        rows, columns: the part of the photograph, [start, stop), that is taken from it.
+        top, left: position of the window in the photo.
+        rows, columns: part of the photo that is taken from the window, [start, stop).
     """
 
     top: int
@@ -54,9 +56,9 @@ class Tile:
 
 
 def window_sizes(size: Size, largest: int = LARGEST_WINDOW) -> tuple[Size, ...]:
-    """Sizes of windows for a photograph, up to a largest side, smallest first."""
+    """Returns the shared window sizes for a photo up to a side, smallest first."""
     height, width = size
-    # In square windows they would be nearly all halo.
+    # Square windows would hold few pixels of a long, narrow photo.
     if height < _STRIP - 1 and width > _LONG * largest:
         return ((_STRIP, largest),)
     if width < _STRIP - 1 and height > _LONG * largest:
@@ -67,13 +69,13 @@ def window_sizes(size: Size, largest: int = LARGEST_WINDOW) -> tuple[Size, ...]:
 
 @functools.lru_cache(1024)
 def fitted_window(size: Size, *, halo: int, largest: int = LARGEST_WINDOW) -> Size:
-    """The size of windows that cover a photograph with the least pixels in all.
+    """Returns the window size that covers a photo with the fewest pixels in total.
 
     Args:
-        size: of the photograph.
-        halo: multiple of STRIDE.
+        size: size of the photo.
+        halo: width of a window's halo, a multiple of STRIDE.
         largest: side of the largest square window, a multiple of STRIDE above two halos.
-            Others are no larger in area, and up to 4 / 3 as long.
+            Other windows are no larger in area and at most 4 / 3 as long.
     """
     sides = range(STRIDE, 4 * largest // 3 + 1, STRIDE)
     rows, columns = (
@@ -92,21 +94,22 @@ def fitted_window(size: Size, *, halo: int, largest: int = LARGEST_WINDOW) -> Si
 def plan_tiles(
     size: Size, *, halo: int, windows: Sequence[Size]
 ) -> tuple[Size, list[Tile]]:
-    """Covers a photograph by windows of one size, the one of least pixels in all.
+    """Covers a photo with windows of the one size that needs the fewest pixels in total.
 
-    Windows stay within the photograph where it is larger than they are. What lies less
-    than `halo` from a window's side within the photograph is left to its neighbour.
+    A window that is longer than the photo begins at its edge. Others end at most
+    STRIDE + 1 pixels beyond the photo. Pixels closer than `halo` to a window's side
+    inside the photo are taken from the neighbouring window.
 
     Args:
-        size: of the photograph.
-        halo: multiple of STRIDE.
+        size: size of the photo.
+        halo: width of a window's halo, a multiple of STRIDE.
         windows: sizes to choose from, multiples of STRIDE.
 
     Returns:
         The window's size and the tiles, row by row.
 
     Raises:
-        ValueError: the photograph is larger than all windows, and these are all halo.
+        ValueError: no window covers the photo, and none is wider than two halos.
     """
     plans = []
     for window in windows:
@@ -130,9 +133,12 @@ def plan_tiles(
 
 
 def _plan_axis(length: int, side: int, halo: int) -> list[tuple[int, Size]]:
-    """Starts of windows along one axis, and what is taken from each."""
-    # The network sees a photograph extended to a multiple of its stride. Bicubic
-    # interpolation sees two pixels of that, or mirrors where a window ends with it.
+    """Returns the start of each window along one axis and the range taken from it.
+
+    The list is empty if several windows are needed and they are no wider than two halos.
+    """
+    # The network sees a photo extended to a multiple of its stride. Bicubic interpolation
+    # reads two pixels of that extension, or mirrors if the window ends with the photo.
     seen = length + 2 if length % STRIDE else length
     last = max(-(-seen // STRIDE) * STRIDE - side, 0)
     if not last:
@@ -140,27 +146,29 @@ def _plan_axis(length: int, side: int, halo: int) -> list[tuple[int, Size]]:
     if side <= 2 * halo:
         return []
     starts = [*range(0, last, side - 2 * halo), last]
-    # A window ends where its halo begins, and the next one takes over from there.
+    # The range taken from a window ends at its halo, and the next range begins there.
     stops = [start + side - halo for start in starts[:-1]] + [length]
     return list(zip(starts, itertools.pairwise([0, *stops]), strict=True))
 
 
 class Planner:
-    """Chooses windows, for photographs of sizes that come again better and better.
+    """Chooses windows for photos: shared sizes at first, fitted ones for frequent sizes.
 
     Attributes:
-        fitted: sizes of windows that only photographs of some sizes are cut into.
+        fitted: window sizes that were fitted to particular sizes of photos.
+        largest: side of the largest square window.
     """
 
     def __init__(self, *, halo: int, largest: int):
-        """Begins with the windows that serve all sizes.
+        """Starts with the windows that all sizes share.
 
         Args:
-            halo: of windows, a multiple of STRIDE.
+            halo: width of a window's halo, a multiple of STRIDE.
             largest: side of the largest square window, a multiple of STRIDE.
 
         Raises:
-            InputError: the largest window is no such multiple, or all halo.
+            InputError: `largest` is not a multiple of STRIDE, or is below two halos and
+                one STRIDE.
         """
         if largest < 2 * halo + STRIDE or largest % STRIDE:
             raise InputError(
@@ -170,11 +178,11 @@ class Planner:
         self.fitted: set[Size] = set()
         self.largest = largest
         self._halo = halo
-        # How many photographs there were of each size.
+        # Number of photos of each size so far.
         self._seen: collections.Counter[Size] = collections.Counter()
 
     def plan(self, size: Size) -> tuple[Size, list[Tile]]:
-        """The window's size, and tiles, for a photograph that is to be restored."""
+        """Returns the window size and tiles for the next photo, and counts its size."""
         self._seen[size] += 1
         if self._seen[size] >= _RECURRING:
             self.fit(size)
@@ -183,7 +191,7 @@ class Planner:
         return plan_tiles(size, halo=self._halo, windows=windows)
 
     def fit(self, size: Size) -> None:
-        """From now on, a window for this size of photographs, unless there are many."""
+        """Fits a window to a size of photos, unless there are 32 fitted ones already."""
         if len(self.fitted) < _MOST_FITTED:
             self.fitted.add(self._fitted_window(size))
 
@@ -191,10 +199,10 @@ class Planner:
         return fitted_window(size, halo=self._halo, largest=self.largest)
 
     def shrink(self, window: Size) -> None:
-        """Halves the largest window, after one that did not fit the memory.
+        """Sets the largest side to half that of a window that did not fit the memory.
 
         Raises:
-            InputError: the half would be all halo.
+            InputError: the half would not be wider than two halos.
         """
         half = max(window) // 2 // STRIDE * STRIDE
         if half <= 2 * self._halo:
@@ -210,7 +218,7 @@ class Planner:
 
 
 def cut(image: np.ndarray, top: int, left: int, size: Size) -> np.ndarray:
-    """A part of [h, w, ...] that may reach beyond it, where it is mirrored."""
+    """Cuts a part out of an image [h, w, ...], which is mirrored beyond its edges."""
     for axis, start, length in ((0, top, size[0]), (1, left, size[1])):
         end = image.shape[axis]
         if start >= 0 and start + length <= end:

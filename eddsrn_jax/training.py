@@ -1,4 +1,4 @@
-"""A training run, from a config and a workdir to checkpoints and a table."""
+"""Trains from a config; writes checkpoints, logs and a table of scores to a workdir."""
 
 import collections
 import contextlib
@@ -42,15 +42,15 @@ from eddsrn_jax.steps import BAD_PARTS, TrainState, mean_metrics
 
 _log = logging.getLogger(__name__)
 
-# Steps given to the device before the oldest of them must be done: enough to keep it
-# busy, few enough that a signal is answered soon.
+# Dispatches in flight before the host waits for the oldest: enough to keep the device
+# busy, few enough to answer a signal soon.
 _STEPS_IN_FLIGHT = 2
-# To whom something was not finite.
+# Appended to every error about a non-finite value.
 _ADVICE = (
     "; the checkpoints before it are whole (try a lower"
     " config.optimizer.learning_rate, or config.optimizer.clip_norm)"
 )
-# TensorBoard gets that many photographs of each validation.
+# Number of photos of each validation that are shown in TensorBoard.
 _PICTURES = 4
 
 
@@ -61,21 +61,22 @@ def train_and_evaluate(
     max_minutes: float = math.inf,
     profile_steps: int = 0,
 ) -> signal.Signals | None:
-    """Trains, or goes on with the run that the workdir holds, then evaluates its best.
+    """Starts or resumes the run of a workdir, then evaluates its best checkpoint.
 
     Args:
-        config: see configs/eddsrn.py.
-        workdir: for checkpoints, logs and results; made where absent.
-        max_minutes: after that long the run is saved and ends, to be resumed later.
-        profile_steps: of the first full steps so many are traced into
-            `workdir/profile`.
+        config: values of the run, see configs/eddsrn.py.
+        workdir: folder for checkpoints, logs and results; made if absent.
+        max_minutes: time limit in minutes; the run then saves its state and stops.
+        profile_steps: number of dispatches to trace into `workdir/profile`, after the
+            first one. A dispatch is `config.steps_per_dispatch` steps.
 
     Returns:
-        The signal that ended the run early, with everything saved; else None.
+        The signal that this process received and that stopped the run early; else None.
+        A run that stops early has saved its state.
 
     Raises:
-        InputError: something in the config, the data or the workdir cannot be used, or
-            another run uses the workdir.
+        InputError: the config, the data or the workdir cannot be used, or another run
+            uses the workdir.
         FloatingPointError: a loss, gradient or parameter was not finite.
         OSError: the workdir or the cache cannot be written.
     """
@@ -92,7 +93,7 @@ def train_and_evaluate(
                 *(config, workdir, mesh, rows, sampler, held_out.photos, stop),
                 profile_steps=profile_steps,
             )
-            # One that came while the last step was saved.
+            # A signal may have arrived while the last step was being saved.
             if finished and stop.received_by_any():
                 _log.info("told to stop: trained and saved, not evaluated")
                 finished = False
@@ -108,7 +109,10 @@ def train_and_evaluate(
 
 
 def _final_degradations(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """What a run's last evaluation scores: the paper's protocol or the config's grid."""
+    """Returns the arguments of `evaluate_network` that choose the degradations.
+
+    There are none for the paper's protocol, which is the default there.
+    """
     name = config.validation.degradation
     if name == "paper":
         return {}
@@ -126,7 +130,7 @@ def _train(
     *,
     profile_steps: int,
 ) -> bool:
-    """Trains from the newest checkpoint on; returns whether the last step is done."""
+    """Trains from the newest checkpoint on; returns whether the run is complete."""
     start = time.monotonic()
     total_steps = config.total_steps or config.num_epochs * sampler.steps_per_epoch
     model = make_network(config.network, config.model)
@@ -173,13 +177,13 @@ def _train(
             tracer = Tracer(workdir / "profile", profile_steps)
             in_flight: collections.deque[jax.Array] = collections.deque()
             together = config.steps_per_dispatch
-            # So many times the same iterator: it is taken from in turn.
+            # zip takes from the same iterator in turn, so it groups consecutive batches.
             groups = zip(*[run.clock.time(batches)] * together, strict=True)
             for step, group in zip(steps[together - 1 :: together], groups, strict=True):
                 step += 1
                 state, metrics = step_fn(state, group)
                 if step == first_step + together:
-                    # Compiled with the first step; no part of the speed.
+                    # The first dispatch includes compilation, so it is not timed.
                     jax.block_until_ready(metrics)
                     _log.info("first step after %.1f s", time.monotonic() - start)
                     run.clock.restart()
@@ -189,7 +193,7 @@ def _train(
                 if len(in_flight) > _STEPS_IN_FLIGHT:
                     in_flight.popleft().block_until_ready()
                 scores = run.after_step(step, state)
-                # Read once: a signal that comes while saving is for the next step.
+                # Read once: a signal that arrives while saving acts after the next step.
                 reason = stop.reason(step, together)
                 run.save_if_due(step, state, scores, stopping=reason is not None)
                 if reason:
@@ -201,7 +205,7 @@ def _train(
 
 @dataclasses.dataclass
 class _Run:
-    """What happens between steps: logging, validation, checkpoints."""
+    """Logging, validation and checkpoints between steps."""
 
     config: ml_collections.ConfigDict
     model: nn.Module
@@ -210,14 +214,14 @@ class _Run:
     checkpoints: Checkpoints
     reporter: Reporter
     sampler: CropSampler
-    # Steps, up to the last message about them.
+    # Number of skipped steps that have been reported.
     skipped: int
 
     def __post_init__(self) -> None:
         self.clock = Clock(self.config.batch_size)
 
     def after_step(self, step: int, state: TrainState) -> dict[str, float] | None:
-        """Logs and validates where that is due; returns the validation's scores."""
+        """Logs and validates if due; returns the validation's scores, else None."""
         self.checkpoints.check()
         self.reporter.advance(step)
         if self._due(step, self.config.log_every_steps):
@@ -235,7 +239,7 @@ class _Run:
         *,
         stopping: bool,
     ) -> None:
-        """Saves every so many steps, what was validated, and what the run stops with."""
+        """Saves a checkpoint if one is due, after a validation, or when stopping."""
         every = self.config.checkpoint.every_steps
         if stopping or scores or self._due(step, every):
             with self.clock.paused():
@@ -255,7 +259,7 @@ class _Run:
         self.reporter.progress(step, values | speed)
 
     def _check_finite(self, state: TrainState) -> None:
-        """Says what was skipped; ends the run where something stays not finite."""
+        """Warns of new skipped steps; raises FloatingPointError if the run must stop."""
         if (skipped := int(state.skipped)) > self.skipped:
             _log.warning("%d steps skipped: not finite", skipped - self.skipped)
             self.skipped = skipped
@@ -291,7 +295,7 @@ class _Run:
 
 
 def _write_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
-    """Leaves the config in the workdir, to be read by people."""
+    """Writes the config to the workdir as JSON, for people to read."""
     if jax.process_index() == 0:
         text = json.dumps(config.to_dict(), indent=2, default=str)
         write_text(workdir / "config.json", text + "\n")

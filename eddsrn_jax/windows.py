@@ -1,4 +1,4 @@
-"""Applying a network to a window of a photograph: from its pixels to restored pixels."""
+"""Applies a network to a window of a photo: from its pixels to restored pixels."""
 
 import functools
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from eddsrn_jax.models.layers import BicubicUpscale, Conv, TransposedConv
 from eddsrn_jax.resize import bicubic_upscale, mirrored
 
 _CONVOLUTIONS = (Conv, TransposedConv)
-# Pixels beyond a photo's end that a network can see.
+# Number of pixels beyond a photo's end that a network can see.
 SEEN_BEYOND = 8
 
 
@@ -33,22 +33,25 @@ def restore_window(
 ) -> tuple[dict[str, jax.Array], jax.Array]:
     """Applies a network as if the photo ended at a position within the window.
 
-    The result does not depend on what the window holds beyond that position. A front end
-    replicates the photo's last pixels. A convolution sees zeros beyond the next multiple
-    of the model's stride, up to which the network extends a photo.
+    The result does not depend on the window's pixels beyond that position. A front end
+    replicates the photo's last pixels. The network extends a photo to the next multiple
+    of the model's stride; convolutions see zeros beyond that.
 
     Args:
         params: network parameters.
-        window: [h, w, 3], uint8, uint16, or float32 in [0, 1]; mirrored beyond the photo.
+        window: pixels [h, w, 3], uint8, uint16, or float32 in [0, 1]; mirrored beyond the
+            photo.
         end: row and column at which the photo ends, int [2], at most h and w.
-        strength: 1 for the network's outputs, 0 for what they are added to.
-        model: maps float [N, h, w, 3] to images by name.
+        strength: 1 for the network's outputs, 0 for bicubic interpolation and the
+            unchanged photo; values between mix them.
+        model: network that maps float [N, h, w, 3] to images by name.
         names: outputs to compute; all if None.
-        masked: False saves a tenth of the time; only for photos whose end, rounded up to
-            the stride, is the window's.
+        masked: whether convolutions see zeros beyond the extended photo. False saves a
+            tenth of the time. It is right only if the photo's end, rounded up to the
+            stride, is the window's end.
 
     Returns:
-        Outputs by name, of the window's type; and whether all their values were finite.
+        Outputs by name, of the window's dtype; and whether all values were finite.
     """
     extended = -(-end // model.stride) * model.stride
 
@@ -62,7 +65,7 @@ def restore_window(
             return next_call(_continued(*args, end, by=mirrored))
         if masked and isinstance(context.module, _CONVOLUTIONS):
             (x,) = args
-            # Within the network sizes are multiples or fractions of the window's.
+            # Sizes inside the network are multiples or fractions of the window's.
             rows, columns = (
                 jnp.arange(length) < extended[i] * length // window.shape[i]
                 for i, length in enumerate(x.shape[1:3])
@@ -80,11 +83,11 @@ def restore_window(
     for name in names or [name for name in plain if name in outputs]:
         output = outputs[name]
         finite &= jnp.isfinite(output).all()
-        # Exact at both ends.
+        # This form is exact for strengths of 0 and 1.
         mixed = strength * output + (1 - strength) * plain[name]
         levels = peak * jnp.clip(mixed[0], 0, 1)
         if jnp.issubdtype(window.dtype, jnp.integer):
-            # Halves up, as scores round.
+            # Halves are rounded up, as in the computation of scores.
             levels = jnp.floor(levels + 0.5)
         results[name] = levels.astype(window.dtype)
     return results, finite
@@ -93,16 +96,17 @@ def restore_window(
 def _continued(
     x: jax.Array, end: jax.Array, *, by: Callable[[jax.Array, jax.Array], jax.Array]
 ) -> jax.Array:
-    """An image with its first pixels beyond the photo's end replaced.
+    """Replaces an image's first pixels beyond the photo's end by pixels of the photo.
 
-    Only as many are replaced as a network can see: up to the next multiple of its stride,
-    as far as a front end's filters reach, and the two of bicubic interpolation.
+    Only SEEN_BEYOND pixels are replaced, as many as a network can see. They reach to the
+    next multiple of its stride, and cover a front end's filters and the two pixels of
+    bicubic interpolation.
 
     Args:
-        x: [N, h, w, ...].
+        x: image [N, h, w, ...].
         end: row and column at which the photo ends, int [2].
-        by: from indices and the photo's length to the indices of the pixels that stand
-            in; itself for every index within the photo.
+        by: function that maps indices and the photo's length to the indices of the pixels
+            to use instead; the identity within the photo.
     """
     for axis in (1, 2):
         length = x.shape[axis]
@@ -115,5 +119,5 @@ def _continued(
 
 
 def peak_of(dtype: np.dtype) -> float:
-    """The value of white."""
+    """Returns the value of white in a dtype: its maximum if integer, else 1."""
     return float(jnp.iinfo(dtype).max) if jnp.issubdtype(dtype, jnp.integer) else 1.0

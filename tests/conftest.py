@@ -1,9 +1,9 @@
-"""Settings of all tests, and photographs to test with."""
+"""Settings of all tests, and fixtures with photos to test with."""
 
 import os
 
-# Before JAX is imported: eight virtual devices, and programs that compile twice as fast.
-# The commands that tests launch run without these flags.
+# Set before JAX is imported: eight virtual devices, and an optimisation level at which
+# programs compile twice as fast. Commands that tests launch run without these flags.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
     + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
@@ -24,8 +24,8 @@ from eddsrn_jax.images import read_image
 from eddsrn_jax.runtime import enable_compilation_cache
 from eddsrn_jax.training import train_and_evaluate
 
-# In the background a shell has its commands, and so theirs, ignore Ctrl-C, which some
-# tests send.
+# Some tests send Ctrl-C to processes. A shell makes its background commands ignore it,
+# and their child processes inherit that, so the default is restored here.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 enable_compilation_cache()
@@ -35,7 +35,7 @@ SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 @pytest.fixture(scope="session")
 def photo() -> np.ndarray:
-    """A real photograph, uint8 [300, 448, 3]: sides of different, uneven factors."""
+    """Returns a real photo, uint8 [300, 448, 3]; no side is a power of two."""
     chelsea = next(
         f for f in open_split("bundled").validation.files() if "chelsea" in f.name
     )
@@ -44,7 +44,7 @@ def photo() -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def batch(photo: np.ndarray) -> dict[str, np.ndarray]:
-    """Eight crops, and keys to blur them by."""
+    """Returns eight crops, and the PRNG keys of their degradation."""
     crops = [photo[8 * i : 8 * i + 64, 16 * i : 16 * i + 64] for i in range(8)]
     keys = np.random.default_rng(0).integers(0, 2**32, (8, 2), dtype=np.uint32)
     return {"hr": np.stack(crops), "key": keys}
@@ -52,7 +52,7 @@ def batch(photo: np.ndarray) -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def photo_folder(tmp_path: Path, photo: np.ndarray) -> Path:
-    """A folder of eight small photographs of different sizes."""
+    """Makes a folder of eight small photos of different sizes."""
     folder = tmp_path / "photos"
     folder.mkdir()
     for i in range(8):
@@ -63,7 +63,7 @@ def photo_folder(tmp_path: Path, photo: np.ndarray) -> Path:
 
 
 def shared_data(name: str) -> Path:
-    """A folder beside the repository with reference data; skips where it is absent."""
+    """Returns a folder of `shared/data` beside the repository; skips without it."""
     path = SHARED_DATA / name
     if not path.exists():
         pytest.skip(f"needs the reference data {name}, which is not part of the project")
@@ -72,7 +72,7 @@ def shared_data(name: str) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory, photo):
-    """An uninterrupted run: its photographs, its workdir and what it printed."""
+    """Trains without interruption; returns the photos' folder and the workdir."""
     root = tmp_path_factory.mktemp("run")
     folder = root / "photos"
     folder.mkdir()

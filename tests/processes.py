@@ -1,4 +1,4 @@
-"""The commands as processes of their own."""
+"""Launches the project's commands as processes."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def command(script, *flags, cwd=None, stderr=subprocess.PIPE, **variables):
-    """Starts a script of the root, or "-m" with a module's name after it."""
+    """Starts a script of the repository's root, or a module: "-m", then its name."""
     script = script if script == "-m" else ROOT / script
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     del environment["XLA_FLAGS"]
@@ -25,8 +25,9 @@ def command(script, *flags, cwd=None, stderr=subprocess.PIPE, **variables):
 
 
 def measured(script, *flags):
-    """Exit code, stderr, and the most memory that a command took, in kilobytes."""
-    # From a small process: a child counts what its parent had when it was forked.
+    """Runs a command; returns its exit code, stderr and peak memory in kilobytes."""
+    # Measured from a small process, because a child's peak memory includes its parent's
+    # memory at the fork.
     code = (
         "import resource, subprocess, sys; run = subprocess.run(sys.argv[1:]);"
         "print(run.returncode, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"

@@ -1,4 +1,4 @@
-"""A network and a run small enough to compile and finish in seconds."""
+"""A network and a run that are small enough to compile and finish in seconds."""
 
 import json
 
@@ -18,7 +18,7 @@ SMALL = {
     "deblur_features": 8,
 }
 
-# Of train_step.
+# Keyword arguments of train_step.
 STEP_OPTIONS = {
     "scale": 4,
     "degradation": {"sigma_range": (1.0, 2.0)},
@@ -30,7 +30,10 @@ STEP_OPTIONS = {
 
 
 def tiny_config(photo_folder, **changes):
-    """Four steps an epoch, ten in all; a validation and a checkpoint every six."""
+    """Returns a recipe of ten steps, four in an epoch.
+
+    Validations and checkpoints come every six steps.
+    """
     config = eddsrn.get_config()
     changes = {
         **{f"model.{name}": value for name, value in SMALL.items()},
@@ -50,7 +53,7 @@ def tiny_config(photo_folder, **changes):
 
 
 def tiny_flags(folder, workdir, **changes):
-    """The same for train.py."""
+    """Returns train.py's flags for the run of `tiny_config`."""
     config = tiny_config(folder, **changes)
     default = eddsrn.get_config()
     changed = {k: v for k, v in flatten(config).items() if v != flatten(default)[k]}
@@ -62,7 +65,7 @@ def tiny_flags(folder, workdir, **changes):
 
 
 def final_state(workdir, step, *, averaged=False):
-    """The state of a tiny run's newest checkpoint, which must be of that step."""
+    """Returns the newest checkpoint's state of a tiny run; it must be of that step."""
     model = EDDSRN(**SMALL)
     params = init_params(model, jax.random.key(0))
     like = create_train_state(
@@ -78,7 +81,10 @@ def final_state(workdir, step, *, averaged=False):
 
 
 def metrics_rows(workdir, *, with_times=False):
-    """What a run logged; speeds differ from run to run and are left out."""
+    """Returns the rows that a run logged, by default without their times.
+
+    Times differ from run to run.
+    """
     rows = [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]
     if with_times:
         return rows

@@ -1,1 +1,1 @@
-"""Methods without training."""
+"""Classical methods, which need no training."""

@@ -1,25 +1,28 @@
-"""Blind deblurring by the dark channel prior: the kernel is found along with the image.
+"""Blind deblurring by the dark channel prior, which estimates the blur kernel.
 
-Blurring mixes dark pixels with brighter ones, so it is sharp images whose dark channel,
-the smallest value around each pixel, is mostly black. Image and kernel are found in turn,
-on ever larger versions of the photograph. Only the kernel is kept, as images so found
-are all flat patches and edges; a plainer deconvolution takes the blur out.
+The dark channel is the smallest value around each pixel. It is mostly black in a sharp
+image, but not in a blurred one, since blurring mixes dark pixels with brighter ones.
+Image and kernel are estimated in turn, on larger and larger versions of the photo. Only
+the kernel is kept, since these images consist of flat patches and edges. A plainer
+deconvolution then removes the blur.
 
-Inside, images are float64 in [0, 1], [..., h, w], and periodic.
+Internally, images are float64 in [0, 1], [..., h, w], and periodic.
 
 Source: Pan, Sun, Pfister & Yang, "Blind Image Deblurring Using Dark Channel Prior", 2016.
-Differs: made for photographs of some 100 pixels a side. A patch is 5 pixels wide, not 35,
-and the dark channel is the luminance's. The kernel grows by two pixels a level. The
-penalty on pixels starts where all below 0.2 are black and grows fourfold, both penalties
-end sooner, and the prior weighs twice as much. The kernel is fitted to all gradients. The
-last deconvolution is by total variation, without a remedy for ringing.
+Differs: made for photos of some 100 pixels a side. A patch is 5 pixels wide, not 35. The
+dark channel is that of luminance. The kernel grows by two pixels a level. The penalty on
+pixels starts at a value that makes all pixels below 0.2 black, and grows by factors of
+four. Both penalties end sooner. The prior weighs twice as much. The kernel is fitted to
+all gradients. The last deconvolution is by total variation, without a remedy for ringing.
 
-Measured on 15 photographs of 128 x 128, other ones than the constants were chosen on: of
-blurs of sigma 1, 1.5 and 2, PSNR-Y (border 4) rises by 7.5, 4.1 and 2.8 dB; without the
-prior (dark_weight=0) by 4.9, 4.0 and 2.8, with a loss of 13 for the worst. Kernels are 0,
-6 and 7 % too narrow. What remains: a sharp photograph's kernel is some 0.7 pixels wide,
-and so it is oversharpened, as is one that was soft before it was blurred; motion
-needs a gradient_weight near 2e-2 and a smoothness near 1e-3.
+Measured on 15 photos of 128 x 128 that were not used to choose the constants: for blurs
+of sigma 1, 1.5 and 2, PSNR-Y (border 4) rises by 7.5, 4.1 and 2.8 dB. Without the prior
+(dark_weight=0) it rises by 4.9, 4.0 and 2.8 dB, and the worst photo loses 13. Kernels are
+0, 6 and 7 % too narrow.
+
+Limits: the kernel estimated for a sharp photo is some 0.7 pixels wide, so the photo is
+oversharpened. So is a photo that was soft before it was blurred. Motion blur needs a
+gradient_weight near 2e-2 and a smoothness near 1e-3.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -30,26 +33,26 @@ from scipy import ndimage
 
 from eddsrn_jax.restoration import Restored
 
-# These and the defaults below are near the best of those tried, for the mean PSNR of
-# eight photographs of 128 x 128 at sigma 1, 1.5 and 2, of no set that is reported on.
+# These constants and the defaults below are near the best of those tried, by mean PSNR of
+# eight photos of 128 x 128 at sigma 1, 1.5 and 2. None of these is in a reported set.
 
-# What the prior's weights are divided by after every iteration, and where that ends.
+# Divisor of the prior's weights after every iteration, and the weight at which this ends.
 _DECAY, _LEAST_WEIGHT = 1.1, 1e-4
-# Below it a pixel of the dark channel is made black, at first.
+# At first, pixels of the dark channel below this value are set to black.
 _DARKEST = 0.2
 _MAX_DARK_PENALTY = 2.0
 _MAX_GRADIENT_PENALTY = 1e2
-# Of a kernel's largest value, what is cut as noise.
+# Values of a kernel up to this share of the largest are cut as noise.
 _CUT = 0.04
-# More than is left of a kernel where a photograph has no gradients.
+# Larger than the rounding errors of a kernel estimated from a photo without gradients.
 _ROUNDING = 1e-9
-# Of a photograph made smaller, in pixels.
+# Shortest side of a smaller version of the photo, in pixels.
 _SMALLEST_SIDE = 16
 _LUMINANCE = np.array([0.299, 0.587, 0.114])
 
 
 def dark_channel(image: np.ndarray, patch_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The smallest value around each pixel, and where it is.
+    """Returns the smallest value around each pixel and its position.
 
     Args:
         image: [h, w].
@@ -58,7 +61,7 @@ def dark_channel(image: np.ndarray, patch_size: int) -> tuple[np.ndarray, np.nda
     Returns:
         Values, [h, w]; their positions in the flattened image, int [h, w].
     """
-    # Ranks, unlike values, tell which pixel they are of.
+    # A rank, unlike a value, identifies its pixel.
     order = np.argsort(image, axis=None, kind="stable")
     ranks = np.empty_like(order)
     ranks[order] = np.arange(image.size)
@@ -77,22 +80,24 @@ def estimate_kernel(
     kernel_weight: float = 2.0,
     iterations: int = 7,
 ) -> np.ndarray:
-    """The kernel that a sharp photograph was convolved with.
+    """Estimates the kernel that blurred a photo.
 
     Args:
         image: uint8 [h, w, C], three channels or gray.
-        kernel_size: odd; a Gaussian of sigma 2 cut off at 4 pixels takes 9.
-        patch_size: of the dark channel, odd.
-        dark_weight: of the number of pixels of the dark channel that are not black.
-        gradient_weight: of the number of pixels that differ from the next.
-        kernel_weight: of the kernel's squared norm.
-        iterations: on every level.
+        kernel_size: side of the kernel, odd. A Gaussian of sigma 2, cut off at 4 pixels,
+            needs 9.
+        patch_size: side of the dark channel's patches, odd.
+        dark_weight: weight of the number of pixels of the dark channel that are not
+            black.
+        gradient_weight: weight of the number of pixels that differ from the next.
+        kernel_weight: weight of the kernel's squared norm.
+        iterations: number of iterations on every level.
 
     Returns:
-        float64 [kernel_size, kernel_size], none below 0, of sum 1.
+        Non-negative float64 [kernel_size, kernel_size] with sum 1.
 
     Raises:
-        ValueError: the kernel would have no middle.
+        ValueError: kernel_size is even.
     """
     if kernel_size % 2 == 0:
         raise ValueError(f"kernel_size={kernel_size}: expected an odd number")
@@ -120,11 +125,11 @@ def estimate_kernel(
 def deconvolve(
     image: np.ndarray, kernel: np.ndarray, *, smoothness: float = 3e-5
 ) -> np.ndarray:
-    """Takes out a blur that is known, by total variation.
+    """Removes a known blur by total variation deconvolution.
 
     Args:
         image: uint8 [h, w, C].
-        kernel: [k, k], k odd, of sum 1; its mean is taken for its middle.
+        kernel: [k, k] with sum 1, k odd. Its centre of mass is used as its middle.
         smoothness: weight of the sum of absolute gradients, above 0.
 
     Returns:
@@ -142,12 +147,12 @@ def deconvolve(
 
 
 def deblur(image: np.ndarray) -> np.ndarray:
-    """Takes out a blur that is not known: uint8 [h, w, C], three channels or gray."""
+    """Removes an unknown blur from uint8 [h, w, C], three channels or gray."""
     return deconvolve(image, estimate_kernel(image))
 
 
 class DarkChannel:
-    """`deblur`, and no super-resolution."""
+    """Blind deblurring by the dark channel prior as a method; no super-resolution."""
 
     def __call__(self, lr_blur: np.ndarray) -> Restored:
         """Restores uint8 [h, w, C]."""
@@ -157,10 +162,10 @@ class DarkChannel:
 def _sharp_image(
     blurred: np.ndarray, kernel: np.ndarray, *, patch_size: int, weights: np.ndarray
 ) -> np.ndarray:
-    """The image [h, w] of few gradients and a black dark channel.
+    """Estimates the sharp image [h, w], with few gradients and a black dark channel.
 
-    Half-quadratic splitting: it is drawn, ever more strongly, to itself with small
-    gradients and dark pixels set to zero.
+    Half-quadratic splitting: growing penalties pull the image towards a copy of itself
+    whose small gradients and dark pixels are zero.
     """
     dark_weight, gradient_weight = weights
     solve = _solver(blurred, kernel)
@@ -177,7 +182,10 @@ def _sharp_image(
 
 
 def _growing(start: float, end: float, factor: float) -> Iterator[float]:
-    """`start`, and its multiples below `end`; of zero just that."""
+    """Yields `start`, then its products with powers of `factor` below `end`.
+
+    If `start` is 0, it yields only that.
+    """
     yield start
     while 0 < start * factor < end:
         start *= factor
@@ -185,11 +193,12 @@ def _growing(start: float, end: float, factor: float) -> Iterator[float]:
 
 
 def _solver(blurred: np.ndarray, kernel: np.ndarray) -> Callable[..., np.ndarray]:
-    """What solves the linear system that is left where all terms are quadratic.
+    """Returns a solver of the linear system that remains when all terms are quadratic.
 
     Returns:
-        What maps gradients [2, ..., h, w] and pixels [..., h, w], each followed by its
-        penalty, to the x near them that, convolved, is near `blurred` [..., h, w].
+        Function that takes gradients [2, ..., h, w], their penalty, pixels [..., h, w]
+        and their penalty. It returns the image [..., h, w] that is near these gradients
+        and pixels and, convolved with the kernel, near `blurred` [..., h, w].
     """
     size = blurred.shape[-2:]
     rows, columns = (
@@ -197,7 +206,7 @@ def _solver(blurred: np.ndarray, kernel: np.ndarray) -> Callable[..., np.ndarray
         scipy.fft.rfftfreq(size[1])[:, None],
     )
     taps = np.arange(len(kernel)) - len(kernel) // 2
-    # A kernel off the middle would shift the image, and nothing else would show it.
+    # The kernel is centred: an off-centre kernel would shift the image unnoticed.
     waves = [
         np.exp(-2j * np.pi * frequency * (taps - taps @ kernel.sum(axis=axis)))
         for frequency, axis in ((rows, 1), (columns, 0))
@@ -223,7 +232,10 @@ def _solver(blurred: np.ndarray, kernel: np.ndarray) -> Callable[..., np.ndarray
 def _kernel_between(
     sharp: np.ndarray, blurred: np.ndarray, *, size: int, weight: float
 ) -> np.ndarray:
-    """The kernel [size, size] that takes the gradients of [h, w] to the other's."""
+    """Fits the kernel [size, size] that maps gradients of `sharp` to those of `blurred`.
+
+    Both images are [h, w].
+    """
     before, after = (scipy.fft.rfft2(_gradients(x)) for x in (sharp, blurred))
     power = (np.abs(before) ** 2).sum(axis=0)
     spectrum = (before.conj() * after).sum(axis=0) / (power + weight)
@@ -232,7 +244,7 @@ def _kernel_between(
 
 
 def _normalised(kernel: np.ndarray) -> np.ndarray:
-    """Without noise and of sum 1; the pixel in the middle where nothing is left."""
+    """Cuts a kernel's noise and scales it to sum 1; an empty one becomes a delta."""
     kernel = np.where(kernel > max(_CUT * kernel.max(), _ROUNDING), kernel, 0.0)
     if not kernel.any():
         kernel[len(kernel) // 2, len(kernel) // 2] = 1
@@ -240,14 +252,14 @@ def _normalised(kernel: np.ndarray) -> np.ndarray:
 
 
 def _gradients(x: np.ndarray) -> np.ndarray:
-    """Differences from the next row and column, [..., h, w] -> [2, ..., h, w]."""
+    """Returns differences to the next row and column, [..., h, w] -> [2, ..., h, w]."""
     return np.stack([np.roll(x, -1, axis) - x for axis in (-2, -1)])
 
 
 def _periodic(image: np.ndarray, margin: int) -> np.ndarray:
-    """Continues rows and columns so that they end as they start.
+    """Extends rows and columns so that the image is periodic.
 
-    The photograph mirrored at its end fades to the one mirrored at its start.
+    The extension fades from the image mirrored at its end to that mirrored at its start.
     """
     for axis, tail in ((-2, (1,)), (-1, ())):
         length = image.shape[axis]
@@ -263,7 +275,7 @@ def _periodic(image: np.ndarray, margin: int) -> np.ndarray:
 
 
 def _resized(image: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """[h, w] at another size, smoothed first where it shrinks."""
+    """Resizes [h, w]; smooths it first along axes that shrink."""
     factors = [new / old for new, old in zip(shape, image.shape, strict=True)]
     sigmas = [0.5 * max(factor**-2 - 1, 0) ** 0.5 for factor in factors]
     smooth = ndimage.gaussian_filter(image, sigmas, mode="nearest")

@@ -1,7 +1,7 @@
-"""Wiener's filter for a Gaussian blur that is known: what knowing it is worth.
+"""The Wiener filter for a known Gaussian blur; it shows how much knowing the blur helps.
 
 Source: Wiener, "Extrapolation, Interpolation, and Smoothing of Stationary Time Series",
-1949; natural photographs have power that falls with the square of the frequency (Field,
+1949. The power of natural photos falls with the square of the frequency (Field,
 "Relations between the statistics of natural images and the response properties of
 cortical cells", 1987).
 """
@@ -14,31 +14,32 @@ import scipy.fft
 from eddsrn_jax.protocol import bicubic
 from eddsrn_jax.restoration import Restored
 
-# Power of noise (rounding, and what the model of the blur lacks at edges) over that of
-# photographs at one cycle a pixel. The best of 1e-5, 2e-5, 5e-5 .. 2e-2 on 40 photographs
-# of 512 x 512, all five sigmas together, none of them of a set that is reported on.
+# Power of noise divided by the power of photos at one cycle a pixel. Noise is rounding
+# and the blur model's error at edges. This value was the best of 1e-5, 2e-5, 5e-5 .. 2e-2
+# on 40 photos of 512 x 512, all five sigmas together. None of these is in a reported set.
 NOISE_TO_SIGNAL = 2e-3
 
 
 def deblur(
     image: np.ndarray, sigma: float, *, noise_to_signal: float = NOISE_TO_SIGNAL
 ) -> np.ndarray:
-    """Takes a Gaussian blur out.
+    """Removes a known Gaussian blur.
 
-    The photograph is continued by mirroring, so that the cosine transform diagonalises
-    the blur; the protocol's blur replicates edges, which differs by a pixel or two there.
+    The photo is continued by mirroring, so that the cosine transform diagonalises the
+    blur. The protocol's blur replicates edges instead, which differs in a pixel or two.
 
     Args:
         image: uint8 [h, w, C].
-        sigma: of the blur, in pixels, cut off after ceil(2 sigma).
-        noise_to_signal: power of noise over that of the photograph at one cycle a pixel.
+        sigma: standard deviation of the blur in pixels. The blur is cut off after
+            ceil(2 sigma).
+        noise_to_signal: noise power divided by the photo's power at one cycle a pixel.
 
     Returns:
         uint8 [h, w, C].
     """
     height, width, _ = image.shape
     blur = _response(height, sigma)[:, None] * _response(width, sigma)
-    # Cycles a pixel, up to a half.
+    # Frequencies are in cycles a pixel, up to a half.
     rows, columns = (np.arange(n) / (2 * n) for n in (height, width))
     frequency = rows[:, None] ** 2 + columns**2
     gain = blur / (blur**2 + noise_to_signal * frequency)
@@ -49,7 +50,7 @@ def deblur(
 
 
 def _response(size: int, sigma: float) -> np.ndarray:
-    """What the blur leaves of each frequency of a cosine transform, [size]."""
+    """Returns the blur's factor for each frequency of a cosine transform, [size]."""
     taps = np.arange(1, math.ceil(2 * sigma) + 1)
     weights = np.exp(-0.5 * (taps / max(sigma, 1e-6)) ** 2)
     angles = np.pi * np.arange(size)[:, None] * taps / size
@@ -57,11 +58,11 @@ def _response(size: int, sigma: float) -> np.ndarray:
 
 
 class Wiener:
-    """`deblur`, then bicubic interpolation; a method that is told sigma."""
+    """Wiener filter, then bicubic interpolation; a method that needs the true sigma."""
 
     takes_sigma = True
 
     def __call__(self, lr_blur: np.ndarray, sigma: float) -> Restored:
-        """Restores uint8 [h, w, C] blurred by sigma pixels."""
+        """Restores uint8 [h, w, C] that has a Gaussian blur of sigma pixels."""
         deblurred = deblur(lr_blur, sigma)
         return Restored(sr=bicubic(deblurred).sr, deblurred=deblurred)

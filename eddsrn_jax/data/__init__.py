@@ -1,1 +1,1 @@
-"""Photographs to uint8 crops: sources, the pack, the crop plan, the pipeline."""
+"""From photos to uint8 crops: sources, packs, the crop plan, the pipelines."""

@@ -1,7 +1,7 @@
-"""Which crops an epoch consists of, and cutting them: pure functions of the seed.
+"""Plans and cuts the crops of an epoch, as pure functions of the seed.
 
-Any step of a run can be computed without those before it, so nothing about the data
-is ever saved, and 1, 2 or 8 processes see one sequence.
+The crops of a step do not depend on the steps before it. So no position in the data is
+saved, and 1, 2 or 8 processes see the same sequence.
 """
 
 import dataclasses
@@ -15,11 +15,11 @@ from eddsrn_jax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class CropPlan:
-    """An epoch's crops, row by row in the order of training.
+    """The crops of an epoch or a step, row by row in the order of training.
 
     Attributes:
-        image: int64 [rows], index of the photograph.
-        y, x: int64 [rows], the crop's top left corner.
+        image: int64 [rows], index of the photo.
+        y, x: int64 [rows], top left corner of the crop.
         key: uint32 [rows, 2], data of a threefry key for the crop's degradation.
     """
 
@@ -38,19 +38,19 @@ def crop_plan(
     crops_per_image: int,
     patch_size: int,
 ) -> CropPlan:
-    """Draws the crops of an epoch: every photograph `crops_per_image` times.
+    """Draws the crops of an epoch: every photo `crops_per_image` times.
 
-    The rows of a batch come from different photographs, wherever there are at least
-    as many as rows.
+    The rows of a batch come from different photos if there are at least as many photos
+    as rows.
 
     Args:
-        seed: of the run.
-        epoch: 0, 1, ...
-        sizes: int [photographs, 2], heights and widths, all at least `patch_size`.
-        batch_size: of all processes together.
-        crops_per_image: passes over the photographs; the rows left over from whole
-            batches are dropped.
-        patch_size: side of the crop.
+        seed: seed of the run.
+        epoch: number of the epoch: 0, 1, ...
+        sizes: int [photos, 2], heights and widths, all at least `patch_size`.
+        batch_size: rows of a batch, over all processes.
+        crops_per_image: passes over the photos. Rows that do not fill a last batch are
+            dropped.
+        patch_size: side of a crop in pixels.
     """
     rng = np.random.default_rng([seed, epoch])
     count = len(sizes)
@@ -59,7 +59,7 @@ def crop_plan(
         order = rng.permutation(count)
         begun = number * count % batch_size
         if begun and batch_size <= count:
-            # The batch that the last pass began goes on with photographs it lacks.
+            # The last pass ended within a batch. Fill it with photos that it lacks.
             taken = np.isin(order, passes[-1][-begun:])
             order = np.concatenate([order[~taken], order[taken]])
         passes.append(order)
@@ -74,11 +74,11 @@ class CropSampler:
     """Batches of crops, each a pure function of its step.
 
     Attributes:
-        images: photographs large enough for a crop, uint8 [H, W, 3].
-        sizes: int [photographs, 2], their heights and widths.
-        patch_size: side of a crop.
-        num_photos: how many there are.
-        steps_per_epoch: whole batches of an epoch.
+        images: photos that are large enough for a crop, uint8 [H, W, 3].
+        sizes: int [photos, 2], their heights and widths.
+        patch_size: side of a crop in pixels.
+        num_photos: number of photos.
+        steps_per_epoch: whole batches in an epoch.
     """
 
     def __init__(
@@ -90,10 +90,14 @@ class CropSampler:
         crops_per_image: int,
         patch_size: int,
     ):
-        """Takes the photographs of a pack that are large enough for a crop.
+        """Takes the photos of a pack that are large enough for a crop.
+
+        Args:
+            pack: photos to cut crops from.
+            seed, batch_size, crops_per_image, patch_size: see `crop_plan`.
 
         Raises:
-            InputError: an epoch would not fill a single batch.
+            InputError: no photo is large enough, or an epoch does not fill one batch.
         """
         pack = pack.at_least(patch_size, "a crop (config.data.hr_patch_size)")
         self.images = pack.images
@@ -118,11 +122,11 @@ class CropSampler:
             crops_per_image=crops_per_image,
             patch_size=patch_size,
         )
-        # Prefetching reads ahead into the next epoch while this one still runs.
+        # Two plans: prefetching reads into the next epoch while this one still runs.
         self._plan = functools.lru_cache(maxsize=2)(plan)
 
     def plan(self, step: int, rows: slice = slice(None)) -> CropPlan:
-        """The crops of a step's batch, or of a process's slice of its rows."""
+        """Returns the crops of a step's batch, or of a process's slice of its rows."""
         epoch, position = divmod(step, self.steps_per_epoch)
         first = position * self._batch_size
         rows = range(first, first + self._batch_size)[rows]
@@ -135,7 +139,7 @@ class CropSampler:
         )
 
     def describe(self, step: int, *, most: int = 8) -> str:
-        """The names and corners of a step's crops, for messages; so many at most."""
+        """Lists names and corners of a step's crops, at most `most`, for messages."""
         plan = self.plan(step)
         crops = [
             f"{self._names[image]} at ({x}, {y})"
@@ -145,7 +149,7 @@ class CropSampler:
         return ", ".join(crops[:most] + more)
 
     def batch(self, step: int, rows: slice = slice(None)) -> dict[str, np.ndarray]:
-        """The batch of a step, or a process's slice of its rows.
+        """Cuts the batch of a step, or a process's slice of its rows.
 
         Returns:
             "hr": uint8 [rows, patch, patch, 3]; "key": uint32 [rows, 2].

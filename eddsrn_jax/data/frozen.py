@@ -1,7 +1,7 @@
-"""A run keeps the photographs that it began with.
+"""Keeps a run on the photos that it began with.
 
-Which they are stands in its workdir. Where a folder has changed since, a resumed run says
-so and takes them from their packs: the crops of its steps stay the same.
+The run's workdir records their files. If files have changed since, a resumed run warns
+and takes the photos from their packs, so the crops of its steps stay the same.
 """
 
 import dataclasses
@@ -20,11 +20,11 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Frozen:
-    """The photographs of a run.
+    """Record of the photos of a run.
 
     Attributes:
-        wanted: where the config said that they are, see `open_split`.
-        train, validation: the files.
+        wanted: arguments of `open_split` that the config gave.
+        train, validation: files of the two sets.
     """
 
     wanted: Mapping[str, str]
@@ -41,20 +41,20 @@ def open_packs(
     download: bool = False,
     on_error: str = "skip",
 ) -> tuple[Pack, Pack]:
-    """Opens the photographs to train on, and those to validate on.
+    """Opens the packs of the photos to train on and of those to validate on.
 
     Args:
-        wanted: the arguments of `open_split` that say where they are.
-        cache_dir: for packs.
-        workdir: of a run, if they are for one. From its first checkpoint on it keeps the
-            photographs that its `photographs.json` names, unless others are wanted.
-        active: whether this process writes that file.
-        download: see `open_split`.
+        wanted: arguments of `open_split` that say where the photos are.
+        cache_dir: folder of the packs.
+        workdir: workdir of the run; None if there is no run. From its first checkpoint
+            on a run keeps the photos in its `photographs.json`, unless `wanted` changes.
+        active: whether this process writes `photographs.json`.
+        download: see `tfds_download` of `open_split`.
         on_error: see `open_pack`.
 
     Raises:
-        InputError: no photographs; or files have changed, and there is no pack of those
-            that the run began with.
+        InputError: there are no photos; or files have changed, and there is no pack of
+            the photos that the run began with; or see `open_pack`.
         OSError: see `open_pack`.
     """
     frozen, sources, changes = _choose(wanted, workdir, download=download)
@@ -74,7 +74,7 @@ def open_packs(
 def open_validation(
     wanted: Mapping[str, str], cache_dir: Path, *, workdir: Path
 ) -> Source:
-    """The photographs that a run is validated on, which no step of it was trained on.
+    """Opens the photos that a run holds out for validation.
 
     Args:
         wanted, cache_dir, workdir: see `open_packs`.
@@ -95,8 +95,8 @@ def _record(workdir: Path) -> Path:
 def _choose(
     wanted: Mapping[str, str], workdir: Path | None, *, download: bool = False
 ) -> tuple[Frozen, dict[Listing, Source], str]:
-    """The photographs of a run, those that are still there, and what has changed."""
-    # Before its first checkpoint nothing has been learnt from them.
+    """Returns a run's record, the sources as they are now, and the changes in words."""
+    # Before its first checkpoint a run has learnt nothing from its photos.
     resumes = workdir and any((workdir / "checkpoints").glob("[0-9]*"))
     frozen = _read(_record(workdir)) if resumes and _record(workdir).exists() else None
     if frozen and frozen.wanted != wanted:
@@ -120,7 +120,7 @@ def _choose(
 
 
 def _packed(listing: Listing, cache_dir: Path, workdir: Path, changes: str) -> Pack:
-    """The pack of photographs that are no longer what they were."""
+    """Opens the pack of photos whose files have changed; InputError if there is none."""
     if pack := read_pack(listing, cache_dir):
         return pack
     raise InputError(
@@ -132,7 +132,7 @@ def _packed(listing: Listing, cache_dir: Path, workdir: Path, changes: str) -> P
 
 
 def _changes(before: Frozen, now: Frozen) -> str:
-    """What of the files differs, in words; whichever set they are in."""
+    """Describes how the files of two records differ, over both sets; empty if equal."""
     if before == now:
         return ""
     old, new = (

@@ -1,7 +1,7 @@
-"""The pack: a set of photographs decoded once into one memory-mapped uint8 file.
+"""Packs: a pack is a set of photos, decoded once into one memory-mapped uint8 file.
 
-After that every crop is random access, decoding never happens again, and processes on
-one host share the page cache.
+Crops are then read by random access, without decoding. Processes on one host share the
+page cache.
 """
 
 import collections
@@ -29,13 +29,13 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Pack:
-    """Photographs as uint8 [H, W, 3] views into one memory map.
+    """Photos as uint8 [H, W, 3] views into one memory map.
 
     Attributes:
-        images: the photographs.
-        names: theirs.
-        name: of the set.
-        left_out: what kept each of the files that are not in it from being decoded.
+        images: photos.
+        names: names of the photos.
+        name: name of the set.
+        left_out: error message of each file that could not be decoded.
     """
 
     images: Sequence[np.ndarray]
@@ -45,23 +45,23 @@ class Pack:
 
     @property
     def photos(self) -> list[tuple[str, np.ndarray]]:
-        """Names and photographs."""
+        """Pairs of a name and a photo."""
         return list(zip(self.names, self.images, strict=True))
 
     def take(self, indices: Sequence[int]) -> "Pack":
-        """Some of the photographs."""
+        """Returns a pack of the photos at these indices."""
         images, names = ([x[i] for i in indices] for x in (self.images, self.names))
         return dataclasses.replace(self, images=images, names=names)
 
     def at_least(self, side: int, purpose: str) -> "Pack":
-        """Without the photographs that are too small, which are named.
+        """Returns a pack without the photos that are too small; a warning names each.
 
         Args:
             side: smallest height and width, in pixels.
-            purpose: what needs it, for the messages.
+            purpose: use that needs this size, for messages.
 
         Raises:
-            InputError: none is left.
+            InputError: all photos are too small.
         """
         kept = []
         for i, image in enumerate(self.images):
@@ -81,13 +81,13 @@ class Pack:
         return self.take(kept)
 
     def announce(self, on_error: str) -> None:
-        """Names what was left out.
+        """Reports the files that could not be decoded.
 
         Args:
-            on_error: "skip" warns of each, "raise" stops at the first.
+            on_error: "skip" warns of each file, "raise" raises the error of the first.
 
         Raises:
-            InputError: something was, and shall not be.
+            InputError: `on_error` is "raise" and a file was left out.
         """
         for reason in self.left_out:
             if on_error == "raise":
@@ -95,23 +95,23 @@ class Pack:
             _log.warning("%s; left out", reason)
 
     def as_source(self) -> Source:
-        """The same as files that are decoded already."""
+        """Returns the pack as a source of files that are decoded already."""
         return Source(self.name, (), lambda: map(File, self.names, self.images))
 
 
 def open_pack(source: Source, cache_dir: Path, *, on_error: str = "skip") -> Pack:
-    """Opens the pack of a source, and makes it first if it is not there yet.
+    """Opens the pack of a source, and makes it first if it does not exist.
 
-    Of several processes one makes it, and the others wait.
+    One process makes the pack; the others wait.
 
     Args:
-        source: the photographs.
-        cache_dir: holds packs, each named by its source's files, sizes and times.
-        on_error: what becomes of files that cannot be decoded, see `Pack.announce`.
+        source: source of the photos.
+        cache_dir: folder of the packs, each named after its source's `Listing.key`.
+        on_error: treatment of files that cannot be decoded, see `Pack.announce`.
 
     Raises:
-        InputError: no file could be decoded, or one could not and is not skipped.
-        OSError: the disk has no room, with both numbers; nothing is written then.
+        InputError: no file could be decoded, or `on_error` is "raise" and one could not.
+        OSError: the disk has no room. The message has both sizes; nothing is written.
     """
     listing = source.listing()
     pack = read_pack(listing, cache_dir)
@@ -120,7 +120,7 @@ def open_pack(source: Source, cache_dir: Path, *, on_error: str = "skip") -> Pac
         with locked(cache_dir, name=".lock-packs", wait=True) as alone:
             if alone:
                 delete_leftovers(cache_dir)
-            # Another process may have made it meanwhile.
+            # Another process may have made the pack while this one waited.
             if read_pack(listing, cache_dir) is None:
                 _make_pack(source, _index_path(listing, cache_dir), on_error)
         pack = read_pack(listing, cache_dir)
@@ -129,12 +129,12 @@ def open_pack(source: Source, cache_dir: Path, *, on_error: str = "skip") -> Pac
 
 
 def read_pack(listing: Listing, cache_dir: Path) -> Pack | None:
-    """The pack of files as they were once; None where it is not there, or not whole."""
+    """Opens the pack of a listing; None if it does not exist or is damaged."""
     index_path = _index_path(listing, cache_dir)
     data_path = index_path.with_suffix(".u8")
     if not (index_path.exists() and data_path.exists()):
         return None
-    # The index may be damaged, or the data end early.
+    # The index may be damaged, or the data truncated.
     with contextlib.suppress(ValueError, TypeError, LookupError):
         entries = json.loads(index_path.read_text())
         kept = [entry for entry in entries if "left_out" not in entry]
@@ -146,7 +146,7 @@ def read_pack(listing: Listing, cache_dir: Path) -> Pack | None:
         ]
         names = [entry["name"] for entry in kept]
         left_out = [entry["left_out"] for entry in entries if "left_out" in entry]
-        # None is made without photographs.
+        # An index without photos is damaged: no such pack is made.
         if images:
             return Pack(images, names, listing.name, left_out)
     return None
@@ -181,14 +181,14 @@ def _make_pack(source: Source, index_path: Path, on_error: str) -> None:
                 f"{source.name}: none of {len(entries)} files is an image (the first:"
                 f" {entries[0]['left_out']})"
             )
-    # Last: a pack is whole or absent.
+    # The index is written last, so that a pack is whole or absent.
     write_text(index_path, json.dumps(entries))
 
 
 def _check_room(source: Source, folder: Path, pixels: Sequence[int]) -> None:
     total, free = 3 * sum(pixels), shutil.disk_usage(folder).free
     if total > free:
-        # Headers of damaged files say anything: what counts is what can be decoded.
+        # Damaged headers may claim any size, so count the pixels that can be decoded.
         decoded = _decode(source, len(pixels))
         total = sum(x.size for _, x in decoded if isinstance(x, np.ndarray))
     if total > free:
@@ -199,7 +199,7 @@ def _check_room(source: Source, folder: Path, pixels: Sequence[int]) -> None:
 
 
 def _count_pixels(file: File) -> int:
-    """From the header; what has none is found out again, and named, when decoded."""
+    """Returns the header's pixel count, or 0 if it is broken, which decoding reports."""
     try:
         return count_pixels(file.content, file.place)
     except InputError:
@@ -207,7 +207,7 @@ def _count_pixels(file: File) -> int:
 
 
 def _decode(source: Source, total: int) -> Iterator[tuple[File, np.ndarray | InputError]]:
-    """All files in order, decoded in threads; of those that cannot be, the error."""
+    """Decodes files in threads; yields each in order with its pixels or its error."""
 
     def decode(file: File) -> tuple[File, np.ndarray | InputError]:
         try:
@@ -223,7 +223,7 @@ def _decode(source: Source, total: int) -> Iterator[tuple[File, np.ndarray | Inp
         pending: collections.deque[concurrent.futures.Future] = collections.deque()
         for file in source.files():
             pending.append(pool.submit(decode, file))
-            # A window, not all at once: what waits is held in memory.
+            # A bounded window, because decoded photos wait in memory.
             if len(pending) >= 2 * workers:
                 yield pending.popleft().result()
                 bar.update()

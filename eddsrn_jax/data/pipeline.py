@@ -1,4 +1,4 @@
-"""The tf.data pipeline: cuts the crops of coming steps while the device works."""
+"""The tf.data pipeline, which cuts the crops of coming steps while the device works."""
 
 import collections
 from collections.abc import Callable, Iterable, Iterator
@@ -20,17 +20,17 @@ def stream_batches(
     num_threads: int = 2,
     prefetch: int = 4,
 ) -> Iterator[Batch]:
-    """The batches of `steps`, in order, gathered ahead by tf.data.
+    """Yields the batches of `steps` in order, cut ahead of use by tf.data.
 
-    The content of a batch depends on its step alone, so the sequence is the same for
-    any number of threads, and resuming is starting at a later step.
+    A batch depends on its step alone. So the sequence does not depend on the number of
+    threads, and a resumed run starts at a later step.
 
     Args:
-        sampler: cuts the crops of a step.
-        steps: to deliver.
-        rows: the part of every batch that this process needs.
-        num_threads: that gather.
-        prefetch: batches kept ready.
+        sampler: sampler that cuts the crops of a step.
+        steps: steps to deliver.
+        rows: rows of every batch that this process needs.
+        num_threads: number of threads that cut crops.
+        prefetch: number of batches that are kept ready.
     """
     tf = import_tensorflow()
 
@@ -38,8 +38,8 @@ def stream_batches(
         batch = sampler.batch(int(step), rows)
         return batch["hr"], batch["key"]
 
-    # Nothing is left to tune, and the end of an iterator waits for the thread that would,
-    # which sleeps for up to a minute.
+    # Autotuning has nothing to tune here, and its thread sleeps for up to a minute: the
+    # end of an iterator would wait for it.
     options = tf.data.Options()
     options.autotune.enabled = False
     dataset = (
@@ -62,7 +62,7 @@ def prefetch_to_device(
     *,
     size: int = 2,
 ) -> Iterator[dict[str, jax.Array]]:
-    """Places batches on the devices ahead of their use, `size` of them."""
+    """Yields batches placed on the devices ahead of use; at most `size` wait there."""
     queue: collections.deque = collections.deque()
     for batch in batches:
         queue.append(place(batch))

@@ -1,7 +1,7 @@
-"""The photographs in device memory, where the crops of the same plan are cut.
+"""Keeps the photos in device memory, and cuts the planned crops there.
 
-For accelerators that take crops faster than a host can cut and send them, and where
-TensorFlow is not installed.
+This is for accelerators that take crops faster than a host can cut and send them, and for
+hosts without TensorFlow.
 """
 
 import functools
@@ -16,28 +16,29 @@ from eddsrn_jax import parallel
 from eddsrn_jax.data.crops import CropSampler
 from eddsrn_jax.errors import InputError
 
-# Bytes are addressed by a block and an offset after its start: one int32 ends at 2 GB.
+# A byte's address is a block and an offset in it, because one int32 ends at 2 GB.
 _BLOCK = 256
-# Of a device's memory, what photographs may take.
+# Largest share of a device's memory that the photos may take.
 _MEMORY_SHARE = 0.6
 
 
 def resident_batches(
     sampler: CropSampler, steps: range, mesh: Mesh, *, rows: slice = slice(None)
 ) -> Iterator[dict[str, jax.Array]]:
-    """The batches of `steps`, in order, cut by the devices.
+    """Cuts the batches of `steps`, in order, on the devices.
 
     Args:
-        sampler: says which crops.
-        steps: to deliver.
-        mesh: every device of which gets all photographs.
-        rows: the part of every batch that this process's devices need.
+        sampler: sampler that plans the crops and holds the photos.
+        steps: steps to deliver.
+        mesh: devices; each gets all photos.
+        rows: rows of every batch that this process's devices need.
 
     Returns:
-        What `split_batch` makes of `CropSampler.batch`.
+        An iterator over the batches, the same as `CropSampler.batch` would give after
+        `split_batch`.
 
     Raises:
-        InputError: the photographs do not fit the devices' memory.
+        InputError: the photos do not fit in a device's memory.
     """
     sizes = [3 * height * width for height, width in sampler.sizes]
     count = -(-sum(sizes) // _BLOCK) + _blocks_touched(sampler.patch_size)
@@ -77,14 +78,14 @@ def resident_batches(
 
 
 def _blocks_touched(side: int) -> int:
-    """By a crop's row, wherever in a block it starts."""
+    """Returns how many blocks a row of a crop touches at most."""
     return -(-(3 * side - 1) // _BLOCK) + 1
 
 
 def _cut(
     blocks: jax.Array, places: dict[str, jax.Array], *, side: int
 ) -> dict[str, jax.Array]:
-    """Crops whose first byte is at `offset` after `block`, their rows `stride` apart."""
+    """Cuts crops that start at `offset` in `block` and have rows `stride` bytes apart."""
     count = _blocks_touched(side)
 
     def row(block: jax.Array, start: jax.Array) -> jax.Array:

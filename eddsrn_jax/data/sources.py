@@ -1,6 +1,6 @@
-"""Where photographs come from: div2k of tensorflow-datasets, a folder, a package.
+"""Sources of photos: div2k of tensorflow-datasets, a folder, or scikit-image's wheel.
 
-A source knows its files without decoding them; `pack.py` decodes.
+A source lists its files without decoding them; `pack.py` decodes them.
 """
 
 import dataclasses
@@ -21,8 +21,8 @@ class File:
     """An image file.
 
     Attributes:
-        name: one of its own within its source.
-        content: its path, its bytes, or its pixels where it is decoded already.
+        name: unique name within the source.
+        content: path, bytes, or the pixels if the file is decoded already.
     """
 
     name: str
@@ -30,11 +30,11 @@ class File:
 
     @property
     def place(self) -> str:
-        """Where to find it, for messages."""
+        """The file's path, or else its name, for messages."""
         return str(self.content) if isinstance(self.content, Path) else self.name
 
     def read(self) -> np.ndarray:
-        """Its pixels, see `read_image`."""
+        """Returns the file's pixels, see `read_image`."""
         if isinstance(self.content, np.ndarray):
             return self.content
         return read_image(self.content, self.place)
@@ -42,11 +42,11 @@ class File:
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-    """The files that hold a set of photographs, as they were at some time.
+    """State of the files that hold a set of photos, at one time.
 
     Attributes:
-        name: of the set.
-        files: path, size and time of change (nanoseconds) of each.
+        name: name of the set.
+        files: path, size and modification time (nanoseconds) of each file.
     """
 
     name: str
@@ -54,19 +54,19 @@ class Listing:
 
     @property
     def key(self) -> str:
-        """The set's name with what changes when any file's name, size or time does."""
+        """The set's name, and a hash of the paths, sizes and times of its files."""
         text = repr((self.name, list(self.files)))
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A set of photographs.
+    """A set of photos.
 
     Attributes:
-        name: for messages and tables.
-        origin: the files on disk that hold it; they identify the set.
-        files: opens it: yields every photograph once, in a fixed order.
+        name: name in messages and tables.
+        origin: files on disk that hold the set and identify it.
+        files: function that yields every photo once, in a fixed order.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Source:
     files: Callable[[], Iterator[File]]
 
     def listing(self) -> Listing:
-        """Its files as they are now."""
+        """Returns the state of the source's files now."""
         stats = [(str(path.resolve()), path.stat()) for path in self.origin]
         files = ((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats)
         return Listing(self.name, tuple(files))
@@ -82,7 +82,7 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Photographs to train on, and others to validate on."""
+    """Photos to train on, and photos to validate on."""
 
     train: Source
     validation: Source
@@ -95,19 +95,19 @@ def open_split(
     tfds_data_dir: str = "",
     tfds_download: bool = False,
 ) -> Split:
-    """Finds the photographs of a config's `data.source`.
+    """Finds the photos of a config's `data.source`.
 
     Args:
-        source: "tfds:div2k" (its own validation set), "folder:DIR" (5 % of the files,
-            chosen by their names, are set apart for validation), or "bundled" (photos
-            inside scikit-image's wheel).
-        validation_source: another source to validate on; `source` is then trained on
-            whole.
-        tfds_data_dir: where tensorflow-datasets keeps its data; its default where empty.
-        tfds_download: whether tensorflow-datasets may fetch and prepare what is missing.
+        source: "tfds:div2k" (has its own validation set), "folder:DIR" (holds out 5 % of
+            the files for validation, chosen by their names), or "bundled" (photos inside
+            scikit-image's wheel).
+        validation_source: separate source for validation, in the same form. Folders are
+            then used whole; other sources keep their own split.
+        tfds_data_dir: folder of tensorflow-datasets' data; empty for its default.
+        tfds_download: whether tensorflow-datasets may download and prepare missing data.
 
     Raises:
-        InputError: unknown source, or its photographs are not there.
+        InputError: the source is unknown, or its photos are not there.
     """
     tfds_options = {"data_dir": tfds_data_dir, "download": tfds_download}
     if validation_source:
@@ -131,7 +131,7 @@ def open_split(
 
 
 def _open_whole(source: str, part: str, tfds_options: dict[str, Any]) -> Source:
-    """A folder as a whole, or the part of that name of a source that has its own."""
+    """Opens a folder as a whole, or the named part of a source with its own split."""
     kind, _, where = source.partition(":")
     if kind == "folder" and where:
         return folder_source(Path(where).expanduser())
@@ -141,10 +141,14 @@ def _open_whole(source: str, part: str, tfds_options: dict[str, Any]) -> Source:
 
 
 def folder_source(folder: Path, name: str = "") -> Source:
-    """All images below a folder.
+    """Returns a source of all images below a folder.
+
+    Args:
+        folder: folder to search.
+        name: name of the source; empty for the folder's name.
 
     Raises:
-        InputError: no such folder, or no image in it.
+        InputError: the folder does not exist or has no image in it.
     """
     return _paths_source(name or folder.name, folder, list_images(folder))
 
@@ -164,7 +168,7 @@ def _split_folder(folder: Path) -> Split:
             f"{folder}: {len(paths)} image; training and validation need one each"
         )
 
-    # By name: adding files later moves few others from one side to the other.
+    # Drawn by name, so that files added later move few others between the two sets.
     def draw(path: Path) -> str:
         return hashlib.sha256(path.relative_to(folder).as_posix().encode()).hexdigest()
 
@@ -175,8 +179,8 @@ def _split_folder(folder: Path) -> Split:
     )
 
 
-# The colour photographs in scikit-image's wheel. Those held out are in the public
-# domain or CC0, so that they can be shown. The stereo pair stays on one side.
+# The colour photos in scikit-image's wheel. The validation photos are in the public
+# domain or CC0, so that they can be shown. The stereo pair is in one set, not in both.
 BUNDLED_TRAIN = (
     "coffee.png",
     "hubble_deep_field.jpg",
@@ -190,7 +194,7 @@ BUNDLED_VALIDATION = ("astronaut.png", "chelsea.png")
 
 
 def _bundled_split() -> Split:
-    # Their folder alone: importing skimage.data would import all of scikit-image.
+    # Only the folder is looked up: importing skimage.data imports all of scikit-image.
     import importlib.util
 
     spec = importlib.util.find_spec("skimage")
@@ -207,7 +211,7 @@ def _bundled_split() -> Split:
 
 
 def import_tensorflow():
-    """TensorFlow, silent, and kept away from the accelerators that JAX uses."""
+    """Imports TensorFlow, silenced, and hides the accelerators that JAX uses from it."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     import tensorflow as tf
@@ -222,11 +226,11 @@ def _tfds_source(name: str, split: str, *, data_dir: str, download: bool) -> Sou
     import tensorflow_datasets as tfds
 
     dataset, _, config = name.partition("/")
-    # The hr photographs are the same in all of div2k's configs; x4 fits this project.
+    # The HR photos are the same in all of div2k's configs; x4 is this project's scale.
     full_name = f"{dataset}/{config or 'bicubic_x4'}"
     try:
         builder = tfds.builder(full_name, data_dir=data_dir or None)
-    # Its message is a page long.
+    # The library's own message is a page long.
     except (ValueError, tfds.core.DatasetNotFoundError) as error:
         raise InputError(
             f"config.data.source=tfds:{name}: tensorflow-datasets knows no {full_name}"

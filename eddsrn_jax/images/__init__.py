@@ -1,8 +1,7 @@
-"""Image files in: the one place where photographs are opened and decoded.
+"""The only package that opens and decodes photos.
 
-For training a photograph is uint8 RGB [H, W, 3], by `read_image`. With its gray, alpha
-and 16 bits as they are it comes from `open_photo` and `decode`, on which
-`eddsrn_jax.pictures` stands.
+`read_image` decodes a photo to uint8 RGB [H, W, 3] for training. `open_photo` and
+`decode` keep gray, alpha and 16 bits; `eddsrn_jax.images.pictures` builds on them.
 """
 
 import logging
@@ -19,13 +18,13 @@ _log = logging.getLogger(__name__)
 
 
 def list_images(folder: str | Path, *, recursive: bool = True) -> list[Path]:
-    """The image files of a folder, sorted.
+    """Returns the image files of a folder, sorted.
 
-    Hidden ones are left out; those with other extensions are counted in a warning.
+    Hidden files are left out. Files with other extensions are counted in a warning.
 
     Args:
-        folder: to search.
-        recursive: whether its subfolders are searched too.
+        folder: folder to search.
+        recursive: whether to search subfolders too.
 
     Raises:
         InputError: the folder does not exist or holds no image.
@@ -61,10 +60,10 @@ def _extensions() -> str:
 
 
 def count_pixels(file: Path | bytes, name: str) -> int:
-    """Height times width, from the header alone.
+    """Returns an image's height times width, from the header alone.
 
     Raises:
-        InputError: not an image.
+        InputError: the file is not a readable image.
     """
     with naming(name, "not a readable image"), open_photo(file) as photo:
         return photo.header.height * photo.header.width
@@ -73,19 +72,18 @@ def count_pixels(file: Path | bytes, name: str) -> int:
 def read_image(file: Path | bytes, name: str = "") -> np.ndarray:
     """Decodes an image file to RGB.
 
-    The EXIF orientation is applied. Gray becomes three equal channels; CMYK and
-    palettes are converted; alpha is dropped, and 16 bits are reduced to 8, with a
-    warning each.
+    The EXIF orientation is applied. Gray becomes three equal channels. CMYK and palettes
+    are converted to RGB. Dropping alpha and reducing 16 bits to 8 log a warning each.
 
     Args:
-        file: a path, or the file's content.
-        name: what to call it in messages; the path where empty.
+        file: path or content of the file.
+        name: name of the file in messages; if empty, the path.
 
     Returns:
-        uint8 [H, W, 3].
+        Pixels, uint8 [H, W, 3].
 
     Raises:
-        InputError: it cannot be decoded to the end.
+        InputError: the file cannot be decoded to the end.
     """
     name = name or str(file)
     with naming(name, "cannot be decoded"), open_photo(file) as photo:
@@ -98,7 +96,7 @@ def read_image(file: Path | bytes, name: str = "") -> np.ndarray:
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
-    """Writes uint8 [H, W, 3] in the format of the path's extension."""
+    """Writes an image, uint8 [H, W, 3], in the format of the path's extension."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_beside(path) as temporary:
         Image.fromarray(image).save(temporary)

@@ -1,4 +1,4 @@
-"""Opening and decoding image files, with all the kinds of pixels that they hold."""
+"""Opens and decodes image files, with all supported kinds of pixels."""
 
 import contextlib
 import dataclasses
@@ -14,16 +14,17 @@ from PIL import ExifTags, Image, ImageCms
 from eddsrn_jax.errors import InputError
 
 EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-# By content, whatever the extension: a PDF named .png is not opened. JPEG includes MPO.
+# The formats that are opened. The content decides, not the extension: a PDF named .png is
+# refused. JPEG includes MPO.
 _FORMATS = ("BMP", "DIB", "JPEG", "PNG", "TIFF", "WEBP")
-# The mode of the pixels, by the mode in which Pillow decodes.
+# The mode of the pixels in memory, by the mode in which Pillow decodes.
 _MODES = {
     **dict.fromkeys(("1", "L"), "L"),
     **dict.fromkeys(("LA", "La"), "LA"),
     **dict.fromkeys(("P", "RGB", "RGBX", "CMYK", "YCbCr", "LAB"), "RGB"),
     **dict.fromkeys(("PA", "RGBA", "RGBa"), "RGBA"),
 }
-# The channels to take, by how many there are and how many there shall be.
+# The channels to take, by the present and the wanted number of channels.
 _TAKEN = {
     (1, 3): [0, 0, 0],
     (2, 1): [0],
@@ -40,12 +41,12 @@ _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """What is known of a picture before it is decoded.
+    """Properties of an image that are known before it is decoded.
 
     Attributes:
-        height, width: in pixels, after the EXIF orientation.
-        channels: 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha.
-        dtype: uint8 or uint16.
+        height, width: size in pixels, after the EXIF orientation is applied.
+        channels: number of channels: 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha.
+        dtype: type of the pixels, uint8 or uint16.
     """
 
     height: int
@@ -56,16 +57,16 @@ class Header:
 
 @dataclasses.dataclass(frozen=True)
 class Photo:
-    """An open image file of which only the header is read.
+    """An open image file of which only the header has been read.
 
     Attributes:
-        stream: the file's bytes.
-        header: of what `decode` returns.
-        orientation: EXIF's, 1 to 8, that `decode` applies.
-        exif: all tags, of a TIFF file the structural ones too.
-        info: "icc_profile" and "dpi" where the file has them.
-        several: further pictures follow in the file.
-        image: Pillow's; None where it would open 16 bits as 8.
+        stream: file or bytes to read from.
+        header: size, channels and dtype of the pixels that `decode` returns.
+        orientation: EXIF orientation, 1 to 8, that `decode` applies.
+        exif: all EXIF tags; those of a TIFF file include its structural tags.
+        info: dict with "icc_profile" and "dpi" if the file has them.
+        several: whether further images follow in the file.
+        image: Pillow image; None for 16-bit TIFF files, which Pillow may open as 8 bits.
     """
 
     stream: BinaryIO
@@ -79,18 +80,19 @@ class Photo:
 
 @contextlib.contextmanager
 def naming(name: str, failure: str) -> Iterator[None]:
-    """Whatever is raised in the block becomes "NAME: FAILURE (reason)".
+    """Turns any exception of the block into an error "NAME: FAILURE (reason)".
 
     Raises:
-        InputError: for any exception: decoders raise what their bytes lead them to.
+        InputError: the block raised an exception. Decoders of untrusted bytes may raise
+            any type.
     """
     try:
         yield
     except Exception as error:
         reason = error.strerror if isinstance(error, OSError) else None
-        # Pillow's "cannot identify image file" ends in an object's address.
+        # Pillow's "cannot identify image file" ends with an object's address.
         reason = reason or " ".join(str(error).split(" <")[0].split())
-        # A key says nothing without its dictionary.
+        # The message of a KeyError is the bare key, so its type is added.
         if not reason or isinstance(error, KeyError):
             reason = f"{type(error).__name__} {reason}".strip()
         raise InputError(f"{name}: {failure} ({reason})") from error
@@ -102,7 +104,7 @@ def open_photo(file: Path | bytes) -> Iterator[Photo]:
     if isinstance(file, bytes):
         stream = io.BytesIO(file)
     elif file.exists() and not file.is_file():
-        # Opening a pipe would wait for its other end.
+        # Opening a named pipe would wait for its other end.
         raise InputError("not a file")
     else:
         stream = file.open("rb")
@@ -124,7 +126,7 @@ def _pillow(stream: BinaryIO) -> Photo:
     mode = _pixel_mode(mode, image)
     exif = _exif(image)
     orientation, size = exif.get(_ORIENTATION, 1), image.size[::-1]
-    # Pillow turns TIFF pictures itself, and tells their size after that.
+    # Pillow turns TIFF images itself, and its size is the one after turning.
     if image.format == "TIFF":
         _check_tiles(image)
         orientation = 1
@@ -136,7 +138,7 @@ def _pillow(stream: BinaryIO) -> Photo:
 
 
 def _pixel_mode(mode: str, image: Image.Image) -> str:
-    """The mode of an image's pixels in memory: L, LA, RGB or RGBA."""
+    """Returns the mode of an image's pixels in memory: L, LA, RGB or RGBA."""
     if mode not in _MODES:
         kind = "floating-point" if mode == "F" else "32-bit integer"
         raise InputError(f"{kind} pixels have no known range")
@@ -147,9 +149,9 @@ def _pixel_mode(mode: str, image: Image.Image) -> str:
 
 
 def _exif(image: Image.Image) -> Image.Exif:
-    """The EXIF tags, none where they cannot be parsed; never decodes pixels."""
+    """Returns the EXIF tags without decoding pixels; none if they cannot be parsed."""
     if image.format == "PNG" and "exif" not in image.info:
-        # They may follow the pixels, and Pillow would decode those to get there.
+        # The tags may follow the pixels, which Pillow would decode to reach them.
         position = image.fp.tell()
         for kind, offset, size in _png_chunks(image.fp):
             if kind == b"eXIf" and size < 2**24:
@@ -157,7 +159,7 @@ def _exif(image: Image.Image) -> Image.Exif:
                 image.info["exif"] = b"Exif\0\0" + image.fp.read(size - 12)
         image.fp.seek(position)
     try:
-        # Not PNG's own method, for the reason above.
+        # The method of Pillow's PNG class would decode the pixels.
         return Image.Image.getexif(image)
     except Exception as error:
         warnings.warn(f"EXIF cannot be read: {error}", stacklevel=2)
@@ -165,7 +167,7 @@ def _exif(image: Image.Image) -> Image.Exif:
 
 
 def _png_chunks(stream: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, offset and size of the chunks, their length and check included."""
+    """Yields kind, offset and size of each PNG chunk, length and checksum included."""
     offset = stream.seek(8)
     while len(head := stream.read(8)) == 8 and head[4:] != b"IEND":
         size = int.from_bytes(head[:4], "big") + 12
@@ -174,9 +176,9 @@ def _png_chunks(stream: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _check_tiles(image: Image.Image) -> None:
-    """Pillow leaves black what no strip of a TIFF file covers."""
+    """Raises InputError if a TIFF file lacks strips, which Pillow would leave black."""
     covered = sum((x1 - x0) * (y1 - y0) for _, (x0, y0, x1, y1), *_ in image.tile)
-    # Planes, if separate, are covered one by one; a compressed file is one tile.
+    # Separate planes are covered one by one; to Pillow a compressed file is one tile.
     planar = image.tag_v2.get(284) == 2 and image.tile[0][0] == "raw"
     planes = len(image.getbands()) if planar else 1
     if covered != image.width * image.height * planes:
@@ -184,7 +186,7 @@ def _check_tiles(image: Image.Image) -> None:
 
 
 def _wide_tiff(stream: BinaryIO) -> Photo | None:
-    """The header of a TIFF file of 16-bit gray or RGB, None for all other files."""
+    """Reads the header of a TIFF file of 16-bit gray or RGB; None for other files."""
     head = stream.read(8)
     stream.seek(0)
     if head[:4] not in (b"II*\0", b"MM\0*", b"II+\0"):
@@ -198,14 +200,14 @@ def _wide_tiff(stream: BinaryIO) -> Photo | None:
         exif.load_from_fp(stream)
     stream.seek(0)
     width, height, samples = exif.get(256, 0), exif.get(257, 0), exif.get(277, 1)
-    # Decoders take memory for one tile and all samples, however small the picture.
+    # Decoders allocate a whole tile with all its samples, even for a small image.
     if exif.get(322, 0) * exif.get(323, 0) > 4 * (width * height + 2**20) or samples > 16:
         raise InputError(f"{samples} samples, tiles of {exif.get(322)}x{exif.get(323)}")
     bits, formats = np.ravel(exif.get(258, 1)), np.ravel(exif.get(339, 1))
     photometric = exif.get(262)
     if photometric not in (0, 1, 2) or {*bits} != {16} or {*formats} != {1}:
         return None
-    # The directory may be cut for Pillow, and its end be read by libtiff all the same.
+    # libtiff may read to its end a directory that Pillow finds truncated.
     if not ({273, 279} <= set(exif) or {322, 323, 324, 325} <= set(exif)):
         raise InputError("strips or tiles are missing")
     colours = 3 if photometric == 2 else 1
@@ -214,7 +216,8 @@ def _wide_tiff(stream: BinaryIO) -> Photo | None:
     if orientation in _SIDEWAYS:
         size = size[::-1]
     header = Header(*size, colours + has_alpha, np.dtype(np.uint16))
-    # So EXIF calls the next directory, where a thumbnail would be.
+    # EXIF calls the next directory IFD1, and puts a thumbnail there. If it exists, it
+    # counts as a further image.
     several = bool(exif.get_ifd(ExifTags.IFD.IFD1))
     info = {"icc_profile": exif.get(34675)}
     unit = {2: 1.0, 3: 2.54}.get(exif.get(296, 2))
@@ -224,19 +227,23 @@ def _wide_tiff(stream: BinaryIO) -> Photo | None:
 
 
 def _extra_sample(exif: Image.Exif, colours: int) -> int:
-    """What the sample after the colours is: 1 premultiplied alpha, 2 alpha."""
-    # Four samples of RGB without a word on the fourth are read as RGBA everywhere.
+    """Returns the kind of the sample after the colours: 1 premultiplied, 2 alpha."""
+    # Other readers take a fourth sample of RGB as alpha if the tag is missing.
     default = 2 if colours == 3 else 0
     return int(np.ravel(exif.get(338, default))[0])
 
 
 def decode(photo: Photo) -> np.ndarray:
-    """The pixels of an open photo, upright.
+    """Decodes an open photo and turns it upright.
 
-    One bit and gray become one channel, all colours RGB (CMYK without its profile).
+    Gray and 1 bit become one channel. All colours become RGB; CMYK is converted without
+    its profile. Alpha is kept.
 
     Returns:
-        uint8 or uint16 [H, W, C], as the header says.
+        Pixels, uint8 or uint16 [H, W, C], as in the header.
+
+    Raises:
+        InputError: the pixels do not match the header.
     """
     if photo.image is None:
         pixels = _decode_wide_tiff(photo)
@@ -252,23 +259,23 @@ def decode(photo: Photo) -> np.ndarray:
 
 
 def _decode_png(stream: BinaryIO) -> np.ndarray:
-    """By libpng: Pillow has no 16-bit colour, and leaves black what a file lacks."""
+    """Decodes with libpng: Pillow lacks 16-bit colour and leaves missing pixels black."""
     stream.seek(0)
     file = memoryview(stream.read())
-    # Without all that is not pixels, about which libpng might complain.
+    # Other chunks are left out, since libpng might reject them.
     kept = [
         file[offset : offset + size]
         for kind, offset, size in _png_chunks(stream)
         if kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT")
     ]
-    # Here, so that photos in other formats can be trained on where it is not installed.
+    # Imported here, so that training on other formats works without imagecodecs.
     import imagecodecs
 
     return imagecodecs.png_decode(b"".join([file[:8], *kept, _PNG_END]))
 
 
 def to_array(image: Image.Image) -> np.ndarray:
-    """The pixels of a Pillow image of 8 bits, uint8 [H, W, C]."""
+    """Returns the pixels of an 8-bit Pillow image, uint8 [H, W, C]."""
     image.load()
     mode = _pixel_mode(image.mode, image)
     if image.mode == "LAB":
@@ -277,7 +284,7 @@ def to_array(image: Image.Image) -> np.ndarray:
     elif image.mode != mode:
         image = image.convert(mode)
     pixels = np.empty((image.height, image.width, _CHANNELS[mode]), np.uint8)
-    # By bands: of the whole image Pillow would make two more copies.
+    # Pillow would make two more copies of the whole image, so it is copied in bands.
     rows = max(1, 2**20 // image.width)
     for top in range(0, image.height, rows):
         band = image.crop((0, top, image.width, min(top + rows, image.height)))
@@ -308,7 +315,7 @@ def _decode_wide_tiff(photo: Photo) -> np.ndarray:
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """[H, W, C] turned as an EXIF orientation, 1 to 8, says."""
+    """Turns pixels [H, W, C] upright, given their EXIF orientation, 1 to 8."""
     if orientation in _SIDEWAYS:
         pixels = pixels.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
@@ -319,18 +326,19 @@ def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def convert(pixels: np.ndarray, channels: int, dtype: np.typing.DTypeLike) -> np.ndarray:
-    """The same picture in other channels and bits.
+    """Converts an image to another number of channels and another dtype.
 
-    Gray becomes three equal channels, alpha is dropped where there is no room for it.
-    65535 and 255 are the same white; 16 bits are rounded to 8, not cut.
+    Gray becomes three equal channels. Alpha is dropped if the result has no channel for
+    it. 65535 and 255 are the same white; 16 bits are rounded to 8, not truncated.
 
     Args:
-        pixels: uint8 or uint16 [H, W, C], gray, gray and alpha, RGB or RGBA.
-        channels: of the result. Alpha is not invented, and colour does not become gray.
-        dtype: uint8 or uint16.
+        pixels: uint8 or uint16 [H, W, C]: gray, gray and alpha, RGB or RGBA.
+        channels: number of channels of the result. Alpha cannot be added, and colour
+            cannot become gray.
+        dtype: type of the result, uint8 or uint16.
 
     Returns:
-        [H, W, channels] of the dtype; the pixels themselves where they are that already.
+        [H, W, channels] of the dtype; `pixels` itself if nothing changes.
     """
     if pixels.dtype == np.uint16 and dtype == np.uint8:
         quotient, rest = np.divmod(pixels, np.uint16(257))
@@ -343,10 +351,10 @@ def convert(pixels: np.ndarray, channels: int, dtype: np.typing.DTypeLike) -> np
 
 
 def from_pillow(image: Image.Image) -> np.ndarray:
-    """The pixels of a Pillow image, upright, uint8 or uint16 [H, W, C].
+    """Returns the pixels of a Pillow image, upright, uint8 or uint16 [H, W, C].
 
     Raises:
-        InputError: floating-point or 32-bit pixels, whose range is not known.
+        InputError: the pixels are floating-point or 32-bit, and their range is unknown.
     """
     if image.mode.startswith("I;16"):
         pixels = np.array(image, np.uint16)[:, :, None]
@@ -356,5 +364,8 @@ def from_pillow(image: Image.Image) -> np.ndarray:
 
 
 def to_pillow(pixels: np.ndarray) -> Image.Image:
-    """A Pillow image of uint8 [H, W, C], or of uint16 [H, W, 1]: it has no more."""
+    """Makes a Pillow image of uint8 [H, W, C] or uint16 [H, W, 1].
+
+    Pillow has no other kinds of 16-bit images.
+    """
     return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)

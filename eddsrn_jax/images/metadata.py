@@ -1,4 +1,4 @@
-"""What image files say beside their pixels."""
+"""Reads and adapts the metadata of image files: ICC profile, EXIF and resolution."""
 
 import contextlib
 import dataclasses
@@ -8,9 +8,9 @@ from PIL import ExifTags, Image, ImageCms
 
 from eddsrn_jax.images.decoding import Photo
 
-# What describes the photograph rather than the file it was in: description, make, model,
+# Tags that describe the photo rather than its file: description, make, model,
 # orientation, software, date, artist, host, copyright, the EXIF and GPS directories, and
-# what Windows adds.
+# the tags that Windows adds.
 _KEPT_TAGS = {
     *(0x010E, 0x010F, 0x0110, 0x0112, 0x0131, 0x0132, 0x013B, 0x013C, 0x8298),
     *(0x8769, 0x8825, 0x4746, 0x4749, 0x9C9B, 0x9C9C, 0x9C9D, 0x9C9E, 0x9C9F),
@@ -20,11 +20,12 @@ _EXIF_SIZE = (0xA002, 0xA003)
 
 @dataclasses.dataclass(frozen=True)
 class Metadata:
-    """What a file says beside its pixels.
+    """Metadata of a photo; None where the file has none.
 
     Attributes:
-        icc: the colour profile of the pixels as they were decoded.
-        exif: as Pillow wants it, "Exif\\0\\0" first; its orientation is upright.
+        icc: colour profile of the decoded pixels.
+        exif: EXIF data in Pillow's form, which starts with "Exif\\0\\0"; the orientation
+            is upright.
         dpi: horizontal and vertical dots per inch.
     """
 
@@ -34,31 +35,42 @@ class Metadata:
 
 
 def icc_profile(photo: Photo) -> bytes | None:
-    """The colour profile, None where there is none or no more than a stump."""
+    """Returns the colour profile, or None if it is missing or truncated."""
     icc = photo.info.get("icc_profile")
-    # A profile's own header has 128 bytes.
+    # A profile's header alone has 128 bytes.
     return icc if isinstance(icc, bytes) and len(icc) >= 128 else None
 
 
 def describes(icc: bytes, channels: int, *, strictly: bool) -> bool:
-    """Whether a profile is one of pixels with so many channels.
+    """Returns whether a colour profile suits pixels with a number of channels.
 
     Args:
-        icc: the profile.
-        channels: up to two for gray.
+        icc: colour profile.
+        channels: number of channels; one or two are gray.
         strictly: whether gray pixels need a profile of gray.
     """
     space = icc[16:20]
     if channels > 2:
         return space == b"RGB "
-    # Gray pixels with a profile of RGB are common and harmless.
+    # Gray pixels with an RGB profile are common and harmless.
     return space == b"GRAY" or (space == b"RGB " and not strictly)
 
 
 def cmyk_to_srgb(
     photo: Photo, icc: bytes | None, messages: list[str]
 ) -> tuple[Photo, bytes | None]:
-    """To sRGB by the embedded profile; without a usable one `decode` converts."""
+    """Converts CMYK to sRGB by the embedded profile, if it is usable.
+
+    Without a usable profile the photo is unchanged, and `decode` converts it to RGB.
+
+    Args:
+        photo: open photo of mode CMYK.
+        icc: colour profile of the photo, or None.
+        messages: list to which messages about the conversion are appended.
+
+    Returns:
+        The photo and the colour profile of its pixels.
+    """
     if icc:
         srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
         try:
@@ -75,25 +87,26 @@ def cmyk_to_srgb(
 
 
 def one_line(message: object) -> str:
-    """Its text without line breaks."""
+    """Returns a message's text without line breaks."""
     return " ".join(str(message).split())
 
 
 def resolution(photo: Photo) -> tuple[float, float] | None:
-    """Horizontal and vertical dots per inch, None where they cannot be."""
+    """Returns horizontal and vertical dots per inch, or None if missing or invalid."""
     dpi = photo.info.get("dpi")
     with contextlib.suppress(TypeError, ValueError, ZeroDivisionError):
         x, y = (float(value) for value in dpi)
-        # What JPEG can hold; beyond it is an error of the file.
+        # JPEG can hold this range; values beyond it are errors in the file.
         if 1 <= x <= 65535 and 1 <= y <= 65535:
             return x, y
     return None
 
 
 def upright_exif(exif: Image.Exif, size: tuple[int, int] | None = None) -> Image.Exif:
-    """The tags of the photograph, without those of the file, for upright pixels.
+    """Returns the tags that describe the photo, with an upright orientation.
 
-    Where they name its width and height, these become those of `size`.
+    Tags that describe its file are dropped. If the tags include the photo's width and
+    height, they are set to `size`, (width, height).
     """
     kept = Image.Exif()
     kept.endian = "<"
@@ -111,6 +124,6 @@ def upright_exif(exif: Image.Exif, size: tuple[int, int] | None = None) -> Image
 
 
 def _writable(value: object) -> object:
-    # Pillow reads text as Latin-1 but writes it as ASCII, with question marks.
+    # Pillow reads text as Latin-1, but writes it as ASCII with question marks.
     is_text = isinstance(value, str) and not value.isascii()
     return value.encode("latin-1") if is_text else value

@@ -1,8 +1,8 @@
-"""Pictures of users: read with all that their files hold, and written so.
+"""Reads and writes users' pictures with gray, alpha, 16 bits and metadata.
 
-A picture in memory is uint8 or uint16 [H, W, C], upright; C is 1 gray, 2 gray and alpha,
-3 RGB or 4 RGB and alpha. PNG and TIFF hold all of these, in the others something is lost:
-`fit_to_format` tells what.
+A picture in memory is upright, uint8 or uint16 [H, W, C]. C is 1 for gray, 2 for gray and
+alpha, 3 for RGB or 4 for RGB and alpha. PNG and TIFF hold all of these. Other formats
+lose something, which `fit_to_format` lists.
 """
 
 import contextlib
@@ -48,10 +48,10 @@ _MAX_SIDE = {"WebP": 16383, "JPEG": 65535}
 _FORMATS = dict(
     zip(EXTENSIONS, ("BMP", "JPEG", "JPEG", "PNG", "TIFF", "TIFF", "WebP"), strict=True)
 )
-# Bytes of pixels; a little below the 4 GiB that its offsets reach.
+# Bytes of pixels in a classic TIFF file, a little below the 4 GiB that its offsets reach.
 _LARGEST_TIFF = 4_000_000_000
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
-# Level 6 takes 1.1 s instead of 0.4 for 4 megapixels, and 4 % less space.
+# Level 6 takes 1.1 s instead of 0.4 s for 4 megapixels, and saves only 4 % of space.
 _PNG_LEVEL = 3
 _OPTIONS = {
     "JPEG": {"quality": 95, "subsampling": "4:4:4"},
@@ -63,10 +63,10 @@ _undisturbed = threading.Lock()
 
 
 def read_header(path: str | Path) -> Header:
-    """Size and kind of a picture, without decoding it.
+    """Reads the size, channels and dtype of a picture, without decoding it.
 
     Raises:
-        InputError: not a readable image.
+        InputError: the file is not a readable image.
     """
     path = Path(path)
     with (
@@ -78,15 +78,15 @@ def read_header(path: str | Path) -> Header:
 
 
 def read_picture(path: str | Path) -> tuple[np.ndarray, Metadata]:
-    """Decodes a picture; what is converted or left out is logged as a warning.
+    """Decodes a picture, and logs a warning for all that is converted or left out.
 
-    Memory follows the header's pixel count, which is for the caller to check.
+    Memory is proportional to the header's pixel count, which callers must check first.
 
     Returns:
-        uint8 or uint16 [H, W, C] as its header says, and its metadata.
+        The pixels, uint8 or uint16 [H, W, C] as in the header, and the metadata.
 
     Raises:
-        InputError: it cannot be decoded to the end.
+        InputError: the file cannot be decoded to the end.
     """
     path = Path(path)
     messages = []
@@ -114,9 +114,9 @@ def read_picture(path: str | Path) -> tuple[np.ndarray, Metadata]:
 
 @contextlib.contextmanager
 def _collected_warnings(messages: list[str]) -> Iterator[None]:
-    """What the libraries warn of, as messages; and no limit of Pillow's to the pixels.
+    """Appends the libraries' warnings to `messages`, and lifts Pillow's pixel limit.
 
-    All these are settings of the process: the lock has one thread at a time change them.
+    Both are settings of the process, so a lock lets one thread at a time change them.
     """
 
     def collect(record: logging.LogRecord) -> bool:
@@ -141,17 +141,17 @@ def _collected_warnings(messages: list[str]) -> Iterator[None]:
 
 
 def fit_to_format(suffix: str, header: Header) -> tuple[int, np.dtype, list[str]]:
-    """What of a picture a format can hold.
+    """Returns the channels and dtype in which a format can hold a picture.
 
     Args:
-        suffix: the file's extension, such as ".jpg".
-        header: of the picture to be written.
+        suffix: extension of the file, such as ".jpg".
+        header: size, channels and dtype of the picture.
 
     Returns:
-        Channels and dtype for `convert`, and messages of what is lost.
+        Channels and dtype for `convert`, and a message for each loss.
 
     Raises:
-        InputError: unknown extension, or a side longer than the format allows.
+        InputError: the extension is unknown, or a side is longer than the format allows.
     """
     file_format = _format(suffix)
     height, width, channels = header.height, header.width, header.channels
@@ -169,7 +169,7 @@ def fit_to_format(suffix: str, header: Header) -> tuple[int, np.dtype, list[str]
         losses.append(f"reduced to 8 bits: {file_format} has no more")
         dtype = np.dtype(np.uint8)
     if file_format == "WebP":
-        # It stores colour only, gray looks the same in it.
+        # WebP stores only colour, in which gray looks the same.
         channels = {1: 3, 2: 4}.get(channels, channels)
     return channels, dtype, losses
 
@@ -186,22 +186,22 @@ def write_picture(
 ) -> list[str]:
     """Writes a picture in the format of the path's extension.
 
-    JPEG has quality 95 and full colour resolution (4:4:4); WebP is lossy, of quality 95;
-    PNG and TIFF (deflate) are lossless. The file appears at once under its name, written
-    or not to the end: write to another name and rename it.
+    JPEG has quality 95 and full colour resolution (4:4:4). WebP is lossy with quality 95.
+    PNG and TIFF (deflate) are lossless. The write is not atomic: pass a temporary name,
+    and rename the file afterwards.
 
     Args:
-        path: ends in one of `EXTENSIONS`; the folder exists.
-        pixels: an image of mode L, LA, RGB or RGBA, never copied as a whole if its
-            format holds it, or uint8 or uint16 [H, W, C].
-        metadata: written as far as the format holds it.
+        path: file that ends in one of `EXTENSIONS`, in an existing folder.
+        pixels: Pillow image of mode L, LA, RGB or RGBA, or array [H, W, C], uint8 or
+            uint16. A Pillow image is not copied as a whole if the format can hold it.
+        metadata: metadata to write, as far as the format can hold it.
 
     Returns:
-        Messages: what the format cannot hold, metadata that could not be written.
+        A message for each loss of pixel data and for metadata that was not written.
 
     Raises:
         InputError: see `fit_to_format`.
-        OSError: it cannot be written, the disk is full.
+        OSError: the file cannot be written, for example to a full disk.
     """
     path = Path(path)
     file_format, header = _format(path.suffix), _header_of(pixels)
@@ -219,7 +219,8 @@ def write_picture(
             _write(path, file_format, pixels, kept)
             break
         except Exception as error:
-            # With a number it is the system's: a full disk is no matter of metadata.
+            # An errno means an error of the system, such as a full disk. Leaving out
+            # metadata would not help.
             if kept == Metadata() or getattr(error, "errno", None):
                 raise
             lost = "EXIF" if kept.exif else "ICC profile and resolution"
@@ -237,12 +238,12 @@ def _header_of(pixels: Image.Image | np.ndarray) -> Header:
 def _fitting(
     metadata: Metadata, file_format: str, channels: int, messages: list[str]
 ) -> Metadata:
-    """The part of the metadata that a file can hold, true for what is in it."""
+    """Returns the metadata that a format can hold and that suits the channels."""
     icc, exif, dpi = metadata.icc, metadata.exif, metadata.dpi
     if file_format == "BMP" and (icc or exif):
         messages.append("ICC profile and EXIF dropped: BMP has none")
         icc = exif = None
-    # libpng ignores profiles of RGB in gray files.
+    # libpng ignores RGB profiles in gray files.
     if icc and not describes(icc, channels, strictly=file_format == "PNG"):
         messages.append("ICC profile dropped: it does not describe these pixels")
         icc = None
@@ -269,7 +270,7 @@ def _write(
 
 
 def _wide_png(pixels: np.ndarray, metadata: Metadata) -> bytes:
-    """PNG of 16 bits, which Pillow does not write."""
+    """Encodes a 16-bit PNG file, as Pillow cannot write 16-bit colour."""
     chunks = []
     if metadata.icc:
         chunks.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(metadata.icc)))
@@ -279,7 +280,7 @@ def _wide_png(pixels: np.ndarray, metadata: Metadata) -> bytes:
     if metadata.exif:
         chunks.append((b"eXIf", metadata.exif.removeprefix(b"Exif\0\0")))
     data = imagecodecs.png_encode(pixels, level=_PNG_LEVEL)
-    # After the signature and the header, which come first and are 33 bytes.
+    # The chunks go after the signature and the header, which have 33 bytes.
     return data[:33] + b"".join(_chunk(*chunk) for chunk in chunks) + data[33:]
 
 
@@ -291,7 +292,7 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
 def _write_tiff(
     path: Path, pixels: Image.Image | np.ndarray, metadata: Metadata, exif: Image.Exif
 ) -> None:
-    """In strips, by tifffile: Pillow has no 16-bit colour and ends at 4 GB."""
+    """Writes in strips with tifffile: Pillow lacks 16-bit colour and files over 4 GB."""
     header = _header_of(pixels)
     height, width, channels = header.height, header.width, header.channels
     rows = max(1, 2**18 // width)
@@ -321,7 +322,7 @@ def _write_tiff(
 
 
 def _strip(pixels: Image.Image | np.ndarray, top: int, bottom: int) -> bytes:
-    """The rows from top to bottom, coded as TIFF's deflate with differences."""
+    """Encodes rows [top, bottom) as a TIFF strip: deflate of horizontal differences."""
     if isinstance(pixels, Image.Image):
         rows = np.asarray(pixels.crop((0, top, pixels.width, bottom)))
     else:
@@ -330,13 +331,13 @@ def _strip(pixels: Image.Image | np.ndarray, top: int, bottom: int) -> bytes:
 
 
 def _add_exif(path: Path, exif: Image.Exif) -> None:
-    """Joins the tags to those of a TIFF file, which tifffile would leave out."""
+    """Adds EXIF tags to a TIFF file, which tifffile does not write."""
     with path.open("r+b") as file:
         file.seek(4)
         entries = _entries(file, int.from_bytes(file.read(4), "little"))
         start = file.seek(0, io.SEEK_END)
         start += file.write(bytes(start % 2))
-        # A directory whose offsets count from the beginning of this file.
+        # The offsets of this directory count from the beginning of the file.
         file.write(exif.tobytes(start).removeprefix(b"Exif\0\0")[8:])
         entries = _entries(file, start) | entries
         start = file.seek(0, io.SEEK_END)
@@ -348,7 +349,7 @@ def _add_exif(path: Path, exif: Image.Exif) -> None:
 
 
 def _entries(file: BinaryIO, offset: int) -> dict[int, bytes]:
-    """The entries of a little-endian TIFF directory, by tag."""
+    """Reads the entries of a little-endian TIFF directory, by tag."""
     file.seek(offset)
     (count,) = struct.unpack("<H", file.read(2))
     entries = [file.read(12) for _ in range(count)]

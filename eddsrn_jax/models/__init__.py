@@ -1,13 +1,17 @@
-"""Networks, one file each, and what is asked of any of them.
+"""Networks, one file each, and the functions that work with any of them.
 
-A network maps a batch, float RGB [N, h, w, 3] in [0, 1], to images by name: "sr", of
-four times the size, and "deblurred", of the same, or one of them; training may compare
-others in their place (see losses.joint_loss). It has a `dtype` to compute in; `stride`, a
-multiple of which it extends sizes to; and `reach`, how many pixels before a multiple of
-the stride can change what comes after it.
+A network maps a batch of images, float RGB [N, h, w, 3] in [0, 1], to images by name:
+"sr" (four times as large), "deblurred" (the same size), or both. It may also return
+luminance, which the training loss compares in place of "sr" (see losses.joint_loss).
+Every network has three attributes:
 
-All its arrays are one tree, `params`: those that are trained, and the running statistics
-of batch norm where there are any.
+- `dtype`: the dtype that it computes in.
+- `stride`: height and width are extended to a multiple of this.
+- `reach`: receptive-field radius in pixels of the small image, measured from a multiple
+  of `stride`.
+
+All arrays of a network form one tree, `params`: the trained parameters and, with batch
+norm, its running statistics.
 """
 
 import functools
@@ -57,24 +61,23 @@ NETWORKS: Mapping[str, type[nn.Module]] = {
         *(EDDSRN, HalfSizeEDDSRN, SRResNet, LapSRN, VDSR, EDSR, DeblurCNN, SCGAN),
     )
 }
-# What batch norm calls its statistics; no parameter is called so.
+# Names of batch norm's running statistics. No trained parameter has these names.
 _STATISTICS = ("mean", "var")
 
 
 def make_network(
     name: str, fields: Mapping[str, Any], *, num_arrays: int | None = None
 ) -> nn.Module:
-    """The network of a config or a file of weights.
+    """Builds the network that a config or a weights file describes.
 
     Args:
         name: one of NETWORKS.
         fields: keyword arguments of the network.
-        num_arrays: number of parameter arrays, if they come from an untrusted file. A
-            field that counts layers cannot exceed it; tracing a larger one would never
-            end.
+        num_arrays: number of parameter arrays in an untrusted file. No field that counts
+            layers may exceed it; tracing a larger network would never end.
 
     Raises:
-        InputError: no such network, field or front end, or too few arrays.
+        InputError: unknown network, field or front end, or too few arrays.
     """
     if name not in NETWORKS:
         raise InputError(f"no network {name!r}, only {', '.join(NETWORKS)}")
@@ -92,13 +95,13 @@ def make_network(
 
 
 def init_params(model: nn.Module, key: jax.Array) -> Any:
-    """Initial parameters; not jitted, which would take several times as long."""
+    """Returns initial parameters; not jitted, as that takes several times as long."""
     variables = model.init(key, jnp.zeros((1, STRIDE, STRIDE, 3)))
     return join_params(variables["params"], variables.get("batch_stats", {}))
 
 
 def abstract_params(model: nn.Module) -> Any:
-    """Names, shapes and dtypes of the parameters, on the first device."""
+    """Returns names, shapes and dtypes of the parameters, on the first device."""
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     shapes = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
     return jax.tree.map(
@@ -107,26 +110,26 @@ def abstract_params(model: nn.Module) -> Any:
 
 
 def apply(model: nn.Module, params: Any, images: jax.Array) -> dict[str, jax.Array]:
-    """What a trained network makes of a batch."""
+    """Applies a network to a batch, with batch norm's running statistics."""
     trained, statistics = split_params(params)
     return model.apply({"params": trained, "batch_stats": statistics}, images)
 
 
 def abstract_outputs(model: nn.Module) -> dict[str, jax.ShapeDtypeStruct]:
-    """Names, shapes and dtypes of all that a network makes of a small image."""
+    """Returns names, shapes and dtypes of a network's outputs for one small image."""
     image = jax.ShapeDtypeStruct((1, STRIDE, STRIDE, 3), "float32")
     return jax.eval_shape(functools.partial(apply, model), abstract_params(model), image)
 
 
 def split_params(params: Any) -> tuple[Any, Any]:
-    """A network's arrays as those that are trained, and statistics of batch norm."""
+    """Splits a network's arrays into trained parameters and batch norm's statistics."""
     flat = flax.traverse_util.flatten_dict(params)
     statistics = {path: flat.pop(path) for path in [*flat] if path[-1] in _STATISTICS}
     return tuple(map(flax.traverse_util.unflatten_dict, (flat, statistics)))
 
 
 def join_params(trained: Any, statistics: Any) -> Any:
-    """The inverse of `split_params`."""
+    """Joins what `split_params` splits."""
     trees = map(flax.traverse_util.flatten_dict, (trained, statistics))
     flat = {path: leaf for tree in trees for path, leaf in tree.items()}
     return flax.traverse_util.unflatten_dict(flat)

@@ -1,7 +1,7 @@
-"""Convolutions whose gradients are fast on CPUs, with the results of XLA's own.
+"""Convolutions with fast gradients on CPUs; the results equal those of XLA's own.
 
-Feature maps are [N, H, W, C]. Times here are of two cores of an Intel Xeon with AVX-512
-and AMX, with oneDNN, as the commands set XLA's flags on x86.
+Feature maps are [N, H, W, C]. Times were measured on two cores of an Intel Xeon with
+AVX-512 and AMX, with oneDNN, which the commands enable through XLA's flags on x86.
 """
 
 import jax
@@ -9,17 +9,22 @@ import jax.numpy as jnp
 from jax import lax
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
-# Up to so many outputs it is they that are stacked.
+# `stacked_gradient` is used up to this many output channels.
 _FEW = 4
 
 
 def convolve(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
-    """Stride 1, zeros around, the size of the input; on CPUs for reverse mode only.
+    """Convolves with stride 1 and zero padding; keeps height and width.
+
+    On CPUs only reverse-mode differentiation works.
 
     Args:
         x: [N, H, W, C].
-        kernel: [size, size, C, C'], its size odd.
+        kernel: [size, size, C, C'], size odd.
         bias: [C'].
+
+    Returns:
+        [N, H, W, C'].
     """
     if jax.default_backend() == "cpu":
         return _on_cpu(x, kernel, bias)
@@ -48,8 +53,8 @@ def _backward(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     x, kernel = saved
     size, *_, outputs = kernel.shape
-    # Without it XLA sums in bfloat16 what it has spread over windows: 190 ms of a step
-    # of the paper-size network that takes 1,100.
+    # Without this barrier XLA sums, in bfloat16, values that it has spread over windows.
+    # That takes 190 ms of a 1,100 ms step of the paper-size network.
     gradient = lax.optimization_barrier(gradient)
     flipped = lax.rev(kernel, (0, 1)).swapaxes(2, 3)
     if outputs <= _FEW:
@@ -64,19 +69,20 @@ def _backward(
 _on_cpu.defvjp(_forward, _backward)
 
 
-# The gradient in the kernel, in three ways. Each takes what was convolved, [N, H, W, C];
-# the gradient in the result, [N, H, W, C']; and the kernel's size; each returns
-# [size, size, C, C'].
+# Three ways to compute the gradient with respect to the kernel. Each takes the input of
+# the convolution, [N, H, W, C], the gradient with respect to its output, [N, H, W, C'],
+# and the kernel's size. Each returns [size, size, C, C'].
 
 
 def flipped_gradient(x: jax.Array, gradient: jax.Array, size: int) -> jax.Array:
-    """As a convolution of flipped images: for float32.
+    """Computes a kernel's gradient as a convolution of flipped images, for float32.
 
-    It is an ordinary convolution of the images (channels as batch) with a kernel as large
-    as an image (batch as channels). oneDNN takes 2 to 3 times as long for such kernels as
-    Eigen does, and XLA leaves a convolution to Eigen where its kernel is a reversal. 3x3,
-    ms: 64 to 64 channels at 8 x 48 x 48, 14.6 without flipping, 10.3 with it; 512 to 512
-    at 8 x 6 x 6, 6.7 and 4.6.
+    The gradient is an ordinary convolution of the images (channels as batch) with a
+    kernel as large as an image (batch as channels). oneDNN takes 2 to 3 times as long as
+    Eigen for such kernels. XLA leaves a convolution to Eigen if its kernel is a reversal.
+
+    Times for 3x3 kernels: 64 to 64 channels at 8 x 48 x 48 take 14.6 ms without flipping
+    and 10.3 with it; 512 to 512 at 8 x 6 x 6 take 6.7 and 4.6.
     """
     images = lax.rev(x.transpose(3, 1, 2, 0), (1, 2))
     kernel = lax.rev(gradient.transpose(1, 2, 0, 3), (0, 1))
@@ -88,10 +94,11 @@ def flipped_gradient(x: jax.Array, gradient: jax.Array, size: int) -> jax.Array:
 
 
 def product_gradient(x: jax.Array, gradient: jax.Array, size: int) -> jax.Array:
-    """As one matrix product, of columns shifted by rows shifted: for bfloat16.
+    """Computes a kernel's gradient as one matrix product, for bfloat16.
 
-    64 to 256 channels at 8 x 96 x 96, 39 ms where XLA's own takes 144; 64 to 64 at
-    8 x 192 x 192, 83 and 107; 512 to 512 at 8 x 6 x 6, 1.4 and 2.6.
+    The factors are the input, shifted along columns, and the gradient, shifted along
+    rows. Times: 64 to 256 channels at 8 x 96 x 96 take 39 ms, with XLA's own gradient
+    144; 64 to 64 at 8 x 192 x 192, 83 and 107; 512 to 512 at 8 x 6 x 6, 1.4 and 2.6.
     """
     *_, width, inputs = x.shape
     half = size // 2
@@ -109,10 +116,10 @@ def product_gradient(x: jax.Array, gradient: jax.Array, size: int) -> jax.Array:
 
 
 def stacked_gradient(x: jax.Array, gradient: jax.Array, size: int) -> jax.Array:
-    """As one matrix product, of x by the gradient shifted: for a few outputs.
+    """Computes a kernel's gradient as one matrix product, for a few output channels.
 
-    64 to 3 channels at 8 x 192 x 192, 15 ms where XLA's own takes 97; in bfloat16 8 and
-    26.
+    The factors are the input and all shifts of the gradient. Times: 64 to 3 channels at
+    8 x 192 x 192 take 15 ms, with XLA's own gradient 97; in bfloat16 8 and 26.
     """
     _, height, width, inputs = x.shape
     half = size // 2
@@ -127,8 +134,9 @@ def stacked_gradient(x: jax.Array, gradient: jax.Array, size: int) -> jax.Array:
 
 
 def _sum_of_products(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Over all positions: [N, H, W, A], [N, H, W, B] -> [A, B].
+    """Sums outer products over all positions: [N, H, W, A], [N, H, W, B] -> [A, B].
 
-    XLA transposes the first, which costs more than all else where it has many channels.
+    XLA transposes the first factor. If that has many channels, the transposition costs
+    more than everything else.
     """
     return jnp.tensordot(a, b, axes=((0, 1, 2), (0, 1, 2)))

@@ -1,9 +1,9 @@
-"""DeblurCNN, a plain deep network that deblurs at the size of its input.
+"""DeblurCNN, a plain deep network that deblurs and keeps the size of its input.
 
 Images are float RGB in [0, 1], [N, h, w, 3]; outputs are not clipped.
 
 Source: Hradis, Kotera, Zemcik, Sroubek, "Convolutional Neural Networks for Direct Text
-Deblurring", BMVC 2015, the network L15 of its Table 1.
+Deblurring", BMVC 2015, network L15 of its Table 1.
 """
 
 import flax.linen as nn
@@ -13,8 +13,8 @@ from jax.typing import DTypeLike
 from eddsrn_jax.models.front_end import front_end_reach, network_input
 from eddsrn_jax.models.layers import Conv
 
-# Size and filters of each layer. Together the sizes take 50 pixels off an image that is
-# not padded, as the authors' deployed network does (200 to 150).
+# Kernel size and number of filters of each layer. Without padding these kernels shrink an
+# image by 50 pixels, as the authors' deployed network does (200 to 150).
 L15 = (
     *((19, 128), (1, 320), (1, 320), (1, 320), (1, 128)),
     *((3, 128), (1, 512), (5, 128), (5, 128), (3, 128)),
@@ -25,12 +25,12 @@ L15 = (
 class DeblurCNN(nn.Module):
     """Fifteen convolutions with ReLU between them.
 
-    Differs: padded with zeros, so that nothing is lost at the edges.
+    Differs: zero padding, so that the output keeps the size of the input.
 
     Attributes:
-        layers: size and filters of each.
-        front_end: name of a bank, see models/front_end.py; empty for none.
-        dtype: of the computation; parameters and outputs are float32.
+        layers: kernel size and number of filters of each layer.
+        front_end: name of a filter bank, see models/front_end.py; empty for none.
+        dtype: computation dtype; parameters and outputs are float32.
     """
 
     stride = 1
@@ -58,6 +58,6 @@ class DeblurCNN(nn.Module):
 
     @property
     def reach(self) -> int:
-        """Pixels around one that can change what it becomes."""
+        """Receptive-field radius in pixels."""
         reach = sum(size // 2 for size, _ in self.layers)
         return reach + front_end_reach(self.front_end)

@@ -1,4 +1,4 @@
-"""ED-DSRN: one trunk, two heads; a blurry small image in, two better ones out.
+"""ED-DSRN, a network with one trunk and two heads: super-resolution and deblurring.
 
 Images are float RGB in [0, 1], [N, h, w, 3]; outputs are not clipped.
 
@@ -23,20 +23,21 @@ from eddsrn_jax.models.layers import (
 from eddsrn_jax.resize import bicubic_upscale
 
 SCALE = 4
-# Three poolings: the trunk works on sizes that are multiples of this.
+# The trunk pools three times, so its input must be a multiple of this.
 STRIDE = 8
 
 
 class Trunk(nn.Module):
-    """Encoder and decoder with three skips, [N, h, w, 3] -> [N, h, w, features[0]].
+    """Encoder and decoder with three skips, [N, h, w, C] -> [N, h, w, features[0]].
 
-    Encoder: a 7x7 convolution, then three times pool, widen, residual block. Decoder:
-    three times up-convolution, plus the skip of that size, ReLU, residual block (none
-    at full size). Every skip passes a 3x3 convolution. Height and width must be
-    multiples of 8.
+    The encoder is a 7x7 convolution, then three times: pool, widen, residual block. The
+    decoder is three times: up-convolution, addition of the skip of that size, ReLU,
+    residual block (none at full size). Every skip passes through a 3x3 convolution.
+    Height and width must be multiples of 8.
 
-    Differs: the paper states neither widths nor the convolutions of a block. With the
-    defaults the network costs 1.2 times SRResNet, near what the paper's times say.
+    Differs: the paper states neither the widths nor the convolutions of a block. With
+    the defaults the network costs 1.2 times as much as SRResNet, which is close to the
+    ratio of the paper's times.
     """
 
     features: tuple[int, int, int, int] = (64, 128, 256, 512)
@@ -69,9 +70,10 @@ class Trunk(nn.Module):
 
 
 class SuperResolutionHead(nn.Module):
-    """Trunk features to the x4 residual image, [N, h, w, C] -> [N, 4h, 4w, 3].
+    """Head from trunk features to the x4 residual image, [N, h, w, C] -> [N, 4h, 4w, 3].
 
-    Three flat convolutions, two sub-pixel convolutions of x2, a flat one, then RGB.
+    It has three flat convolutions, two sub-pixel convolutions of x2, a flat convolution
+    and a convolution to RGB.
 
     Attributes:
         features: widths at x1, x2 and x4.
@@ -92,9 +94,9 @@ class SuperResolutionHead(nn.Module):
 
 
 class DeblurringHead(nn.Module):
-    """Trunk features to the deblurring residual, [N, h, w, C] -> [N, h, w, 3].
+    """Head from trunk features to the deblurring residual, [N, h, w, C] -> [N, h, w, 3].
 
-    Three flat convolutions, the last one to RGB.
+    It has three flat convolutions, the last one to RGB.
     """
 
     features: int = 64
@@ -108,20 +110,21 @@ class DeblurringHead(nn.Module):
 
 
 class EDDSRN(nn.Module):
-    """The whole network; without the deblurring head it is the paper's ED-SRN.
+    """The whole ED-DSRN; without the deblurring head it is the paper's ED-SRN.
 
     Attributes:
         features: widths of the trunk at full, 1/2, 1/4 and 1/8 size.
-        num_pairs: pairs of convolutions in each residual block.
+        num_pairs: number of pairs of convolutions in each residual block.
         sr_features: widths of the super-resolution head at x1, x2 and x4.
         deblur_features: width of the deblurring head; 0 leaves the head out.
-        front_end: name of a bank, see models/front_end.py; empty for none, as the paper.
-        dtype: of the computation; parameters and outputs are float32.
-        rematerialize: whether training computes residual blocks and heads a second time,
-            backwards, rather than keep all that is within them: less memory, more time.
+        front_end: name of a filter bank, see models/front_end.py; empty for none, as in
+            the paper.
+        dtype: computation dtype; parameters and outputs are float32.
+        rematerialize: whether the backward pass of training recomputes the activations
+            of residual blocks and heads: less memory, more time.
     """
 
-    # Sizes that are no multiple of it are extended.
+    # Height and width are extended to a multiple of this.
     stride = STRIDE
 
     features: tuple[int, int, int, int] = (64, 128, 256, 512)
@@ -134,15 +137,15 @@ class EDDSRN(nn.Module):
 
     @nn.compact
     def __call__(self, lr_blur: jax.Array) -> dict[str, jax.Array]:
-        """Restores a batch of any height and width, 1 x 1 up.
+        """Restores a batch of any height and width, from 1 x 1.
 
-        Sizes that are no multiple of 8 are extended by reflection, outputs cut back.
+        Reflection extends sizes that are not multiples of 8; outputs are cut back.
 
         Args:
             lr_blur: float [N, h, w, 3] in [0, 1].
 
         Returns:
-            "sr": float32 [N, 4h, 4w, 3]; with a deblurring head also "deblurred":
+            "sr": float32 [N, 4h, 4w, 3]. With a deblurring head also "deblurred":
             float32 [N, h, w, 3].
         """
         _, h, w, _ = lr_blur.shape
@@ -163,21 +166,23 @@ class EDDSRN(nn.Module):
 
     @property
     def reach(self) -> int:
-        """How many pixels before a multiple of STRIDE can change what comes after it.
+        """Receptive-field radius in pixels of the small image, from a multiple of STRIDE.
 
-        By symmetry as many after it change what comes before. Going back from output
-        pixel 0: the super-resolution head sees 2 pixels at x4, so one at x2 and its
-        convolution another; the same again at x1, and three flat convolutions: 5 in all.
-        Then the decoder, whose first pixel at each smaller size is the one above halved,
-        rounded away from 0, and the encoder, where it doubles. With two pairs in a block
-        it is 121 pixels, with one 77.
+        Pixels up to this far before the multiple can change outputs after it. By symmetry
+        the same holds in the other direction.
+
+        The computation goes back from the output. In the super-resolution head the
+        radius is 2 pixels at x4. At x2 it is half of that plus one for a convolution: 2.
+        At x1 it is again 2, plus 3 for the flat convolutions: 5. At each smaller size of
+        the decoder the radius halves, rounded up; at each larger size of the encoder it
+        doubles. The result is 121 pixels with two pairs in a block, and 77 with one.
         """
         block = 2 * self.num_pairs
-        # Up-convolution to full size, at 1/2; then block and up-convolution at 1/4.
+        # Up-convolution and block at 1/2 and at 1/4, up-convolution at 1/8.
         half = -(-5 // 2) + 1 + block
         quarter = -(-half // 2) + 1 + block
         eighth = -(-quarter // 2) + 1
         for _ in range(3):
-            # A block, the convolution that widens, and the pooling.
+            # Block, widening convolution and pooling.
             eighth = 2 * (eighth + block + 1)
         return eighth + 3 + front_end_reach(self.front_end)

@@ -1,4 +1,4 @@
-"""EDSR, wide residual blocks without batch norm.
+"""EDSR, a network of wide residual blocks without batch norm.
 
 Images are float RGB in [0, 1], [N, h, w, 3]; outputs are not clipped.
 
@@ -16,21 +16,22 @@ from jax.typing import DTypeLike
 from eddsrn_jax.models.front_end import front_end_reach, network_input
 from eddsrn_jax.models.layers import RESIDUAL_NORMAL, Conv, UpConv
 
-# Of DIV2K's training photographs.
+# Mean colour of DIV2K's training photos.
 _MEAN = np.array([[[[0.4488, 0.4371, 0.4040]]]], np.float32)
 
 
 class EDSR(nn.Module):
-    """Residual blocks at full size, then two sub-pixel x2 and a convolution to RGB.
+    """Residual blocks at full size, two sub-pixel convolutions of x2, one to RGB.
 
-    The defaults are the paper's; its baseline has 16 blocks of 64 and a scale of 1.
+    The defaults are the paper's. The paper's baseline has 16 blocks of width 64 and a
+    residual scale of 1.
 
     Attributes:
-        features: width throughout.
-        num_blocks: residual blocks.
-        residual_scale: that blocks are multiplied by before they are added.
-        front_end: name of a bank, see models/front_end.py; empty for none.
-        dtype: of the computation; parameters and outputs are float32.
+        features: width of the hidden layers.
+        num_blocks: number of residual blocks.
+        residual_scale: factor of each block's result before it is added.
+        front_end: name of a filter bank, see models/front_end.py; empty for none.
+        dtype: computation dtype; parameters and outputs are float32.
     """
 
     stride = 1
@@ -55,7 +56,7 @@ class EDSR(nn.Module):
         def conv(features: int, name: str, **settings: Any) -> Conv:
             return Conv(features, dtype=self.dtype, name=name, **settings)
 
-        # Blocks begin at a tenth of their scale whatever they are multiplied by.
+        # What a block adds starts at a tenth of He's scale, whatever the residual scale.
         small = nn.initializers.variance_scaling(
             0.02 / self.residual_scale**2, "fan_in", "normal"
         )
@@ -76,6 +77,6 @@ class EDSR(nn.Module):
 
     @property
     def reach(self) -> int:
-        """Pixels around one of the small image that can change its enlargement."""
-        # The convolution to RGB and the up-convolutions come to 2 pixels.
+        """Receptive-field radius in pixels of the small image."""
+        # The convolution to RGB and the up-convolutions add up to 2 pixels.
         return 2 + 1 + 2 * self.num_blocks + 1 + front_end_reach(self.front_end)

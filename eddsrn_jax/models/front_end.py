@@ -1,18 +1,18 @@
-"""A fixed bank of inverse filters that a network may have in front of its first layer.
+"""A fixed bank of inverse filters that a network can have before its first layer.
 
-Inverting a Gaussian blur is ill-conditioned: the covariance of 13 x 13 patches of a
-blurred photo has a condition number of 10^6, so gradient descent needs many decades of
-steps to find even the best linear filter. The bank holds such a filter for each of
-several blurs. The network sees the photo and what each filter changes in it, and starts
-where a linear method ends. The paper's network has no such bank.
+Inverting a Gaussian blur is ill-conditioned. The covariance of 13 x 13 patches of a
+blurred photo has a condition number of 10^6. Gradient descent therefore needs many
+decades of steps to find even the best linear filter. The bank holds such a filter for
+each of several blurs. The network gets the photo and the change that each filter makes to
+it, so it starts where a linear method ends. The paper's network has no such bank.
 
-A bank is computed from a formula, not fitted, and has no trained parameters.
+A bank is computed from a formula. It is not fitted and has no trained parameters.
 
 Source: Wiener, "Extrapolation, Interpolation, and Smoothing of Stationary Time Series",
-1949, for a filter of finite size; the power of natural photos falls with the square of
+1949, for a filter of finite size. The power of natural photos falls with the square of
 the frequency (Field, "Relations between the statistics of natural images and the response
-properties of cortical cells", 1987). Relatives: DWDN (Dong et al., NeurIPS 2020) and
-USRNet (Zhang et al., CVPR 2020), whose filters are told the blur.
+properties of cortical cells", 1987). Related: DWDN (Dong et al., NeurIPS 2020) and USRNet
+(Zhang et al., CVPR 2020), whose filters need to know the blur.
 """
 
 import dataclasses
@@ -31,11 +31,11 @@ from jax.typing import DTypeLike
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.resize import PRECISION
 
-# Side of the periodic plane on which the filters' covariances are computed.
+# Side of the periodic plane on which covariances of pixels are computed.
 _PLANE = 256
 _DECIMALS = 4
-# Standard deviation of a photo's pixels in grey levels, rounded to a power of two, which
-# keeps 8-bit values exact in bfloat16.
+# Standard deviation of a photo's pixels in grey levels, rounded to a power of two.
+# Division by a power of two keeps 8-bit values exact in bfloat16.
 PHOTO_SCALE = 64.0
 
 
@@ -44,12 +44,12 @@ class Bank:
     """Inverse filters for several Gaussian blurs.
 
     Attributes:
-        filters: for each, the standard deviation of the blur that it inverts, in pixels,
-            and the variance of the noise that it expects, relative to a photo's power at
-            one cycle a pixel.
+        filters: two numbers for each filter. The first is the standard deviation of the
+            blur that it inverts, in pixels. The second is the variance of the noise that
+            it expects, relative to a photo's power at one cycle a pixel.
         size: side of each filter, odd.
-        scales: standard deviation, in grey levels, of what each filter changes in a
-            photo. Fixed here, so that a network sees inputs of about unit variance.
+        scales: standard deviation, in grey levels, of the change that each filter makes
+            to a photo. Fixed, so that a network gets inputs of about unit variance.
     """
 
     filters: tuple[tuple[float, float], ...]
@@ -60,8 +60,8 @@ class Bank:
     def kernels(self) -> np.ndarray:
         """The filters, float32 [size, size, len(filters)], each with sum 1.
 
-        Rounded to four decimals, so that they are the same on every machine: further ones
-        depend on its linear algebra.
+        They are rounded to four decimals, which are the same on every machine. Further
+        decimals depend on the machine's linear algebra.
         """
         kernels = np.stack(
             [
@@ -73,26 +73,26 @@ class Bank:
         kernels = np.round(kernels, _DECIMALS)
         middle = self.size // 2
         kernels[middle, middle] += 1 - kernels.sum(axis=(0, 1))
-        # Adding 0 turns -0.0 into 0.0, which a checksum tells apart.
+        # Adding 0 turns -0.0 into 0.0; their bytes, and so the checksums, differ.
         return np.round(kernels, _DECIMALS).astype(np.float32) + 0
 
     @property
     def checksum(self) -> str:
-        """Eight hexadecimal digits of the SHA-256 of kernels and scales."""
+        """First eight hexadecimal digits of the SHA-256 of kernels and scales."""
         kernels, scales = (np.asarray(x, "<f4") for x in (self.kernels, self.scales))
         digest = hashlib.sha256(kernels.tobytes() + scales.tobytes())
         return digest.hexdigest()[:8]
 
 
 def inverse_filter(sigma: float, *, noise: float, size: int) -> np.ndarray:
-    """The linear filter of a given size that best inverts a Gaussian blur.
+    """Returns the linear filter of a given size that best inverts a Gaussian blur.
 
-    It minimises the mean squared error over photos whose power falls with the square of
-    the frequency, among all filters with sum 1.
+    Among all filters with sum 1 it minimises the mean squared error over photos whose
+    power falls with the square of the frequency.
 
     Args:
-        sigma: standard deviation of the blur in pixels; cut off after ceil(2 sigma), as
-            the degradation does.
+        sigma: standard deviation of the blur in pixels. As in the degradation, the blur
+            is cut off after ceil(2 sigma).
         noise: variance of white noise, relative to a photo's power at one cycle a pixel.
         size: side of the filter, odd.
 
@@ -101,13 +101,13 @@ def inverse_filter(sigma: float, *, noise: float, size: int) -> np.ndarray:
     """
     frequencies = np.fft.fftfreq(_PLANE)
     taps = np.arange(-math.ceil(2 * sigma), math.ceil(2 * sigma) + 1)
-    # Without blur only the middle tap is left, 0 / 0.
+    # For sigma 0 only the middle tap is left; the maximum avoids 0 / 0 there.
     weights = np.exp(-0.5 * (taps / max(sigma, 1e-6)) ** 2)
     response = np.cos(2 * np.pi * frequencies[:, None] * taps) @ weights / weights.sum()
     blur = response[:, None] * response
-    # The plane's own lowest frequency stands in for 0, where the model has no bound.
+    # Power would be infinite at frequency 0; the plane's lowest frequency bounds it.
     power = 1 / (frequencies[:, None] ** 2 + frequencies**2 + 1 / _PLANE**2)
-    # Covariances of blurred pixels with each other, and with the sharp pixel.
+    # Covariances of blurred pixels with each other and with the sharp pixel.
     blurred = np.fft.ifft2(power * blur**2).real
     crossed = np.fft.ifft2(power * blur).real
 
@@ -117,18 +117,19 @@ def inverse_filter(sigma: float, *, noise: float, size: int) -> np.ndarray:
     covariance += noise * np.eye(size**2)
     right_sides = np.stack([crossed[rows, columns], np.ones(size**2)], axis=1)
     best, ones = np.linalg.solve(covariance, right_sides).T
-    # Lagrange's condition for sum 1.
+    # A Lagrange multiplier makes the sum 1.
     kernel = best + ones * (1 - best.sum()) / ones.sum()
     return kernel.reshape(size, size)
 
 
-# A bank never changes once networks are trained with it: another one gets another name.
+# A bank never changes once networks are trained with it; a new bank gets a new name.
 _GAUSSIAN_1 = Bank(
     filters=tuple((sigma, 2e-3) for sigma in (1.0, 1.25, 1.5, 1.75, 2.0)),
     size=13,
     scales=(6.0, 10.0, 20.0, 32.0, 50.0),
 )
-# For blurs of 0 to 3 pixels, with noise or without: the first six are for clean photos.
+# For blurs of 0 to 3 pixels, with or without noise. The first six filters are for clean
+# photos.
 _PHOTO_1 = Bank(
     filters=(
         *((sigma, 2e-3) for sigma in (0.6, 1.0, 1.5, 2.0, 2.5, 3.0)),
@@ -138,8 +139,8 @@ _PHOTO_1 = Bank(
     size=13,
     scales=(4.0, 20.0, 32.0, 50.0, 64.0, 64.0, 6.0, 16.0, 32.0, 0.5),
 )
-# The end of a name is the bank's checksum, so that a config or a file of weights says
-# exactly which filters its network has.
+# A name ends with the bank's checksum, so that a config or a weights file states exactly
+# which filters its network has.
 BANKS: Mapping[str, Bank] = {
     "gaussian-1-084c6179": _GAUSSIAN_1,
     "photo-1-3a2e862a": _PHOTO_1,
@@ -147,30 +148,30 @@ BANKS: Mapping[str, Bank] = {
 
 
 def find_bank(name: str) -> Bank:
-    """The bank of that name; InputError if there is none."""
+    """Returns the bank of that name; raises InputError if there is none."""
     if name not in BANKS:
         raise InputError(f"no front end {name!r}, only {', '.join(BANKS)}")
     return BANKS[name]
 
 
 class FrontEnd(nn.Module):
-    """Applies a bank; has no parameters.
+    """A filter bank as a module without parameters.
 
     Attributes:
-        bank: its name, see BANKS.
+        bank: name of the bank, see BANKS.
     """
 
     bank: str
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Filters every channel alike, with edges replicated, in float32.
+        """Applies every filter to every channel, with replicated edges, in float32.
 
         Args:
             images: float32 [N, h, w, C] in [0, 1].
 
         Returns:
-            What each filter changes in the images, float32 [N, h, w, filters, C].
+            Change that each filter makes to the images, float32 [N, h, w, filters, C].
         """
         bank = find_bank(self.bank)
         n, h, w, c = images.shape
@@ -192,23 +193,23 @@ class FrontEnd(nn.Module):
 def front_end_channels(
     images: jax.Array, changes: jax.Array, *, bank: str, dtype: DTypeLike
 ) -> jax.Array:
-    """Images and a front end's changes as a network's input, of about unit variance.
+    """Scales images and a front end's changes to network input of about unit variance.
 
     Args:
         images: float32 [N, h, w, C] in [0, 1].
         changes: [N, h, w, filters, C], see FrontEnd.
-        bank: its name.
+        bank: name of the bank.
         dtype: type of the result; values are scaled before they are cast.
 
     Returns:
-        [N, h, w, C + filters * C]: the images' channels, then those of each filter.
+        [N, h, w, C + filters * C]: the images' channels, then each filter's channels.
     """
-    # Whole numbers where an image has 8 bits: exact in bfloat16.
+    # 8-bit images give whole numbers over a power of two, which bfloat16 holds exactly.
     levels = (255.0 * images - 128.0) / PHOTO_SCALE
     scales = np.array(find_bank(bank).scales, np.float32).reshape(1, 1, 1, -1, 1)
     changes = 255.0 / scales * changes
-    # A filter for strong blurs changes a sharp edge by up to twenty times its usual.
-    # Values are compressed to (-4, 4), one to one.
+    # At a sharp edge, a filter for strong blurs makes up to twenty times its usual
+    # change. An invertible function compresses the values to (-4, 4).
     changes = (changes / (1 + jnp.abs(changes) / 4)).reshape(*images.shape[:3], -1)
     return jnp.concatenate([x.astype(dtype) for x in (levels, changes)], axis=-1)
 
@@ -216,11 +217,11 @@ def front_end_channels(
 def network_input(images: jax.Array, front_end: str, dtype: DTypeLike) -> jax.Array:
     """Returns the input of a network's first layer: images, or a front end's channels.
 
-    To be called within a module's `__call__`.
+    Call this within a module's `__call__`.
 
     Args:
         images: float32 [N, h, w, C] in [0, 1].
-        front_end: name of a bank; empty for the images as they are.
+        front_end: name of a bank; empty for unchanged images.
         dtype: type of a front end's channels.
     """
     if not front_end:
@@ -230,5 +231,5 @@ def network_input(images: jax.Array, front_end: str, dtype: DTypeLike) -> jax.Ar
 
 
 def front_end_reach(front_end: str) -> int:
-    """Pixels around one that a front end sees; 0 if there is none."""
+    """Returns the receptive-field radius of a front end; 0 if there is none."""
     return find_bank(front_end).size // 2 if front_end else 0

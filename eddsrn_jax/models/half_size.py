@@ -2,10 +2,11 @@
 
 Images are float RGB in [0, 1], [N, h, w, 3]; outputs are not clipped.
 
-Differs from the paper's network (models/eddsrn.py): a fixed bank of inverse filters comes
-first, and a small network mixes them by how blurred the photo is; the trunk's largest
-feature maps have half the photo's size, since a blurred photo has little in it that needs
-the full one; skips are not convolved; and each head is a single sub-pixel convolution.
+Differs from the paper's network (models/eddsrn.py) in four ways. A fixed bank of inverse
+filters comes first, and a small network mixes them according to the photo's blur. The
+trunk's largest feature maps have half the photo's size, since a blurred photo has little
+detail that needs the full size. Skips are not convolved. Each head is a single sub-pixel
+convolution.
 """
 
 import flax.linen as nn
@@ -32,18 +33,18 @@ from eddsrn_jax.models.layers import (
     space_to_depth,
 )
 
-# Before training the mix is nearly the photo itself: the filters have 8 % of it.
+# Before training the mix is nearly the photo itself: five filters share 8 % of it.
 _PHOTO_LOGIT = 4.0
-# Standard deviation that the heads' residual images roughly have.
+# Rough standard deviation of the heads' residual images.
 _RESIDUAL_SCALE = 0.1
 
 
 class BlurEstimator(nn.Module):
-    """How much of each filter a photo needs, by how blurred it is.
+    """Network that chooses each filter's share from the blur of a photo.
 
     Attributes:
         features: width of the two hidden convolutions.
-        dtype: type that the convolutions compute in.
+        dtype: computation dtype of the convolutions.
     """
 
     features: int = 32
@@ -51,14 +52,14 @@ class BlurEstimator(nn.Module):
 
     @nn.compact
     def __call__(self, energies: jax.Array) -> jax.Array:
-        """Chooses for cells of 8 x 8 pixels.
+        """Chooses the shares for each cell of 8 x 8 pixels.
 
         Args:
             energies: see `log_energies`.
 
         Returns:
-            Logits for the photo itself and for each filter, float32
-            [N, 8 * rows, 8 * columns, 1 + filters], the same within a cell.
+            Logits for the unchanged photo and for each filter, float32
+            [N, 8 * rows, 8 * columns, 1 + filters], constant within a cell.
         """
         x = energies.astype(self.dtype)
         for i in range(2):
@@ -70,17 +71,19 @@ class BlurEstimator(nn.Module):
 
 
 class HalfSizeEDDSRN(nn.Module):
-    """A mix of inverse filters, and an encoder and decoder that refine it.
+    """A mix of inverse filters, refined by an encoder and decoder.
 
-    Both outputs are the photo, plus what the filters change in it, mixed by shares for
-    every pixel, plus a residual image. The trunk decides the shares and the residuals.
+    Each output is the photo, plus a mix of the filters' changes, plus a residual image.
+    Every pixel has its own shares in the mix. The blur estimator proposes the shares; the
+    trunk corrects them and computes the residuals.
 
     Attributes:
         features: widths at 1/2, 1/4 and 1/8 size.
-        num_pairs: pairs of convolutions in the residual blocks: encoder at 1/2 and 1/4,
-            middle at 1/8, decoder at 1/4 and 1/2.
-        front_end: name of a bank, see models/front_end.py.
-        dtype: type that the trunk computes in; all else is float32.
+        num_pairs: number of pairs of convolutions in each residual block: encoder at 1/2
+            and 1/4, middle at 1/8, decoder at 1/4 and 1/2.
+        front_end: name of a filter bank, see models/front_end.py.
+        dtype: computation dtype of the convolutions; filtering, mixing, parameters and
+            outputs are float32.
     """
 
     stride = STRIDE
@@ -92,9 +95,9 @@ class HalfSizeEDDSRN(nn.Module):
 
     @nn.compact
     def __call__(self, lr_blur: jax.Array) -> dict[str, jax.Array]:
-        """Restores a batch of any height and width, 1 x 1 up.
+        """Restores a batch of any height and width, from 1 x 1.
 
-        Sizes that are not multiples of 8 are extended by reflection, outputs cut back.
+        Reflection extends sizes that are not multiples of 8; outputs are cut back.
 
         Args:
             lr_blur: float [N, h, w, 3] in [0, 1].
@@ -120,8 +123,8 @@ class HalfSizeEDDSRN(nn.Module):
         coarse = BlurEstimator(dtype=self.dtype, name="blur_estimator")(energies)
         x = self._channels(image, changes, image + mix(coarse, changes))
 
-        # No ReLU on the way from block to block: a unit that dies there takes all that
-        # comes after it along.
+        # There is no ReLU between blocks: a dead unit there would silence everything
+        # after it.
         x = skip1 = block(conv(half, "stem")(space_to_depth(x, 2)), "encoder1")
         x = skip2 = block(conv(quarter, "widen2")(max_pool_2x2(x)), "encoder2")
         x = jnp.concatenate([max_pool_2x2(x), energies.astype(x.dtype)], axis=-1)
@@ -132,7 +135,7 @@ class HalfSizeEDDSRN(nn.Module):
         x = block(x + skip1, "decoder1")
 
         def head(channels: int, scale: int, name: str) -> jax.Array:
-            """An image of `scale` times the features' size; 0 before training."""
+            """Returns an image of `scale` times the features' size; 0 before training."""
             settings = {"kernel_init": nn.initializers.zeros, "dtype": self.dtype}
             y = Conv(channels * scale**2, **settings, name=name)(x)
             return depth_to_space(y, scale).astype(jnp.float32)
@@ -149,7 +152,7 @@ class HalfSizeEDDSRN(nn.Module):
     def _channels(
         self, image: jax.Array, changes: jax.Array, estimate: jax.Array
     ) -> jax.Array:
-        """The trunk's input at full size: photo, filters' changes in gray, estimate."""
+        """Returns the trunk's input at full size: photo, gray changes, first mix."""
         gray = changes.mean(axis=-1, keepdims=True)
         channels = front_end_channels(image, gray, bank=self.front_end, dtype=self.dtype)
         levels = ((255.0 * estimate - 128.0) / PHOTO_SCALE).astype(self.dtype)
@@ -157,11 +160,11 @@ class HalfSizeEDDSRN(nn.Module):
 
     @property
     def reach(self) -> int:
-        """Receptive-field radius in pixels of the small image.
+        """Receptive-field radius in pixels of the small image, from a multiple of STRIDE.
 
-        Measured from a multiple of STRIDE, before or after it: see EDDSRN.reach. From
-        the output back: bicubic enlargement, a mix's convolution and the last block at
-        1/2; the up-convolution and block at 1/4, those at 1/8; then the encoder.
+        The computation goes back from the output, as in EDDSRN.reach: bicubic
+        enlargement, mix convolution and last block at 1/2; up-convolution and block at
+        1/4 and at 1/8; then the encoder.
         """
         encoder1, encoder2, middle, decoder2, decoder1 = (2 * n for n in self.num_pairs)
         pixels = 2 + decoder1
@@ -169,7 +172,8 @@ class HalfSizeEDDSRN(nn.Module):
         pixels = -(-pixels // 2) + 1 + middle + 1
         pixels = 2 * pixels + encoder2 + 1
         pixels = 2 * pixels + encoder1 + 1
-        # The stem sees the estimate, whose three convolutions are at 1/8.
+        # The stem sees the first mix, for which the blur estimator convolves three times
+        # at 1/8.
         pixels = STRIDE * (-(-2 * pixels // STRIDE) + 3)
         return pixels + front_end_reach(self.front_end)
 
@@ -178,10 +182,10 @@ _BLOCKS = ("encoder1", "encoder2", "middle", "decoder2", "decoder1")
 
 
 def mix(logits: jax.Array, changes: jax.Array) -> jax.Array:
-    """A weighted mean of no change and of what each filter changes.
+    """Returns the weighted mean of no change and of each filter's change.
 
     Args:
-        logits: float32 [N, h, w, 1 + filters]; their softmax are the weights.
+        logits: float32 [N, h, w, 1 + filters]; their softmax gives the weights.
         changes: float32 [N, h, w, filters, C], see FrontEnd.
 
     Returns:
@@ -192,9 +196,9 @@ def mix(logits: jax.Array, changes: jax.Array) -> jax.Array:
 
 
 def log_energies(changes: jax.Array) -> jax.Array:
-    """How much each filter changes each cell of 8 x 8 pixels, on a logarithmic scale.
+    """Returns each filter's log energy of change in each cell of 8 x 8 pixels.
 
-    The differences between filters tell how blurred a photo is, whatever its contrast.
+    The differences between filters indicate a photo's blur, whatever its contrast.
 
     Args:
         changes: float32 [N, h, w, filters, C], see FrontEnd; h and w multiples of 8.
@@ -204,6 +208,6 @@ def log_energies(changes: jax.Array) -> jax.Array:
     """
     n, h, w, *channels = changes.shape
     cells = changes.reshape(n, h // STRIDE, STRIDE, w // STRIDE, STRIDE, *channels)
-    # In grey levels; rounding to 8 bits alone makes a few of them.
+    # Energies are in squared grey levels; rounding to 8 bits alone contributes a few.
     energies = jnp.mean(jnp.square(255.0 * cells), axis=(2, 4, 6))
     return (jnp.log(energies + 1.0) - 4.0) / 2.0

@@ -1,4 +1,4 @@
-"""LapSRN, which enlarges luminance by two in every level of a pyramid.
+"""LapSRN, a pyramid network that doubles the size of luminance at every level.
 
 Source: Lai, Huang, Ahuja, Yang, "Deep Laplacian Pyramid Networks for Fast and Accurate
 Super-Resolution", CVPR 2017.
@@ -14,23 +14,23 @@ from eddsrn_jax.models.luminance import luminance, with_chroma
 
 
 def bilinear(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = "float32"):
-    """What a learned enlargement of one channel begins as."""
+    """Returns bilinear weights to initialise a learned enlargement of one channel."""
     del key
     weights = jax.numpy.array([0.25, 0.75, 0.75, 0.25], dtype)
     return (weights[:, None] * weights[None, :]).reshape(shape)
 
 
 class LapSRN(nn.Module):
-    """In each level ten convolutions and a learned enlargement of features and image.
+    """Levels of ten convolutions and learned enlargements of features and image.
 
-    Differs: without biases, as the published weights are.
+    Differs: it has no biases, like the published weights.
 
     Attributes:
-        features: width throughout.
-        num_layers: convolutions of a level.
-        num_levels: each is a factor of two.
-        front_end: name of a bank, see models/front_end.py; empty for none.
-        dtype: of the computation; parameters and outputs are float32.
+        features: width of the hidden layers.
+        num_layers: number of convolutions in each level.
+        num_levels: number of levels; each doubles the size.
+        front_end: name of a filter bank, see models/front_end.py; empty for none.
+        dtype: computation dtype; parameters and outputs are float32.
     """
 
     stride = 1
@@ -50,7 +50,7 @@ class LapSRN(nn.Module):
 
         Returns:
             "sr_x2_y" and "sr_y": luminance after each level, float32 [N, 2h, 2w, 1] and
-            [N, 4h, 4w, 1]; "sr": with its chroma, float32 [N, 4h, 4w, 3].
+            [N, 4h, 4w, 1]. "sr": the last with chroma, float32 RGB [N, 4h, 4w, 3].
         """
 
         def activate(x: jax.Array) -> jax.Array:
@@ -61,7 +61,8 @@ class LapSRN(nn.Module):
         x = network_input(image, self.front_end, self.dtype)
         x = activate(Conv(self.features, **settings, name="stem")(x))
         outputs = {}
-        # Names count layers as the published weights do: activations too, from level 1.
+        # Names count layers as the published weights do: levels from 1, and activations
+        # count too.
         for level in range(1, self.num_levels + 1):
             for i in range(self.num_layers):
                 name = f"level{level}_layer{2 * i}"
@@ -79,8 +80,8 @@ class LapSRN(nn.Module):
 
     @property
     def reach(self) -> int:
-        """Pixels around one of the small image that can change its enlargement."""
-        # The residual's convolution, and going back each level's; at last the stem.
+        """Receptive-field radius in pixels of the small image."""
+        # From the output back: the residual's convolution, each level, the stem.
         pixels = 1
         for _ in range(self.num_levels):
             pixels = pixels // 2 + 1 + self.num_layers

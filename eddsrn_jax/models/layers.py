@@ -1,4 +1,4 @@
-"""Layers that the networks share. Feature maps are [N, H, W, C], any float dtype."""
+"""Layers that the networks share. Feature maps are [N, H, W, C] of any float dtype."""
 
 import flax.linen as nn
 import jax
@@ -10,21 +10,20 @@ from eddsrn_jax.models.convolution import convolve
 from eddsrn_jax.parallel import DATA_AXIS
 from eddsrn_jax.resize import bicubic_upscale, mirrored
 
-# He et al., ICCV 2015: keeps the variance of activations through a chain of ReLUs.
+# He et al., ICCV 2015: keeps the variance of activations through layers with ReLU.
 HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-# Glorot and Bengio, AISTATS 2010: the same without a ReLU.
+# Glorot and Bengio, AISTATS 2010: the same for layers without ReLU.
 LINEAR_NORMAL = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
-# A convolution whose output is added to something starts at a tenth of that scale (as
-# EDSR's residual scaling does), so that deep chains of additions neither grow nor
-# drown what they are added to.
+# For a convolution whose output is added to something: a tenth of He's scale, like EDSR's
+# residual scaling. A long chain of additions then neither grows nor drowns its input.
 RESIDUAL_NORMAL = nn.initializers.variance_scaling(0.02, "fan_in", "normal")
 
 
 class BicubicUpscale(nn.Module):
-    """Bicubic enlargement of something that a network computed, edges mirrored.
+    """Bicubic enlargement of an image that a network computed, with mirrored edges.
 
-    A module, so that applying a network to a window of a photo can mirror at the photo's
-    edge and not at the window's.
+    It is a module so that the code that applies a network to a window of a photo can
+    mirror at the photo's edge instead of the window's.
     """
 
     scale: int
@@ -34,9 +33,9 @@ class BicubicUpscale(nn.Module):
 
 
 class Conv(nn.Module):
-    """A stride-1 convolution that keeps the size of its input ("flat"), and a bias.
+    """A stride-1 convolution that keeps the size of its input ("flat").
 
-    Its parameters have the names and shapes of `nn.Conv`'s.
+    Its parameters have the same names and shapes as those of `nn.Conv`.
     """
 
     features: int
@@ -56,10 +55,10 @@ class Conv(nn.Module):
 
 
 def batch_norm(train: bool, *, dtype: DTypeLike, name: str) -> nn.BatchNorm:
-    """Batch norm by running statistics or, to train, by the batch's.
+    """Returns a batch norm layer that uses batch statistics only in training.
 
-    These are of all devices along the axis DATA_AXIS, so that their number changes
-    nothing; and the running ones follow them.
+    Batch statistics are taken over all devices along DATA_AXIS, so results do not depend
+    on the number of devices. Outside training their moving averages take their place.
     """
     settings = {"axis_name": DATA_AXIS if train else None, "dtype": dtype, "name": name}
     return nn.BatchNorm(use_running_average=not train, **settings)
@@ -78,17 +77,17 @@ def depth_to_space(x: jax.Array, scale: int) -> jax.Array:
 
 
 def max_pool_2x2(x: jax.Array) -> jax.Array:
-    """Maximum of each 2 x 2 block; height and width must be even.
+    """Returns the maximum of each 2 x 2 block; height and width must be even.
 
-    A reshape and a max: its gradient is many times faster on a CPU than that of the
-    library's window operation.
+    It is a reshape and a max. On a CPU its gradient is many times faster than the
+    gradient of the library's window operation.
     """
     n, h, w, c = x.shape
     return x.reshape(n, h // 2, 2, w // 2, 2, c).max(axis=(2, 4))
 
 
 def pad_to_multiple(x: jax.Array, multiple: int) -> jax.Array:
-    """Extends [N, H, W, C] at its end to a multiple in height and width, mirrored."""
+    """Extends [N, H, W, C] by mirroring at its end to multiples in height and width."""
     for axis in (1, 2):
         size = x.shape[axis]
         padded_size = -(-size // multiple) * multiple
@@ -98,7 +97,7 @@ def pad_to_multiple(x: jax.Array, multiple: int) -> jax.Array:
 
 
 class ResidualBlock(nn.Module):
-    """Pairs of 3x3 convolutions, each pair with an identity shortcut; no batch norm."""
+    """Pairs of 3x3 convolutions, each with an identity shortcut; no batch norm."""
 
     features: int
     num_pairs: int = 2
@@ -118,7 +117,7 @@ class ResidualBlock(nn.Module):
 
 
 def space_to_depth(x: jax.Array, scale: int) -> jax.Array:
-    """The inverse of `depth_to_space`; height and width must be multiples of `scale`."""
+    """Inverts `depth_to_space`; height and width must be multiples of `scale`."""
     n, h, w, c = x.shape
     x = x.reshape(n, h // scale, scale, w // scale, scale, c)
     x = x.transpose(0, 1, 3, 2, 4, 5)
@@ -126,10 +125,10 @@ def space_to_depth(x: jax.Array, scale: int) -> jax.Array:
 
 
 class TransposedConv(nn.Module):
-    """A 4x4 convolution transposed with stride 2: twice the height and width, no bias.
+    """A transposed 4x4 convolution of stride 2 without bias; doubles height and width.
 
-    As a 3x3 convolution, whose kernel has zeros between, and a pixel shuffle: 2.25 times
-    the arithmetic, and on CPUs a fraction of the time.
+    It is computed as a 3x3 convolution, whose kernel is partly zeros, and a pixel
+    shuffle. This takes 2.25 times the arithmetic, but on CPUs a fraction of the time.
     """
 
     features: int
@@ -140,11 +139,12 @@ class TransposedConv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (4, 4, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
-        # Of output pixel 2 i + p, inputs i - 1, i, i + 1 see these rows; 4 is zeros.
+        # taps[p]: kernel rows for inputs i - 1, i and i + 1 of output pixel 2 i + p.
+        # Kernel row 4 is zeros.
         taps = np.array([[3, 1, 4], [4, 2, 0]])
         padded = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))
         rows = padded[taps[:, None, :, None], taps[None, :, None, :]]
-        # [p, q, 3, 3, C, C'] -> [3, 3, C, (p, q, C')], as depth_to_space has them.
+        # [p, q, 3, 3, C, C'] -> [3, 3, C, (p, q, C')], the order of depth_to_space.
         flat = rows.transpose(2, 3, 4, 0, 1, 5).reshape(3, 3, x.shape[-1], -1)
         bias = jnp.zeros(flat.shape[-1])
         x = convolve(*(a.astype(self.dtype) for a in (x, flat, bias)))
@@ -152,10 +152,10 @@ class TransposedConv(nn.Module):
 
 
 class UpConv(nn.Module):
-    """A 3x3 convolution and a pixel shuffle: twice the height and width.
+    """A 3x3 convolution and a pixel shuffle; doubles height and width.
 
-    Chosen over a transposed convolution, which is tens of times slower to train on a
-    CPU and prone to checkerboards.
+    The alternative, a transposed convolution, is tens of times slower to train on a CPU
+    and prone to checkerboard artifacts.
     """
 
     features: int

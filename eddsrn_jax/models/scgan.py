@@ -1,13 +1,13 @@
-"""SCGAN, which enlarges first and restores at full size, and its discriminator.
+"""SCGAN, a generator that enlarges first and restores at full size; its discriminator.
 
-Images are float RGB in [0, 1]; what the generator makes is not clipped.
+Images are float RGB in [0, 1]; the generator's output is not clipped.
 
 Source: Xu, Sun, Pan, Zhang, Pfister, Yang, "Learning to Super-Resolve Blurry Face and
 Text Images", ICCV 2017.
 
-Differs: made without the paper's table of layers. Enlarging first, batch norm, ReLU and
-strided convolutions to judge by follow the paper as it is remembered; kernels, widths and
-depths are our choice.
+Differs: written without the paper's table of layers. Four choices follow the paper as it
+is remembered: enlarging first, batch norm, ReLU, and strided convolutions in the
+discriminator. Kernels, widths and depths are our choice.
 """
 
 import flax.linen as nn
@@ -25,15 +25,15 @@ from eddsrn_jax.models.layers import (
 
 
 class SCGAN(nn.Module):
-    """The generator: two transposed convolutions, then plain 5x5 ones with batch norm.
+    """Generator: two transposed convolutions, then 5x5 convolutions with batch norm.
 
-    Differs: a linear output in [0, 1], as the other networks have.
+    Differs: the output is linear in [0, 1], as for the other networks.
 
     Attributes:
-        features: width throughout.
-        num_layers: convolutions at full size, without the last, to RGB.
-        front_end: name of a bank, see models/front_end.py; empty for none.
-        dtype: of the computation; parameters and outputs are float32.
+        features: width of the hidden layers.
+        num_layers: number of convolutions at full size before the one to RGB.
+        front_end: name of a filter bank, see models/front_end.py; empty for none.
+        dtype: computation dtype; parameters and outputs are float32.
     """
 
     stride = 1
@@ -49,7 +49,7 @@ class SCGAN(nn.Module):
 
         Args:
             lr: float [N, h, w, 3] in [0, 1].
-            train: see `batch_norm`.
+            train: whether batch norm uses the batch's statistics, see `batch_norm`.
 
         Returns:
             "sr": float32 [N, 4h, 4w, 3].
@@ -65,7 +65,7 @@ class SCGAN(nn.Module):
             x = activate(x, f"up{i}")
         settings = {"kernel_size": 5, "dtype": self.dtype}
         for i in range(self.num_layers):
-            # Batch norm has the bias.
+            # Batch norm already has a bias.
             x = Conv(self.features, use_bias=False, **settings, name=f"conv{i}")(x)
             x = activate(x, f"conv{i}")
         x = Conv(3, kernel_init=RESIDUAL_NORMAL, **settings, name="rgb")(x)
@@ -73,24 +73,25 @@ class SCGAN(nn.Module):
 
     @property
     def reach(self) -> int:
-        """Pixels around one of the small image that can change its enlargement."""
-        # Two of the large image for each convolution, and six for both enlargements.
+        """Receptive-field radius in pixels of the small image."""
+        # In pixels of the large image: two a convolution, six for both enlargements.
         reach = (2 * (self.num_layers + 1) + 6) // 4
         return reach + front_end_reach(self.front_end)
 
 
 class Discriminator(nn.Module):
-    """Strided 4x4 convolutions, each twice as wide as the one before, and a mean.
+    """Strided 4x4 convolutions, each twice as wide as the last, and a mean.
 
-    The mean over all positions takes images of any size: they are judged by their parts.
+    The mean over all positions allows images of any size and judges them by their parts.
 
-    Differs: without batch norm, so that an image is judged by itself, however small the
-    batch; a mean, where a fully connected layer would need images of one size.
+    Differs: there is no batch norm, so an image's logit does not depend on the rest of
+    the batch. The mean replaces a fully connected layer, which would need images of one
+    size.
 
     Attributes:
         features: width of the first convolution.
-        num_layers: convolutions, each of which halves the image.
-        dtype: of the computation; parameters and outputs are float32.
+        num_layers: number of convolutions; each halves the image.
+        dtype: computation dtype; parameters and outputs are float32.
     """
 
     features: int = 64
@@ -105,9 +106,9 @@ class Discriminator(nn.Module):
             images: float [N, H, W, 3] in [0, 1], of any size.
 
         Returns:
-            A logit for each image, float32 [N], positive for photographs; and what each
-            layer makes of them, float32, layer i (from 0) [N, ceil(H / 2 ** (i + 1)),
-            ceil(W / 2 ** (i + 1)), features * 2 ** i], to match features by.
+            A logit for each image, float32 [N], positive for real photos; and each
+            layer's activations, for feature matching. Layer i (from 0) has float32
+            [N, ceil(H / 2 ** (i + 1)), ceil(W / 2 ** (i + 1)), features * 2 ** i].
         """
         x = 2 * images - 1
         activations = []

@@ -1,4 +1,4 @@
-"""SRResNet, the network that the paper compares times with.
+"""SRResNet, the network whose times the paper compares with its own.
 
 Images are float RGB in [0, 1], [N, h, w, 3]; outputs are not clipped.
 
@@ -15,13 +15,13 @@ from eddsrn_jax.models.layers import RESIDUAL_NORMAL, Conv, UpConv, batch_norm
 
 
 class SRResNet(nn.Module):
-    """Residual blocks with batch norm and PReLU at full size, then two sub-pixel x2.
+    """Residual blocks with batch norm and PReLU, then two sub-pixel convolutions of x2.
 
     Attributes:
-        features: width throughout.
-        num_blocks: residual blocks.
-        front_end: name of a bank, see models/front_end.py; empty for none.
-        dtype: of the computation; parameters and outputs are float32.
+        features: width of the hidden layers.
+        num_blocks: number of residual blocks.
+        front_end: name of a filter bank, see models/front_end.py; empty for none.
+        dtype: computation dtype; parameters and outputs are float32.
     """
 
     stride = 1
@@ -37,7 +37,7 @@ class SRResNet(nn.Module):
 
         Args:
             lr: float [N, h, w, 3] in [0, 1].
-            train: see `batch_norm`.
+            train: whether batch norm uses the batch's statistics, see `batch_norm`.
 
         Returns:
             "sr": float32 [N, 4h, 4w, 3].
@@ -69,6 +69,6 @@ class SRResNet(nn.Module):
 
     @property
     def reach(self) -> int:
-        """Pixels around one of the small image that can change its enlargement."""
-        # The 9x9 convolution to RGB and the up-convolutions come to 3 pixels.
+        """Receptive-field radius in pixels of the small image."""
+        # The 9x9 convolution to RGB and the up-convolutions add up to 3 pixels.
         return 3 + 1 + 2 * self.num_blocks + 4 + front_end_reach(self.front_end)

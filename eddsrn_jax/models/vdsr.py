@@ -1,4 +1,4 @@
-"""VDSR, a deep plain network on the enlarged luminance.
+"""VDSR, a deep plain network that works on the enlarged luminance.
 
 Source: Kim, Lee, Lee, "Accurate Image Super-Resolution Using Very Deep Convolutional
 Networks", CVPR 2016.
@@ -15,16 +15,16 @@ from eddsrn_jax.resize import bicubic_upscale
 
 
 class VDSR(nn.Module):
-    """Twenty 3x3 convolutions, whose result is added to the bicubic enlargement.
+    """Twenty 3x3 convolutions whose result is added to the bicubic enlargement.
 
-    Differs: without biases, as the published weights are.
+    Differs: it has no biases, like the published weights.
 
     Attributes:
-        features: width throughout.
-        num_layers: convolutions, first and last included.
-        scale: whole factor.
-        front_end: name of a bank, see models/front_end.py; empty for none.
-        dtype: of the computation; parameters and outputs are float32.
+        features: width of the hidden layers.
+        num_layers: number of convolutions, including the first and last.
+        scale: integer factor.
+        front_end: name of a filter bank, see models/front_end.py; empty for none.
+        dtype: computation dtype; parameters and outputs are float32.
     """
 
     stride = 1
@@ -43,8 +43,8 @@ class VDSR(nn.Module):
             lr: float [N, h, w, 3] in [0, 1].
 
         Returns:
-            "sr_y": luminance, float32 [N, scale h, scale w, 1]; "sr": with its chroma,
-            float32 [N, scale h, scale w, 3].
+            "sr_y": luminance, float32 [N, scale h, scale w, 1]. "sr": the same with
+            chroma, float32 RGB [N, scale h, scale w, 3].
         """
         settings = {"use_bias": False, "dtype": self.dtype}
         y = luminance(lr)
@@ -58,6 +58,6 @@ class VDSR(nn.Module):
 
     @property
     def reach(self) -> int:
-        """Pixels around one of the small image that can change its enlargement."""
-        # Interpolation sees two.
+        """Receptive-field radius in pixels of the small image."""
+        # Bicubic interpolation sees two pixels.
         return -(-self.num_layers // self.scale) + 2 + front_end_reach(self.front_end)
