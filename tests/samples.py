@@ -1,4 +1,4 @@
-"""Image files of all kinds, whole and broken."""
+"""Makes image files of many kinds, valid and broken."""
 
 import io
 
@@ -11,7 +11,7 @@ SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
 def smooth(channels: int, dtype: type, height: int = 40, width: int = 60) -> np.ndarray:
-    """A ramp per channel, with values in every low bit."""
+    """Returns a ramp per channel, [height, width, channels], that uses all low bits."""
     peak = np.iinfo(dtype).max
     rows, columns = np.mgrid[:height, :width] / (height + width)
     ramps = [rows + columns, 1 - rows, 1 - columns, (rows + 1) / 2][:channels]
@@ -34,7 +34,8 @@ def exif(orientation: int = 1) -> bytes:
     tags = Image.Exif()
     tags[0x010F], tags[0x013B] = "Maker", "Jürgen".encode("latin-1")
     tags[0x0112] = orientation
-    # These are of the file, not the photograph: width, compression, black and white.
+    # These tags describe the file, not the photo: width, compression and photometric
+    # interpretation.
     tags[0x0100], tags[0x0103], tags[0x0106] = 7, 5, 0
     tags[0x8769] = {0x829A: 0.5, 0xA002: 7, 0xA003: 9, 0xA434: "Lens"}
     return tags.tobytes()
@@ -67,7 +68,7 @@ def mutated(files: list[bytes], which: int, rng: np.random.Generator, n: int) ->
         other = files[rng.integers(len(files))]
         cut = rng.integers(1, min(len(other), len(content), 300))
         return other[:cut] + bytes(content[cut:])
-    # In n % 4 == 2 only the header.
+    # For n % 4 == 2, only the header is changed.
     end = len(content) if n % 4 == 3 else min(200, len(content))
     for _ in range(rng.integers(1, 8)):
         content[rng.integers(end)] = rng.choice([0, 1, 127, 255, rng.integers(256)])

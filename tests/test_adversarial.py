@@ -1,4 +1,4 @@
-"""On eight crops that stay the same."""
+"""The adversarial training step, on one fixed batch of eight crops."""
 
 import functools
 
@@ -22,7 +22,7 @@ DISCRIMINATOR = Discriminator(features=4, num_layers=3)
 
 
 def run(batch, step, model, optimizer, *, devices=1, steps=1):
-    """The last state, and every step's metrics."""
+    """Repeats a step on one batch; returns the last state and every step's metrics."""
     mesh = parallel.make_mesh(jax.devices()[:devices])
     parts = ("loss_sr", "loss_db")[: 1 if isinstance(model, SCGAN) else 2]
     losses = ("loss", *parts)
@@ -71,7 +71,7 @@ def test_without_weight_it_is_the_plain_step(batch, model):
 
 
 def moving(side):
-    """Adam for the network or for the discriminator alone."""
+    """Returns an optimizer that updates only one side: "network" or "discriminator"."""
     sides = {"network": optax.set_to_zero(), "discriminator": optax.set_to_zero()}
     sides[side] = optax.adam(1e-3)
 
@@ -83,7 +83,7 @@ def moving(side):
 
 
 def test_both_losses_go_down(batch):
-    """Each while the other side stands still, for they pull against each other."""
+    """Trains each side while the other is frozen, because their losses are opposed."""
     model = SCGAN(features=4, num_layers=1)
     for side, losses in (
         ("network", ("loss", "loss_adversarial", "loss_features")),
@@ -95,7 +95,7 @@ def test_both_losses_go_down(batch):
 
 
 def test_one_and_four_devices_agree(batch):
-    """Batch norm's statistics are of all devices, as gradients are."""
+    """Batch norm averages its statistics over all devices, as the step does gradients."""
     model = SCGAN(features=4, num_layers=1)
     results = [
         run(batch, adversarial(0.1, 0.1), model, optax.sgd(0.1), devices=n, steps=2)

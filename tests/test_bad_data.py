@@ -1,4 +1,4 @@
-"""Files that cannot be decoded, and folders that change while a run is away."""
+"""Files that cannot be decoded, and photo folders that change while a run is stopped."""
 
 import collections
 import io
@@ -26,7 +26,7 @@ from eddsrn_jax.errors import InputError
 from eddsrn_jax.images import read_image
 from eddsrn_jax.training import train_and_evaluate
 
-# one bad file stops the run, where that is wanted -------------------------------------
+# stopping at a bad file ---------------------------------------------------------------
 
 
 def test_a_run_can_stop_at_the_first_file_that_cannot_be_decoded(photo_folder, tmp_path):
@@ -37,7 +37,7 @@ def test_a_run_can_stop_at_the_first_file_that_cannot_be_decoded(photo_folder, t
     with pytest.raises(InputError, match=first):
         open_pack(source, cache, on_error="raise")
     assert [path.name for path in cache.iterdir()] == [".lock-packs"]
-    # The pack of a run that skipped them remembers them.
+    # A pack that was made without the bad files still names them.
     assert len(open_pack(source, cache).images) == 6
     with pytest.raises(InputError, match=first):
         open_pack(source, cache, on_error="raise")
@@ -53,7 +53,7 @@ def test_the_config_says_what_becomes_of_them(photo_folder):
 
 
 def declare(data, size):
-    """A TIFF file's bytes with another width and height in its first directory."""
+    """Returns TIFF bytes whose first directory declares another width and height."""
     data = bytearray(data)
     (start,) = struct.unpack_from("<I", data, 4)
     (count,) = struct.unpack_from("<H", data, start)
@@ -78,12 +78,12 @@ def test_a_size_that_is_only_declared_takes_no_room(
     assert data.stat().st_size == sum(image.size for image in pack.images)
 
 
-# a run keeps its photographs ----------------------------------------------------------
+# changed folders ----------------------------------------------------------------------
 
 
 @pytest.fixture
 def begun(photo_folder, tmp_path):
-    """The config of a run that has saved a checkpoint, its workdir, and its crops."""
+    """Begins a run with a checkpoint; returns its config, its workdir and a batch."""
     config, workdir = tiny_config(photo_folder), tmp_path / "run"
     (workdir / "checkpoints").mkdir(parents=True)
     sampler, _ = open_data(config, workdir)
@@ -133,7 +133,7 @@ def test_without_its_pack_an_unchanged_folder_is_packed_again(begun, tmp_path):
     shutil.rmtree(tmp_path / "packs")
     sampler, _ = open_data(config, workdir)
     np.testing.assert_array_equal(sampler.batch(7)["hr"], batch["hr"])
-    # Half of a pack is none.
+    # A truncated pack counts as missing.
     for path in (tmp_path / "packs").glob("*.u8"):
         path.write_bytes(path.read_bytes()[:1000])
     sampler, _ = open_data(config, workdir)
@@ -151,7 +151,7 @@ def test_a_changed_folder_without_its_pack_ends_the_run(begun, photo_folder, tmp
     assert f"1 changed: {photo_folder}/photo2.png" in message
     assert f"the pack of photos is not in {tmp_path}/packs; bring" in message
     assert "or delete this file to go on" in message and "\n" not in message
-    # As it says.
+    # Without the record the run takes the photos that are there, as the error says.
     (workdir / "photographs.json").unlink()
     sampler, _ = open_data(config, workdir)
     assert sampler.num_photos == 11
@@ -184,7 +184,7 @@ def test_a_damaged_record_is_named(begun):
 
 
 def test_what_is_held_out_stays_what_it_was(begun, photo_folder, tmp_path, caplog):
-    """Photographs that come and go could move others, trained on, to the other side."""
+    """Without the record, changed files could move training photos to validation."""
     config, workdir, _ = begun
     _, held_out = open_data(config, workdir)
     (file,) = open_held_out(config, workdir).files()
@@ -234,19 +234,19 @@ def test_a_run_whose_folder_changes_goes_on_bit_for_bit(finished, tmp_path, capl
         final_state(reference, 10),
     )
     assert metrics_rows(workdir) == metrics_rows(reference)
-    # The table at the end is of the photographs that it was validated on.
+    # The final table scores the photos that the run was validated on.
     assert evaluated(workdir) == evaluated(reference)
 
 
 def evaluated(workdir):
-    # A later one has "-2" after the step.
+    # Later evaluations of the step are ignored; their folders end in "-2" and so on.
     paths = workdir.glob("evaluation/*/results.json")
     (path,) = (path for path in paths if path.parent.name.isdigit())
     rows = json.loads(path.read_text())["images"]
     return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
 
 
-# many bad files -----------------------------------------------------------------------
+# mutated files ------------------------------------------------------------------------
 
 FORMATS = {"png": "PNG", "jpg": "JPEG", "tif": "TIFF", "webp": "WEBP", "bmp": "BMP"}
 
@@ -276,7 +276,7 @@ def zeroed(data, rng, _):
 
 
 def with_huge_size(data, rng, _):
-    """Another width and height where the format has them."""
+    """Declares another width and height, where the file's format stores them."""
     size = rng.choice([3_000, 16_383, 65_535, 2**31 - 1])
     data, short = bytearray(data), min(size, 65_535)
     if data[:4] == b"\x89PNG":
@@ -298,7 +298,7 @@ KINDS = (flipped, truncated, with_wrong_header, zeroed, with_huge_size)
 
 
 def fill_with_good_and_mutated(folder, photo):
-    """40 photographs, and 300 files made from them; the names of both."""
+    """Writes 40 photos, and 300 files mutated from them; returns the names of both."""
     rng, good, mutated = random.Random(0), {}, {}
     for i in range(40):
         extension = list(FORMATS)[i % 5]
@@ -312,7 +312,7 @@ def fill_with_good_and_mutated(folder, photo):
         kind = KINDS[i % len(KINDS)]
         data = kind(data, rng, list(good.values()))
         mutated[f"{i:03d}{kind.__name__}.{name.split('.')[1]}"] = data
-    # Wide TIFF has a reader of its own.
+    # TIFF files of 16 bits have a decoder of their own.
     wide = imagecodecs.tiff_encode(photo[:128, :128].astype(np.uint16) * 257)
     for i in range(0, 300, 30):
         kind = KINDS[i // 30 % len(KINDS)]
@@ -325,7 +325,7 @@ def fill_with_good_and_mutated(folder, photo):
 
 
 def decoded_size(path):
-    """The shorter side of what the file holds; None where that cannot be decoded."""
+    """Returns the shorter side of a file's image; None if it cannot be decoded."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -346,7 +346,7 @@ def test_three_hundred_mutated_files_are_named_and_the_rest_is_trained_on(
     sides = {path: decoded_size(path) for path in sorted(folder.iterdir())}
     bad = {path for path, side in sides.items() if side is None}
     small = {path for path, side in sides.items() if side is not None and side < 64}
-    # Most of what is mutated is bad; none of what is not is.
+    # Most mutated files are bad; no other file is.
     assert len(bad) > 150 and all(sides[folder / name] >= 96 for name in good)
 
     flags = tiny_flags(

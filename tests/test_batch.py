@@ -36,7 +36,10 @@ def restorer():
 
 @pytest.fixture
 def restore(restorer, tmp_path, caplog):
-    """Restores by the tiny network; also checks that nothing is left half-written."""
+    """Returns a function that restores files with the tiny network.
+
+    It also checks that no temporary file is left behind.
+    """
     caplog.set_level(logging.INFO)
 
     def restore(*paths, outputs=BOTH, limits=None, by=restorer, **options):
@@ -61,7 +64,7 @@ def restore(restorer, tmp_path, caplog):
 
 @pytest.fixture
 def blurry(photo):
-    """A small photograph with a blur that weights are trained for."""
+    """Returns a small photo with a blur in the trained range, sigma 1.5."""
     return degrade_photo(photo, 1.5, max_sigma=2.0)[1]
 
 
@@ -153,7 +156,7 @@ def test_metadata_goes_along(restore, tmp_path):
     path.write_bytes(content)
     (job,) = restore(path)
     with Image.open(job.targets["sr"]) as found:
-        # Turned upright, and said to be.
+        # The pixels are turned upright, and the orientation tag says so.
         assert found.size == (160, 240)
         assert found.getexif()[0x0112] == 1 and found.getexif()[0x010F] == "Maker"
         assert found.info["icc_profile"] == SRGB
@@ -204,7 +207,7 @@ def test_folders_are_mirrored(restore, blurry, tmp_path):
         save(photos / name, blurry[:20, :20])
     restore(photos, folder=results, outputs=["sr"])
     assert names(results) == ["a_x4.png"]
-    # What is named twice is restored once.
+    # A photo that is named twice is restored once.
     again = (photos, photos / "deep", photos / "deep/../a.png")
     jobs = restore(*again, folder=results, outputs=["sr"], recursive=True)
     assert len(jobs) == 3
@@ -314,7 +317,7 @@ def test_blur_outside_the_training_is_said_once(restore, photo, tmp_path):
     assert warning.startswith("sharper than what the weights are trained for, sigma 1 to")
     (warning,) = second.warnings
     assert warning.startswith("blurrier than")
-    # Nothing is done to it, so nothing is to be said.
+    # With strength 0 nothing is deblurred, so there is nothing to warn of.
     (job,) = restore(sharp, strength=0.0)
     assert not job.warnings
 
@@ -337,7 +340,8 @@ def test_an_interruption_leaves_nothing_half_done(
 
     def interrupted(path, *rest):
         messages = write(path, *rest)
-        # The report, three photographs, two results, and this.
+        # These are the report, three photos, the first photo's two results, and the
+        # temporary file of the second photo's first result.
         if len(names(tmp_path)) == 7:
             raise by
         return messages
@@ -415,7 +419,7 @@ def test_the_summary_counts(restore, blurry, tmp_path, caplog):
 
 
 def test_set14_is_restored_to_what_is_scored(tmp_path):
-    """The command's pixels are those of `evaluate.py --save_images`."""
+    """The restore command writes the same pixels as `evaluate.py --save_images`."""
     photos = read_photos(folder_source(shared_data("Set14")))
     restorer = Restorer.from_pretrained()
     evaluate(

@@ -11,7 +11,7 @@ from eddsrn_jax.protocol import degrade_photo
 
 @pytest.fixture(scope="module")
 def blurred(photo):
-    """The photograph's small image without blur, and with several sigmas."""
+    """Returns the small photo for each sigma: 0 (no blur), 1, 1.5, 2 and 3.5."""
     sigmas = (1.0, 1.5, 2.0, 3.5)
     small = {s: degrade_photo(photo, s, max_sigma=4.0) for s in sigmas}
     return {0.0: small[1.0][0], **{s: images[1] for s, images in small.items()}}

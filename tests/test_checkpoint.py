@@ -18,7 +18,8 @@ from eddsrn_jax.integrity import checksum
 from eddsrn_jax.models import EDDSRN, abstract_params, init_params
 from eddsrn_jax.steps import create_train_state
 
-# 2026-11: a read of orbax that fails leaves the others that it began to the collector.
+# 2026-11: when an orbax read fails, its other pending reads are left to the garbage
+# collector, which reports them as unraisable exceptions.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 MODEL = EDDSRN(**SMALL)
@@ -27,7 +28,7 @@ LOSSES = ("loss", "loss_sr", "loss_db")
 
 @pytest.fixture(autouse=True)
 def collect_failed_reads():
-    """Here, where they are expected, rather than in whichever test comes later."""
+    """Collects failed reads after each test here, so that no other test reports them."""
     yield
     gc.collect()
 
@@ -46,7 +47,7 @@ def make_config():
 
 
 def save(workdir, scores):
-    """Checkpoints of the steps given, with their validation's score or None."""
+    """Saves checkpoints; `scores` has a validation score or None for each step."""
     with Checkpoints(workdir) as checkpoints:
         for step, score in scores.items():
             metrics = {BEST_METRICS[0]: score} if score else None
@@ -170,7 +171,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_restored(
         restored, _ = checkpoints.restore_latest(make_state())
         assert_same(restored, make_state(1))
         assert f"{tmp_path}/checkpoints/2 cannot be restored: " in caplog.text
-        # Its step is free again, and its files are still there.
+        # The damaged checkpoint's step can be saved again, and its files are kept.
         metrics = {BEST_METRICS[0]: 25.0}
         checkpoints.save(make_state(2), make_config(), metrics=metrics)
     assert (tmp_path / "damaged-checkpoint-2").is_dir()
@@ -194,7 +195,10 @@ def flip(path):
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", [half, flip, lambda path: path.unlink()])
 def test_whatever_file_is_damaged_what_is_restored_was_saved(tmp_path, damage):
-    """Some files are not needed; no other damage goes unseen, and nothing is deleted."""
+    """Damages each file of a checkpoint in turn.
+
+    The damage is detected, or the file is not needed. No file is deleted.
+    """
     save(tmp_path / "whole", {1: 26.0, 2: 25.0})
     saved, like = {step: make_state(step) for step in (1, 2)}, make_state()
     files = [p for p in (tmp_path / "whole/checkpoints/2").rglob("*") if p.is_file()]
@@ -289,7 +293,7 @@ def test_another_architecture_is_named(tmp_path):
 
 
 def save_described(workdir, changes):
-    """A checkpoint as a stranger may make it, with values of its config changed."""
+    """Saves an untrusted checkpoint, in which some values of the config are changed."""
     values = make_config().to_dict()
     for name, value in changes.items():
         *path, last = name.split(".")

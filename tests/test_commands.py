@@ -1,4 +1,4 @@
-"""train.py and evaluate.py as processes of their own."""
+"""Commands that are launched as processes, mainly train.py and evaluate.py."""
 
 import json
 import re
@@ -26,7 +26,8 @@ def test_untouched_runs_agree(finished, tmp_path):
         rows.append(metrics_rows(tmp_path / str(i)))
     jax.tree.map(np.testing.assert_array_equal, *states)
     assert rows[0] == rows[1]
-    # With XLA's own convolutions, which add up in another order.
+    # The finished run was trained without oneDNN, with XLA's own convolutions, which add
+    # up in another order.
     for found, expected in zip(rows[0], metrics_rows(workdir), strict=True):
         assert found == pytest.approx(expected, rel=0.01)
 
@@ -45,7 +46,7 @@ def test_the_users_xla_flags_stay_and_programs_are_kept_between_runs(finished, t
         assert run.returncode == 0, err
         assert "XLA_FLAGS=--xla_cpu_enable_fast_math=false\n" in err
         programs.append(sorted(path.name for path in (tmp_path / "xla").iterdir()))
-    # The second run found its step in the cache; smaller programs may not be kept.
+    # The second run found its step in the cache. Smaller programs may not be cached.
     steps = [[n for n in names if n.startswith("jit_train_step")] for names in programs]
     assert steps[0] and steps[0] == steps[1]
 

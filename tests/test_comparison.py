@@ -31,7 +31,7 @@ MODELS = {
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    """A table of each kind of row, with networks that have learnt nothing."""
+    """Returns the config of a table with every kind of row and untrained networks."""
     folder, rows = tmp_path_factory.mktemp("weights"), {}
     for name, model in MODELS.items():
         params = init_params(model, jax.random.key(0))
@@ -120,7 +120,7 @@ def test_its_scores_are_those_of_an_evaluation(compared, config, photos, tmp_pat
 def test_a_figure_has_a_panel_of_every_method(compared):
     _, out = compared
     picture = read_image(out / "figure_cat.png")
-    # The photograph, the input and seven methods: two rows of six.
+    # The photo, the input and seven methods fill two rows of up to six panels.
     assert picture.shape == (2 * (192 + 28 + 8) - 8, 6 * (192 + 8) - 8, 3)
 
 
@@ -131,7 +131,8 @@ def test_a_figure_shows_where_interpolation_is_worst(photo):
     picture = draw_figure({"bicubic": bicubic, "nothing": nothing}, image, sigma=1.0)
     shown = picture[:192:2, :192:2]
     assert (shown == photo[100, 100]).all(axis=2).any()
-    # The deblurred image's pixels are squares, as those of the input are.
+    # Both panels show the small input, whose pixels are repeated: the second panel is the
+    # input's, the fourth that of a method which returns the input as "deblurred".
     np.testing.assert_array_equal(picture[:192, 200:392], picture[:192, 600:792])
     with pytest.raises(InputError, match="80 x 90 is too small a photograph"):
         draw_figure({}, photo[:90, :80], sigma=1.0)

@@ -16,7 +16,7 @@ from eddsrn_jax.models import EDDSRN, abstract_params, make_network
 FILES = {
     path.stem for path in (Path(__file__).parents[1] / "configs").glob("[a-z]*.py")
 } - {"sizes", "table1"}
-# The papers' sizes, and those that others come in.
+# Configs that come in the sizes "full" and "lite".
 SIZED = {"deblur_cnn", "edsr", "edsrn", "lapsrn", "lapsrn_finetuned", "srresnet"}
 SIZED |= {"scgan", "srresnet_finetuned", "vdsr"}
 NAMES = sorted([*FILES, *(f"{name}:lite" for name in SIZED), "edsr:baseline"])
@@ -29,7 +29,7 @@ def load(name):
 
 
 def recipe(config):
-    """All values but those of the network."""
+    """Returns all values of a config but those of the network."""
     return {k: v for k, v in flatten(config).items() if not k.startswith("model.")}
 
 
@@ -49,7 +49,10 @@ def test_a_config_is_locked_complete_and_builds_its_network(name):
 
 @pytest.mark.parametrize("name", sorted(SIZED))
 def test_lite_systems_cost_about_as_much(name):
-    """As ED-DSRN lite, 0.24 million multiply-accumulates a pixel; with its recipe."""
+    """A lite system has the recipe and about the cost of ED-DSRN lite.
+
+    ED-DSRN lite takes 0.24 million multiply-accumulates a pixel.
+    """
     config, lite = load(f"{name}:lite"), load("eddsrn_lite")
     assert config.name.startswith(load(name).name.split(",")[0])
     assert config.batch_size == lite.batch_size
@@ -86,7 +89,7 @@ def test_the_papers_values():
 
 
 def test_model_defaults_are_those_of_the_papers_config():
-    """They stand in two places, so that a config shows all that can be changed."""
+    """The config repeats the defaults, so that it shows all that can be changed."""
     fields = {name: getattr(EDDSRN(), name) for name in load("eddsrn").model}
     assert fields == load("eddsrn").model.to_dict()
 

@@ -37,7 +37,8 @@ def test_results_and_gradients_are_those_of_xla(shape, kernel, dtype, tolerance)
         for key, size in zip(keys, shapes, strict=True)
     )
     result, back = jax.vjp(convolve, *arguments)
-    # In bfloat16 too a gradient is to be as near the exact one as rounding allows.
+    # The reference is computed in float32: in bfloat16 too, results and gradients must be
+    # as close to the exact ones as rounding allows.
     exact = [x.astype("float32") for x in (*arguments, gradient)]
     expected, expected_back = jax.vjp(xla, *exact[:-1])
     pairs = [(result, expected)]

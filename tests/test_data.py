@@ -115,7 +115,7 @@ def test_of_several_processes_one_makes_a_pack(photo_folder, tmp_path, caplog):
             while "waiting for it" not in caplog.text:
                 assert not waiting.done()
                 time.sleep(0.01)
-            # Meanwhile it appears.
+            # While the other thread waits for the lock, the pack appears.
             open_pack(source, tmp_path / "other")
             made = []
             for path in (tmp_path / "other").glob("[!.]*"):
@@ -153,7 +153,7 @@ def test_broken_files_are_left_out_and_named(photo_folder, tmp_path, caplog):
     assert f"{photo_folder}/photo3.png: cannot be decoded" in caplog.text
     last = read_image(photo_folder / "photo7.png")
     np.testing.assert_array_equal(pack.images[-1], last)
-    # Whoever only uses the pack is told too.
+    # A run that only reads the pack logs the same warnings.
     caplog.clear()
     open_pack(folder_source(photo_folder), tmp_path / "cache")
     assert "empty.png: cannot be decoded" in caplog.text
@@ -212,7 +212,7 @@ def plan(epoch=0, batch_size=4, crops_per_image=6, seed=0):
 
 def test_an_epoch_takes_every_photograph_equally_often_in_whole_batches():
     found = plan()
-    assert len(found.image) == 28  # 30 rows less the 2 that fill no batch
+    assert len(found.image) == 28  # 30 crops, without the last 2, which fill no batch
     counts = np.bincount(found.image)
     assert counts.max() == 6 and counts.min() >= 4
 
@@ -283,7 +283,7 @@ def test_too_few_crops_for_a_batch():
 
 @pytest.mark.parametrize("threads", [1, 2, 7])
 def test_the_stream_is_the_plan_from_any_step_with_any_threads(sampler, threads):
-    steps = range(4, 15)  # across two ends of an epoch
+    steps = range(4, 15)  # crosses the ends of two epochs
     found = list(stream_batches(sampler, steps, num_threads=threads, prefetch=3))
     assert len(found) == len(steps)
     for step, batch in zip(steps, found, strict=True):
@@ -313,7 +313,7 @@ def test_devices_cut_the_crops_of_the_plan(sampler, devices):
 
 
 def test_the_devices_crops_reach_every_corner(photo):
-    """Odd sizes; crops of one pixel less than a photograph start everywhere."""
+    """Images only 1 to 3 pixels larger than the crops make crops at corners likely."""
     images = [np.ascontiguousarray(photo[:33, :35]), photo[40:74, 7:40].copy()]
     pack = Pack(images, ["a", "b"])
     sampler = CropSampler(pack, seed=0, batch_size=2, crops_per_image=9, patch_size=32)

@@ -42,7 +42,7 @@ def test_augment_makes_each_of_the_eight_symmetries_equally_often():
         for turns in range(4)
     }
     assert {tuple(view) for view in views} == expected
-    # 100 each; the standard deviation of a count is 9.4.
+    # The expected count is 100, with a standard deviation of 9.4.
     assert counts.min() > 60 and counts.max() < 140
 
 
@@ -53,7 +53,11 @@ def test_round_to_8_bits_clips_and_rounds_halves_up():
 
 @pytest.mark.parametrize("name", ["baboon", "comic"])
 def test_bicubic_agrees_with_matlab(name):
-    """MATLAB's own imresize; its maker's version replicated edges, so the interior."""
+    """Expected values are from MATLAB's imresize.
+
+    Only the interior is compared, because the version of MATLAB that made them replicated
+    edges.
+    """
     folder = shared_data("matlab_bicubic_x4")
     hr = read_image(folder / f"{name}_hr.png")
     expected = read_image(folder / f"{name}_lr.png")
@@ -66,7 +70,7 @@ def test_bicubic_agrees_with_matlab(name):
     assert plain.max() <= 1
     assert (plain > 0).mean() <= 0.12
 
-    # MATLAB rounds to 8 bits between the two passes; imitated here only.
+    # MATLAB rounds to 8 bits between the two passes; only this test imitates that.
     rows, columns = (downscale_matrix(side, side, 4) for side in hr.shape[:2])
     tall = round_to_8_bits(resample_rows(rows, hr.astype(np.float32) / 255.0))
     rounded = difference(np.asarray(resample_columns(columns, tall)))
@@ -95,7 +99,7 @@ def test_degrade_photo_on_a_canvas_equals_degrade(photo, sides):
     expected = degrade(hr, 1.3, scale=4, max_sigma=2.0)
     for image, reference in zip(found, expected, strict=True):
         levels = np.asarray(reference) * 255
-        # Half a level, and the order in which a product adds up.
+        # The tolerance is half a level for rounding, and 0.01 for the order of summation.
         assert np.abs(image - levels).max() < 0.51
 
 
@@ -106,7 +110,7 @@ def test_training_triple_is_a_function_of_key_and_crop(photo):
     for name in ("hr", "lr_sharp", "lr_blur"):
         np.testing.assert_array_equal(first[name], again[name])
         assert not np.array_equal(first[name], other[name])
-    # The target is the augmented crop itself, and the small image belongs to it.
+    # The target is the augmented crop itself, and lr_sharp is made from it.
     hr_levels = np.rint(np.asarray(first["hr"]) * 255).astype(np.uint8)
     assert sorted(hr_levels.ravel()) == sorted(hr.ravel())
     sharp, _ = degrade(hr_levels, 1.0, scale=4, max_sigma=2.0)
@@ -114,7 +118,7 @@ def test_training_triple_is_a_function_of_key_and_crop(photo):
 
 
 def test_training_sigmas_cover_their_range():
-    """Read off an impulse: a wider blur leaves less of it."""
+    """The peak of a blurred square shows the sigma: a wider blur lowers it more."""
     hr = np.zeros((64, 64, 3), np.uint8)
     hr[28:36, 28:36] = 255
     keys = jax.random.split(jax.random.key(0), 200)
@@ -146,7 +150,7 @@ def test_an_anisotropic_kernel_has_its_sigmas_and_its_angle():
     x, y = np.meshgrid(taps, taps)
     moments = [[(a * b * kernel).sum() for a in (x, y)] for b in (x, y)]
     variances, directions = np.linalg.eigh(moments)
-    # Cut off at 4 rows and columns, which takes some of the larger one.
+    # The kernel is cut off at 4 rows and columns, which reduces the larger sigma.
     np.testing.assert_allclose(np.sqrt(variances), [0.8, 1.92], atol=0.02)
     angle = np.arctan2(directions[1, 1], directions[0, 1]) % np.pi
     assert angle == pytest.approx(np.pi / 6, abs=0.02)
@@ -165,7 +169,7 @@ def test_noise_has_its_variance_at_every_brightness(shot):
 
 
 def degraded(hr, key, **shares):
-    """Sharp and degraded image of many draws, in grey levels."""
+    """Returns training images of 64 random degradations by name, in grey levels."""
     keys = jax.random.split(key, 64)
     make = lambda k: training_triple(k, hr, scale=4, sigma_range=(0.0, 3.0), **shares)  # noqa: E731
     triple = jax.jit(jax.vmap(make))(keys)
@@ -187,7 +191,7 @@ def test_noise_and_jpeg_change_their_share_of_the_inputs_and_no_target(photo):
         for name in ("hr", "lr_sharp"):
             np.testing.assert_array_equal(other[name], clean[name])
         difference = np.abs(other["lr_blur"] - clean["lr_blur"]).mean(axis=(1, 2, 3))
-        # Half of 64, four standard deviations either way.
+        # The expected count is half of 64, give or take four standard deviations.
         assert 16 <= (difference > 0).sum() <= 48
         assert difference.max() < 12
 
@@ -196,13 +200,17 @@ def test_noise_is_as_strong_as_the_config_says(photo):
     flat = np.full((128, 128, 3), 255, np.uint8) // 2
     images = degraded(flat, jax.random.key(2), noise_share=1.0, max_noise=12.0)
     deviations = images["lr_blur"].std(axis=(1, 2, 3))
-    # At half brightness, with shot noise or without.
+    # The mean level is 6. At half brightness, a random share of shot noise lowers the
+    # deviation to about 0.87 of the level.
     assert 10 < deviations.max() < 12.5 and deviations.min() < 1.5
     assert deviations.mean() == pytest.approx(6 * 0.87, abs=1.0)
 
 
 def test_bicubic_on_blurred_set14_has_the_reference_psnr():
-    """Measured by an independent implementation: 21.78 dB / 0.530, 21.71 / 0.532."""
+    """Expected values were measured by an independent implementation.
+
+    It found 21.78 dB / 0.530 at border 4, and 21.71 dB / 0.532 at border 0.
+    """
     scores = []
     for path in list_images(shared_data("Set14")):
         hr = cut_to_scale(read_image(path))

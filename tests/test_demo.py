@@ -23,7 +23,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))
 
 @pytest.fixture(scope="module")
 def demo():
-    """The page's address."""
+    """Starts the web page's server; yields the page's address."""
     pytest.importorskip("gradio", reason="requirements-demo.txt is not installed")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -62,7 +62,7 @@ def browser(demo):
 
 @pytest.fixture
 def page(browser, demo):
-    """The page in a new tab; all that it asks for must be on this machine."""
+    """Opens the page in a new tab; all its requests must be for this machine."""
     page = browser.new_page(viewport={"width": 1200, "height": 1000})
     page.set_default_timeout(300_000)
     asked = []
@@ -112,7 +112,7 @@ def test_a_photograph_is_uploaded_restored_and_downloaded(page, photo, tmp_path)
     page.screenshot(path=tmp_path / "demo.png")
     expected = Restorer.from_pretrained()(blurry)
     found, name = downloaded(page, "Download x4")
-    # The page runs under other XLA flags than the tests.
+    # The server runs with other XLA flags than the tests, so values may differ by 1.
     assert np.abs(found.astype(int) - expected.sr).max() <= 1
     assert re.fullmatch(r"my.cat_x4.png", name)
     page.get_by_role("tab", name="Deblurred").click()

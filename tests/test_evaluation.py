@@ -38,7 +38,7 @@ BASELINES = {"bicubic": bicubic, "blurred input": untouched}
 
 
 class Perfect:
-    """Returns what it was told, and remembers how it was called."""
+    """Method that returns given answers in turn, and records the sizes to prepare for."""
 
     def __init__(self, answers):
         self.answers = list(answers)
@@ -226,7 +226,7 @@ def test_bicubic_rounds_and_clips():
     flat = np.full((8, 8, 3), 77, np.uint8)
     np.testing.assert_array_equal(bicubic(flat).sr, np.full((32, 32, 3), 77))
     edge = np.zeros((8, 8, 3), np.uint8)
-    edge[:, 4:] = 255  # overshoots on both sides
+    edge[:, 4:] = 255  # bicubic overshoots on both sides
     assert set(np.unique(bicubic(edge).sr[:, :8])) == {0}
 
 
@@ -236,10 +236,10 @@ def test_validate_is_evaluate_at_one_sigma_for_each_photograph(photo):
     def method(lr_blur):
         return Restored(bicubic(lr_blur).sr, lr_blur)
 
-    # Three blurs for two photographs: the first one comes again.
+    # There are three blurs for two photos, so the first photo comes again.
     pairs = {("a", 1.0), ("b", 2.0), ("a", 1.5)}
     found, examples = validate(method, photos, sigmas=(1.0, 2.0, 1.5), num_examples=1)
-    # Input, two outputs, truth.
+    # A picture shows the input, two outputs and the truth side by side.
     assert {name: sheet.shape for name, sheet in examples.items()} == {
         "a": (100 + 16, 4 * 120 + 3 * 4, 3)
     }
@@ -332,13 +332,13 @@ def test_the_ensemble_is_the_mean_over_turned_and_mirrored_copies(photo):
     image = photo[:20, :28]
 
     def ramp(pixels):
-        """Darker from the top down, whichever way the photograph is turned."""
+        """Darkens "deblurred" from the top down, whichever way the photo is turned."""
         rows = np.linspace(1, 0, len(pixels), dtype=np.float32)[:, None, None]
         return Restored(sr=pixels.repeat(4, 0).repeat(4, 1), deblurred=pixels * rows)
 
     found = self_ensemble(ramp)(image)
     np.testing.assert_array_equal(found.sr, image.repeat(4, 0).repeat(4, 1))
-    # Up, down, left and right in turn: what is left is half of everything.
+    # The copies are darkened from all four sides, so their mean is half as bright.
     np.testing.assert_allclose(found.deblurred, image / 2, atol=0.51)
     assert found.deblurred.dtype == np.uint8
 

@@ -1,4 +1,4 @@
-"""Kills, signals, damaged checkpoints and full disks; of runs that are real processes."""
+"""Kills, signals, damaged checkpoints and full disks, in runs as real processes."""
 
 import collections
 import contextlib
@@ -22,11 +22,13 @@ from tiny import final_state, metrics_rows, tiny_flags
 from eddsrn_jax.checkpoint import read_run
 from eddsrn_jax.files import locked
 
-# Programs with oneDNN, the default on x86, are not kept: each start would compile.
+# Flags without oneDNN, which is the default on x86. XLA cannot cache programs that use
+# oneDNN, so every start would compile.
 KEPT = {"XLA_FLAGS": "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"}
 
-# What a run is killed in, how often at least, and up to how many seconds into it.
+# Phases in which a run is killed, with the longest delay before the kill in seconds.
 PHASES = {"step": 0.1, "save": 0.05, "validation": 0.2, "compile": 4.0}
+# Minimum number of kills in total, and in each phase.
 KILLS, EACH = 50, 5
 SAVE_EVERY, VALIDATE_EVERY = 10, 25
 DRIVEN = {
@@ -46,7 +48,7 @@ def train(folder, workdir, log, changes, **variables):
 
 
 def wait_for(reached, run, log):
-    """Until something is so, or the run has ended."""
+    """Waits until `reached` returns true or the run ends; fails after ten minutes."""
     deadline = time.monotonic() + 600
     while run.poll() is None and not reached():
         assert time.monotonic() < deadline, log.read_text()
@@ -58,26 +60,26 @@ def steps_logged(log):
 
 
 def phase_of(workdir, log):
-    """What a run is doing, by its messages and its folders."""
+    """Returns the phase that a run is in, judged by its messages and folders."""
     messages = log.read_text()
     if "first step after" not in messages:
         return "compile" if "XLA_FLAGS=" in messages else "start"
     if any(workdir.glob("checkpoints/*tmp*")):
         return "save"
-    # A validation comes between the loss of its step and its own message.
+    # A validation begins after its step's loss is logged, and ends with its own message.
     last = re.search(r" step (\d+)/.*\n$", messages)
     return "validation" if last and int(last[1]) % VALIDATE_EVERY == 0 else "step"
 
 
 def finished_steps(workdir):
-    """Those that a run can go on from."""
+    """Returns the steps that a run can resume from: 0 and all finished checkpoints."""
     names = [path.name for path in workdir.glob("checkpoints/*")]
     return [0, *(int(name) for name in names if name.isdigit())]
 
 
 def kill(run, workdir, log):
-    """Kills a run; returns its phase and the checkpoint that it must go on from."""
-    # Frozen first, so that what is seen is what is killed.
+    """Kills a run; returns its phase and the step that it must resume from."""
+    # The run is suspended first, so that its phase cannot change before the kill.
     run.send_signal(signal.SIGSTOP)
     stat = Path(f"/proc/{run.pid}/stat")
     wait_for(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", run, log)
@@ -112,7 +114,8 @@ def test_a_run_killed_fifty_times_is_the_run_that_was_not(finished, tmp_path):
         began = time.monotonic()
         run = start(workdir)
         if aim == "anything":
-            # A second of training is a tenth of the run.
+            # The range is the time until the first step, plus a second of training, which
+            # is a tenth of the run.
             time.sleep(rng.uniform(0, 1 + statistics.median(seconds)))
         else:
             if aim != "compile":
@@ -123,7 +126,7 @@ def test_a_run_killed_fifty_times_is_the_run_that_was_not(finished, tmp_path):
             wait_for(lambda aim=aim: phase_of(workdir, log) == aim, run, log)
             time.sleep(rng.uniform(0, PHASES[aim]))
         phase, can_go_on_from = kill(run, workdir, log)
-        # Loading what is kept is no compilation.
+        # Unless the cache was deleted, the program is loaded and not compiled.
         phase = "start" if phase == "compile" and aim != "compile" else phase
         seen[phase] += 1
         if found := re.search(r", steps (\d+) to 600", log.read_text()):
@@ -151,7 +154,8 @@ def test_a_run_killed_fifty_times_is_the_run_that_was_not(finished, tmp_path):
     assert metrics_rows(workdir) == metrics_rows(tmp_path / "whole")
     assert all(path.name.isdigit() for path in workdir.glob("checkpoints/*"))
     for phase, steps in most.items():
-        # What was being written is lost too; the next save waits until it is done.
+        # A kill during a save also loses that save. The next save waits for it, so no
+        # more can be lost.
         assert steps <= SAVE_EVERY * (2 if phase == "save" else 1)
 
 
@@ -175,7 +179,7 @@ def test_a_signal_while_compiling_saves_the_first_step(finished, tmp_path, numbe
 def test_a_signal_in_a_validation_saves_once_it_is_done(finished, tmp_path):
     folder, _ = finished
     log, workdir = tmp_path / "log", tmp_path / "run"
-    # A second and a half of it.
+    # The validation takes a second and a half.
     changes = {"validation.every_steps": 3, "validation.sigmas": (1.0,) * 400}
     run = train(folder, workdir, log, {"total_steps": 100_000, **changes})
     wait_for(lambda: steps_logged(log) == ["3"], run, log)
@@ -227,7 +231,7 @@ def test_a_second_run_on_a_workdir_is_refused_while_there_is_a_first(finished, t
 
 @pytest.fixture
 def trained(finished, tmp_path):
-    """A copy of a run of ten steps, with the checkpoints 6 and 10."""
+    """Copies a run of ten steps with checkpoints 6 and 10; returns photos and workdir."""
     folder, workdir = finished
     shutil.copytree(workdir, tmp_path / "run")
     assert sorted(finished_steps(tmp_path / "run")) == [0, 6, 10]
@@ -235,7 +239,7 @@ def trained(finished, tmp_path):
 
 
 def contents(folder):
-    """All files of a folder."""
+    """Returns the bytes of all files in a folder, by relative path."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     return {path.relative_to(folder): path.read_bytes() for path in files}
 
@@ -265,7 +269,7 @@ def test_a_run_goes_on_from_the_newest_whole_checkpoint(trained, tmp_path, spoil
     assert run.returncode == 0, log.read_text()
     assert f"{workdir}/checkpoints/10 cannot be restored: " in log.read_text()
     assert ", steps 6 to 12 (" in log.read_text()
-    # All that could not be read is one line.
+    # All failed reads together are reported in one line.
     assert len(log.read_text().splitlines()) < 12
     assert contents(workdir / "damaged-checkpoint-10") == before
 
@@ -307,12 +311,13 @@ def test_evaluation_goes_on_from_another_than_the_damaged_best(trained, tmp_path
 
 
 def test_a_file_of_a_checkpoint_that_cannot_be_written(trained, tmp_path):
-    """Where the system refuses in the midst of a save, here by a limit on files' size."""
+    """A limit on file sizes makes the system refuse a write in the middle of a save."""
     folder, workdir = trained
     log = tmp_path / "log"
     before = contents(workdir / "checkpoints" / "10")
     run = train(folder, workdir, log, {"total_steps": 30})
-    # No run is alike in how it shares out arrays to files; the largest has more.
+    # Each save distributes arrays among files differently, but the largest file is always
+    # above the limit.
     resource.prlimit(run.pid, resource.RLIMIT_FSIZE, (100_000, 100_000))
     run.communicate(timeout=300)
     assert run.returncode == 1, log.read_text()
@@ -339,7 +344,7 @@ def test_a_file_of_results_that_cannot_be_written(finished, tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A folder that is a disk of 8 MB."""
+    """Mounts a disk of 8 MB and yields its folder; skips without the right to mount."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
@@ -360,7 +365,10 @@ def small_disk(tmp_path):
     ],
 )
 def test_a_full_disk(finished, small_disk, tmp_path, kilobytes, message):
-    """The last checkpoint and the rows stay; with room the run goes on as if it had."""
+    """A full disk ends the run, but damages neither its last checkpoint nor its rows.
+
+    With room again, the run resumes, and ends as if the disk had never been full.
+    """
     folder, reference = finished
     log, workdir, changes = tmp_path / "log", small_disk / "run", {"total_steps": 20}
     shutil.copytree(reference, workdir)

@@ -49,13 +49,13 @@ SMALL_HALF = HalfSizeEDDSRN(features=(4, 4, 8), num_pairs=(1, 1, 1, 1, 1))
 
 @pytest.fixture(scope="module")
 def bundled():
-    """The photos of scikit-image that no network here is trained on."""
+    """Returns scikit-image's validation photos; no network here is trained on them."""
     files = open_split("bundled").validation.files()
     return [cut_to_scale(read_image(file.content)) for file in files]
 
 
 def channels_of(images, dtype="float32"):
-    """A network's input, through the function that all networks use."""
+    """Returns a network's input, computed by `network_input` as in most networks."""
 
     class Input(nn.Module):
         @nn.compact
@@ -72,13 +72,13 @@ def test_a_banks_name_ends_with_the_checksum_of_its_kernels(name):
 
 @pytest.mark.parametrize("name", BANKS)
 def test_kernels_round_alike_on_every_machine(name):
-    """No value is so near the middle between two decimals that its last bits decide."""
+    """No value is so close to a rounding boundary that its last bits decide."""
     bank = find_bank(name)
     for i, (sigma, noise) in enumerate(bank.filters):
         kernel = 1e4 * inverse_filter(sigma, noise=noise, size=bank.size)
         assert np.abs(kernel - np.floor(kernel) - 0.5).min() > 1e-3
         rounded = kernel - 1e4 * bank.kernels[:, :, i]
-        # The middle makes up for what rounding changes in the sum.
+        # The middle value compensates for rounding's change of the sum.
         rounded[bank.size // 2, bank.size // 2] = 0
         assert np.abs(rounded).max() < 0.501
         assert bank.kernels[:, :, i].sum() == pytest.approx(1, abs=1e-5)
@@ -88,7 +88,7 @@ def test_kernels_round_alike_on_every_machine(name):
 
 
 def filtered(image, kernel):
-    """The image after one filter, computed by SciPy and rounded to 8 bits."""
+    """Filters an image with SciPy and rounds the result to 8 bits."""
     channels = [
         scipy.ndimage.correlate(channel.astype(float), kernel, mode="nearest")
         for channel in np.moveaxis(image, -1, 0)
@@ -97,7 +97,7 @@ def filtered(image, kernel):
 
 
 def test_filters_deblur_as_well_as_wieners_filter_of_any_size(bundled):
-    """Measured on scikit-image's photos; both are told the blur."""
+    """Both filters know the blur; the limits were measured on scikit-image's photos."""
     bank = find_bank(NAME)
     gains = []
     for i, (sigma, _) in enumerate(bank.filters):
@@ -113,7 +113,7 @@ def test_filters_deblur_as_well_as_wieners_filter_of_any_size(bundled):
             ]
             gains.append(np.subtract(scores[2], scores[:2]))
     over_blurred, over_wiener = np.mean(gains, axis=0)
-    # Measured: 7.32 and -0.16 dB.
+    # Measured: gains of 7.32 and -0.16 dB.
     assert over_blurred > 7
     assert over_wiener > -0.3
 
@@ -148,7 +148,10 @@ def test_8_bit_values_are_exact_in_bfloat16_and_16_bit_ones_stay_apart():
 
 
 def test_filters_that_expect_noise_deblur_noisy_photos(bundled):
-    """Measured: gains of 1.5, 2.4 and 2.0 dB; filters for clean photos lose 5 to 11."""
+    """Measured: gains of 1.5, 2.4 and 2.0 dB.
+
+    Filters for clean photos lose 5 to 11 dB.
+    """
     bank = find_bank(PHOTO)
     kernels = dict(zip(bank.filters, np.moveaxis(bank.kernels, -1, 0), strict=True))
     for sigma in (1.0, 2.0, 3.0):
@@ -186,7 +189,11 @@ NETWORKS = [
 
 
 def params_of(model):
-    """Parameters of a new network; none of them are 0, which would hide what it sees."""
+    """Returns a new network's parameters.
+
+    Those of the half-size network are shifted: its heads start at 0, which would hide
+    what the network sees.
+    """
     params = init_params(model, jax.random.key(0))
     if isinstance(model, HalfSizeEDDSRN):
         params = jax.tree.map(lambda x: x + 0.01, params)
@@ -195,7 +202,7 @@ def params_of(model):
 
 @pytest.mark.parametrize("model", NETWORKS, ids=lambda model: type(model).__name__)
 def test_tiles_and_windows_see_the_photos_own_edges(model, photo):
-    """In a window larger than the photo, and in several smaller ones, at odd sizes."""
+    """Restores a photo of odd size in one larger window, and in several smaller ones."""
     image = photo[:29, :347].astype(np.float32) / 255
     params = params_of(model)
     expected = jax.jit(partial(apply, model))(params, image[None])
@@ -209,7 +216,7 @@ def test_tiles_and_windows_see_the_photos_own_edges(model, photo):
 
 @pytest.mark.parametrize("size", [(8, 8), (13, 8), (8, 22), (24, 41)])
 def test_a_fitted_window_sees_the_photos_own_edges(photo, size):
-    """The window ends with the photo's multiple of 8, so convolutions need no mask."""
+    """The window's size is the photo's, rounded up to 8, so convolutions need no mask."""
     image = photo[: size[0], : size[1]].astype(np.float32) / 255
     params = params_of(SMALL_HALF)
     restorer = Restorer(SMALL_HALF, params)

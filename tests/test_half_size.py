@@ -1,4 +1,4 @@
-"""The network at half size: what it is made of, and how it begins."""
+"""The half-size network: its cost, parts, initial outputs and receptive field."""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,10 @@ def small():
 
 
 def test_it_costs_what_the_lite_network_does():
-    """5.1 M parameters and 0.25 M multiply-accumulates, counted by hand from widths."""
+    """Expected values were counted by hand from the widths.
+
+    They are 5.1 M parameters and 0.25 M multiply-accumulates a pixel.
+    """
     model = HalfSizeEDDSRN()
     assert count_parameters(abstract_params(model)) == pytest.approx(5.06e6, rel=0.005)
     assert macs_per_pixel(model) == pytest.approx(0.246e6, rel=0.005)
@@ -45,7 +48,7 @@ def test_before_training_both_outputs_are_nearly_the_photo(small, photo):
     outputs = jax.jit(model.apply)({"params": params}, x)
     changed = np.abs(outputs["deblurred"] - x)
     assert 0 < changed.mean() < 0.02
-    # The heads are 0, and the mix is the same for both.
+    # The heads return 0, and the mix is the same for both outputs.
     enlarged = bicubic_upscale(outputs["deblurred"], 4)
     np.testing.assert_allclose(outputs["sr"], enlarged, atol=1e-5)
 
@@ -59,7 +62,10 @@ def test_a_mix_is_a_weighted_mean_of_no_change_and_of_every_filters():
 
 
 def test_energies_tell_how_blurred_a_photo_is_whatever_its_contrast(photo):
-    """A filter for strong blur changes a mild blur most, against one for mild blur."""
+    """The milder the blur, the more a filter for strong blur changes the photo.
+
+    Its change is compared with that of a filter for mild blur.
+    """
     filters = FrontEnd(HalfSizeEDDSRN.front_end)
     differences = {}
     for sigma in (1.0, 1.5, 2.0):
@@ -106,10 +112,10 @@ def test_bfloat16_computes_close_to_float32(small, photo):
 
 @pytest.mark.parametrize("pairs", [(1, 1, 1, 1, 1), (1, 2, 3, 2, 2)])
 def test_it_reaches_no_further_than_it_says(pairs):
-    """A change of one column shows nowhere beyond the radius.
+    """A change of one column changes no output beyond the receptive-field radius.
 
-    What the blur estimator sees, 24 pixels further than the trunk, changes too little to
-    show in float32.
+    The blur estimator sees 24 pixels further than the trunk. Changes that it alone sees
+    have too little effect to show in float32.
     """
     model = HalfSizeEDDSRN(features=(2, 2, 2), num_pairs=pairs)
     params = init_params(model, jax.random.key(0))

@@ -61,7 +61,7 @@ def test_sixteen_bit_colour_is_reduced_with_a_warning(rgb, caplog):
 
 
 def sixteen_bit_png(rgb: np.ndarray) -> bytes:
-    """By hand: Pillow cannot write 16-bit colour."""
+    """Encodes a PNG by hand, because Pillow cannot write 16-bit colour."""
     import struct
     import zlib
 

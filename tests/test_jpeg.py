@@ -1,4 +1,4 @@
-"""JPEG on the device against Pillow's, which is libjpeg."""
+"""Compares JPEG compression on the device with Pillow, which uses libjpeg."""
 
 import io
 
@@ -38,7 +38,7 @@ def test_is_close_to_libjpeg_in_every_channel(photo, quality, share, reduce_chro
     levels = photo[: size[0], 3 : 3 + size[1]]
     expected = pillow_jpeg(levels, quality, reduce_chroma)
     found = on_device(levels, quality, reduce_chroma=reduce_chroma)
-    # libjpeg's transform has integers: it rounds some coefficients the other way.
+    # libjpeg's transform is in integers, so it rounds some coefficients differently.
     limit = share * distance(levels, expected)
     np.testing.assert_array_less(distance(found, expected), limit)
 
@@ -46,7 +46,7 @@ def test_is_close_to_libjpeg_in_every_channel(photo, quality, share, reduce_chro
 def test_a_phase_is_that_of_a_part_of_a_larger_file(photo):
     whole = pillow_jpeg(photo[:192, :256], 40, True)
     found = on_device(photo[21:85, 39:103], 40, phase=(21 % 16, 39 % 16))
-    # Blocks that reach beyond the part have other content, and so has chroma beside them.
+    # Blocks that extend beyond the part differ, and so does the chroma beside them.
     inner = (slice(12, 58), slice(10, 56))
     difference = distance(found[inner], whole[21:85, 39:103][inner])
     np.testing.assert_array_less(difference, 0.05)

@@ -1,4 +1,4 @@
-"""Long runs stay flat: memory, open files and threads of the real processes."""
+"""Tests that memory, threads and open files stay flat in long runs of real processes."""
 
 import itertools
 import re
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 
 def sizes(pid):
-    """Resident memory in kB, threads, and open files of a process."""
+    """Returns resident memory in kB, thread count and open-file count of a process."""
     status = Path(f"/proc/{pid}/status").read_text()
     found = [re.search(rf"^{n}:\s+(\d+)", status, re.M) for n in ("VmRSS", "Threads")]
     files = sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
@@ -22,17 +22,17 @@ def sizes(pid):
 
 
 def assert_flat(run, log, done, *, first, last):
-    """Watches a run; what it holds at the end it held when `first` things were done.
+    """Asserts that a process needs no more resources at its end than after `first` items.
 
     Args:
-        run: a process.
-        log: the file with its messages.
-        done: returns how many are done.
-        first: by then everything that repeats has been done once.
-        last: all of them.
+        run: process to watch.
+        log: file with its messages.
+        done: function that returns the number of finished items.
+        first: number of items after which all repeated work has happened once.
+        last: number of all items.
     """
     samples = []
-    # What comes after the last one is another thing.
+    # Work after the last item is of another kind, so it is not sampled.
     while run.poll() is None and (now := done()) < last:
         if now >= first:
             samples.append((now, *sizes(run.pid)))
@@ -44,16 +44,17 @@ def assert_flat(run, log, done, *, first, last):
         [sample for sample in samples if start <= sample[0] <= start + tenth]
         for start in (first, first + 4.5 * tenth, last - tenth)
     )
-    # The least of a while: what is saved or validated for that time takes more of all.
+    # The minimum of each part counts, because saving and validating briefly take more.
     for name, i in (("kB of memory", 1), ("threads", 2), ("open files", 3)):
         low, halfway, high = (min(s[i] for s in part) for part in (begin, middle, end))
         print(f"\n{name}: {low} at {begin[0][0]}, then {halfway}, {high} at {end[-1][0]}")
         if i == 1:
             assert high <= 1.05 * low
-            # Nor what it grew by after something that the start alone has was freed.
+            # Memory that only the start needs could hide growth, so the middle counts.
             assert high <= 1.05 * halfway
         else:
-            # Pools start threads when they first need them; one a save would be dozens.
+            # Pools start threads late, so two more are allowed. A leak of one thread for
+            # each save would add dozens.
             assert high <= low + (2 if i == 2 else 0)
 
 
@@ -77,7 +78,7 @@ def test_three_thousand_steps(finished, tmp_path):
 
 @pytest.fixture(scope="module")
 def five_hundred(tmp_path_factory, photo):
-    """Small photographs of four sizes."""
+    """Makes a folder of 500 small photos of four sizes."""
     folder = tmp_path_factory.mktemp("many")
     places = itertools.product(range(0, 200, 10), range(0, 300, 12))
     for i, (top, left) in enumerate(places):

@@ -5,7 +5,7 @@ import pytest
 from eddsrn_jax.losses import charbonnier, joint_loss, log_mse, loss_names, mse
 from eddsrn_jax.resize import bicubic_downscale
 
-# Differences 3, -4 and 0.
+# The differences are 3, -4 and 0.
 PRED = jnp.array([4.0, 1.0, 2.0]).reshape(1, 1, 1, 3)
 TARGET = jnp.array([1.0, 5.0, 2.0]).reshape(1, 1, 1, 3)
 
@@ -18,7 +18,7 @@ def test_log_mse_is_a_mean_of_logarithms_over_images():
     pred, target = (jnp.concatenate([x, 0.1 * x]) for x in (PRED, TARGET))
     expected = (np.log(25 / 3 + 1e-4) + np.log(0.25 / 3 + 1e-4)) / 2
     assert log_mse(pred, target) == pytest.approx(expected)
-    # An image restored exactly has a finite loss.
+    # A perfect image has a finite loss.
     assert log_mse(PRED, PRED) == pytest.approx(np.log(1e-4))
 
 
@@ -54,7 +54,7 @@ def test_joint_loss_without_an_enlargement_is_the_deblurring_loss():
 
 
 def test_levels_of_luminance_add_up():
-    """Each against the photograph's luminance, shrunk to its size."""
+    """Each level is compared with the HR luminance, downscaled to the level's size."""
     hr = jnp.linspace(0, 1, 8 * 8 * 3).reshape(1, 8, 8, 3)
     y = (
         16 / 255

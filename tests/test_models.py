@@ -30,7 +30,7 @@ def small():
 
 
 def test_paper_size():
-    """24.4 M parameters and 2.67 M multiply-accumulates, counted by hand from widths."""
+    """24.4 M parameters and 2.67 M MACs per LR pixel were counted by hand from widths."""
     model = EDDSRN()
     assert count_parameters(abstract_params(model)) == pytest.approx(24.4e6, rel=0.005)
     assert macs_per_pixel(model) == pytest.approx(2.67e6, rel=0.005)
@@ -108,7 +108,7 @@ def test_depth_to_space_orders_channels_row_column_channel():
     x = jnp.arange(2 * 2 * 12.0).reshape(1, 2, 2, 12)
     y = depth_to_space(x, 2)
     assert y.shape == (1, 4, 4, 3)
-    # Output pixel (2i + a, 2j + b) has the channels from 3 (2a + b) on of pixel (i, j).
+    # Output pixel (2i + a, 2j + b) has input pixel (i, j)'s channels from 3 (2a + b) on.
     np.testing.assert_array_equal(y[0, 3, 0], x[0, 1, 0, 6:9])
     np.testing.assert_array_equal(y[0, 0, 3], x[0, 0, 1, 3:6])
 
@@ -133,7 +133,7 @@ def test_pad_to_multiple_mirrors_at_the_end_only():
 
 
 def test_srresnet_of_the_papers_size():
-    """1.5 M parameters, as published; the paper's network costs 1.2 times as much."""
+    """The published size is 1.5 M parameters. ED-DSRN computes 1.2 times as much."""
     model = SRResNet()
     assert count_parameters(abstract_params(model)) == pytest.approx(1.55e6, rel=0.03)
     assert macs_per_pixel(EDDSRN()) / macs_per_pixel(model) == pytest.approx(1.2, abs=0.1)
@@ -148,7 +148,7 @@ def test_srresnet_of_the_papers_size():
     [
         (EDSR(), 43.1e6),
         (EDSR(features=64, num_blocks=16, residual_scale=1.0), 1.52e6),
-        # The paper has no count; this is its table's layers.
+        # The paper gives no count; this one follows from the layers in its table.
         (DeblurCNN(), 4.50e6),
     ],
     ids=["EDSR", "EDSR baseline", "DeblurCNN"],
@@ -193,7 +193,7 @@ def test_rematerialising_changes_no_gradient(small):
     ids=lambda model: type(model).__name__,
 )
 def test_other_networks_reach_as_far_as_they_say(model):
-    """With all weights positive a change shows wherever it is seen at all."""
+    """With positive weights, a change shows in every output that depends on it."""
     image = np.random.default_rng(0).random((1, 3, 80, 3), np.float32)
     params = jax.tree.map(lambda x: jnp.full_like(x, 0.1), abstract_params(model))
     changed = image.copy()

@@ -21,11 +21,11 @@ from eddsrn_jax.restoration import Restorer
 def test_published_weights_give_what_an_independent_implementation_gave(name, published):
     folder = shared_data("peers")
     params = read_peer(folder / f"{name}.npz", PEERS[name]).params
-    # LapSRN's paper counts 0.81 M; these arrays, of ten convolutions a level, 0.87 M.
+    # LapSRN's paper counts 0.81 M. These arrays hold 0.87 M: ten convolutions a level.
     assert count_parameters(params) == pytest.approx(published, rel=0.08)
     with np.load(folder / "golden_comic.npz") as golden:
         y, expected = golden["lr_y"][None, :, :, None], golden[f"{name}_y"]
-    # A gray photograph of that luminance.
+    # The input is a gray photo with that luminance.
     gray = np.repeat((y - 16 / 255) / LUMINANCE.sum(), 3, axis=3).astype(np.float32)
     outputs = jax.jit(PEERS[name].model.apply)({"params": params}, gray)
     np.testing.assert_allclose(outputs["sr_y"][0, :, :, 0], expected, atol=1e-4)
@@ -51,7 +51,7 @@ def test_transposed_convolutions_are_those_of_other_libraries():
 
 
 def test_a_network_without_a_residual_is_bicubic_interpolation(photo):
-    """In colour too: chroma is interpolated, luminance passes through and back."""
+    """In colour, chroma is interpolated, and luminance survives its conversion."""
     model = VDSR(features=4, num_layers=3)
     zeros = jax.tree.map(jnp.zeros_like, init_params(model, jax.random.key(0)))
     image = photo[:20, :30]
@@ -67,7 +67,7 @@ def test_what_is_no_such_network_is_refused(tmp_path):
     path.write_bytes(b"no")
     with pytest.raises(InputError, match=r"vdsr.npz: cannot be read as arrays"):
         read_peers(tmp_path)
-    # Would be run, if it were unpickled.
+    # NumPy pickles object arrays, and unpickling can run code.
     np.savez(path, x=np.array([print], dtype=object))
     with pytest.raises(InputError, match=r"vdsr.npz: cannot be read as arrays"):
         read_peers(tmp_path)

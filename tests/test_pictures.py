@@ -36,7 +36,7 @@ def tags_of(content: bytes | None) -> tuple[dict, dict]:
 
 @pytest.fixture
 def read(tmp_path):
-    """Reads content as a picture, and checks its header against it."""
+    """Returns a function that reads a picture and checks that its header agrees."""
 
     def read(content: bytes, name: str = "picture.bin"):
         path = tmp_path / name
@@ -65,7 +65,7 @@ def test_what_is_written_is_read(tmp_path, caplog, channels, dtype, suffix):
     assert found.shape == expected.shape and found.dtype == expected.dtype
     tolerance = {".jpg": 3, ".webp": 8}.get(suffix, 0)
     np.testing.assert_allclose(found.astype(int), expected, atol=tolerance)
-    # libpng ignores a profile of RGB in a gray file, and BMP has none.
+    # libpng ignores an RGB profile in a gray file, and BMP files have no profile.
     has_icc = suffix != ".bmp" and not (suffix == ".png" and channels < 3)
     assert kept.icc == (SRGB if has_icc else None)
     assert any("ICC" in message for message in messages) == (not has_icc)
@@ -147,7 +147,7 @@ def test_orientation_is_applied_and_reset(read, orientation):
         (pixels, encoded(image, "TIFF", exif=tags)),
         (pixels, encoded(image, "TIFF", exif=tags, compression="tiff_lzw")),
         (wide, tiff(wide, photometric="rgb", extratags=tag)),
-        # After the pixels, where it may stand, too.
+        # PNG allows EXIF after the pixels, too.
         (wide, wide_png[:-12] + chunk(b"eXIf", tags.tobytes()[6:]) + wide_png[-12:]),
     ]:
         found, metadata = read(content)
@@ -239,7 +239,7 @@ def test_16_bit_tiff_inverted_premultiplied_and_with_a_spare_channel(read):
     np.testing.assert_array_equal(found, 65535 - gray)
     pixel = np.array([[[20000, 100, 0, 40000]]], np.uint16)
     found, _ = read(tiff(pixel, photometric="rgb", extrasamples=["assocalpha"]))
-    # 20000 * 65535 / 40000 and 100 * 65535 / 40000, rounded.
+    # The values are 20000 * 65535 / 40000 and 100 * 65535 / 40000, rounded.
     np.testing.assert_array_equal(found, [[[32768, 164, 0, 40000]]])
     found, _ = read(tiff(pixel, photometric="rgb", extrasamples=["unspecified"]))
     np.testing.assert_array_equal(found, pixel[:, :, :3])
@@ -259,7 +259,7 @@ def test_modes_of_8_bits(read, caplog):
         np.testing.assert_array_equal(found[:, :, 0], np.asarray(bits) * 255)
     found, _ = read(encoded(rgba, "WEBP", lossless=True, exact=True))
     np.testing.assert_array_equal(found, np.asarray(rgba))
-    # Strong colours are beyond what 8 bits of LAB can tell.
+    # Colours are muted, because LAB with 8 bits cannot represent strong ones precisely.
     rgb = rgb.point(lambda value: 96 + value // 4)
     lab = ImageCms.profileToProfile(
         rgb,
@@ -278,7 +278,7 @@ def test_cmyk_says_so_and_uses_its_profile(read, caplog, monkeypatch):
     np.testing.assert_array_equal(found[0, 0], [255, 127, 0])
     assert metadata.icc is None and "CMYK profile not used" in caplog.text
     assert "CMYK converted to RGB without a profile" in caplog.text
-    # No profile of a press is free to ship: stand in for the transform.
+    # The transform is replaced, because no press profile is free to ship.
     swap = Image.new("RGB", (16, 16), (1, 2, 3))
     monkeypatch.setattr(ImageCms, "profileToProfile", lambda *_, **__: swap)
     found, metadata = read(encoded(flat, "JPEG", icc_profile=SRGB))
@@ -316,7 +316,7 @@ def test_paths_that_are_no_files(tmp_path):
 
 
 def test_nothing_is_missing_silently(read):
-    """Files that say all is well, but end early or have holes."""
+    """The files look valid, but end early or lack parts of their pixels."""
     pixels = smooth(3, np.uint8)
     short = png([row.tobytes() for row in pixels[:20]], width=60, bits=8, colour=2)
     taller = struct.pack(">IIBBBBB", 60, 40, 8, 2, 0, 0, 0)

@@ -1,4 +1,4 @@
-"""Runs of several processes, on this machine, as on many."""
+"""Tests multi-process runs, with all processes on this machine."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from eddsrn_jax.files import locked
 from eddsrn_jax.training import train_and_evaluate
 
 CHANGES = {"validation.every_steps": 5, "log_every_steps": 1, "total_steps": 5}
-# A run that ends only when it is told to.
+# A run that is too long to end by itself; tests stop it.
 ENDLESS = {"log_every_steps": 5, "total_steps": 100_000, "checkpoint.every_steps": 5}
 ENDLESS |= {"validation.every_steps": 100_000}
 
@@ -29,7 +29,7 @@ def free_port():
 
 
 def joined(how, count):
-    """Flags and variables of each process: as given, or as srun or a pod has them."""
+    """Yields flags and environment of each process, as by flags, srun or a TPU pod."""
     port = free_port()
     for i in range(count):
         if how == "flags":
@@ -37,7 +37,7 @@ def joined(how, count):
             yield (*flags, f"--process_id={i}"), {}
         elif how == "srun":
             variables = {
-                # JAX makes the coordinator's port of it.
+                # JAX derives the coordinator's port from the job's ID.
                 "SLURM_JOB_ID": str(port),
                 "SLURM_STEP_NODELIST": "localhost",
                 "SLURM_NTASKS": str(count),
@@ -48,13 +48,13 @@ def joined(how, count):
             yield (), variables
         else:
             variables = {
-                # As if the machine had TPUs.
+                # JAX then takes this machine for one with TPUs.
                 "JAX_FORCE_TPU_INIT": "1",
                 "JAX_PLATFORMS": "cpu",
                 "JAX_COORDINATOR_PORT": str(port),
                 "TPU_WORKER_HOSTNAMES": ",".join(["localhost"] * count),
                 "TPU_WORKER_ID": str(i),
-                # Where they are not, a server is asked.
+                # Without these, JAX queries Google's metadata server.
                 "MEGASCALE_COORDINATOR_ADDRESS": "localhost",
                 "MEGASCALE_NUM_SLICES": "1",
                 "MEGASCALE_SLICE_ID": "0",
@@ -63,7 +63,7 @@ def joined(how, count):
 
 
 def start(count, script, *flags, how="flags"):
-    """As many processes of a command."""
+    """Starts a command as `count` processes of one run."""
     return [
         command(script, *flags, *own_flags, **variables)
         for own_flags, variables in joined(how, count)
@@ -71,7 +71,7 @@ def start(count, script, *flags, how="flags"):
 
 
 def finish(processes, *, timeout=300):
-    """The output of all, which must succeed."""
+    """Waits for processes, which must succeed; returns their outputs."""
     output = [process.communicate(timeout=timeout) for process in processes]
     assert [process.returncode for process in processes] == [0] * len(output), output
     return output
@@ -84,18 +84,18 @@ def assert_same_rows(found, expected, steps):
 
 
 def scores(folder):
-    """Everything but the times, which are never the same."""
+    """Returns the scores of all images without their times, which always differ."""
     results = json.loads((folder / "results.json").read_text())
     return [{k: v for k, v in row.items() if k != "seconds"} for row in results["images"]]
 
 
 def test_two_processes_train_as_one(finished, tmp_path):
-    """The same crops and losses, four rows of every batch in each process."""
+    """Two processes, each with half of every batch, log the same losses as one."""
     folder, _ = finished
     output = finish(
         start(2, "train.py", *tiny_flags(folder, tmp_path / "two", **CHANGES))
     )
-    # Checkpoints are written by all; of other files there is one writer, and one table.
+    # All processes write checkpoints. Only one writes other files and prints the table.
     saved = (tmp_path / "two" / "checkpoints" / "5").glob("*/ocdbt.process_*")
     assert len({path.name for path in saved}) == 2
     assert len([*(tmp_path / "two" / "tensorboard").iterdir()]) == 1
@@ -155,7 +155,7 @@ def test_a_run_goes_on_with_another_number_of_processes(finished, tmp_path):
 
 
 def wait_for(path, found, *, seconds=600):
-    """Until what a file holds is found in it."""
+    """Waits until a file contains a match of a regular expression."""
     end = time.monotonic() + seconds
     while not (path.exists() and re.search(found, path.read_text())):
         assert time.monotonic() < end, f"no {found} in {path}"
@@ -176,7 +176,7 @@ def test_when_one_dies_the_others_end_and_the_run_can_go_on(
     for process in (*processes[:victim], *processes[victim + 1 :]):
         _, err = process.communicate(timeout=300)
         assert time.monotonic() - begun < 60
-        # JAX may be faster, and aborts.
+        # JAX may notice the loss first; it then aborts the process.
         assert process.returncode in (1, -signal.SIGABRT)
         assert "another process" in err or "distributed service" in err
     processes[victim].communicate()
@@ -274,7 +274,7 @@ def test_a_signal_to_one_ends_all_after_the_same_step(finished, tmp_path, number
 
 
 def assert_all_end(processes, stopped):
-    """One by SIGTERM, at once; the others because it has ended."""
+    """Asserts that SIGTERM ends one process at once, and that the others then end."""
     begun = time.monotonic()
     for i in [stopped, *(set(range(len(processes))) - {stopped})]:
         _, err = processes[i].communicate(timeout=300)

@@ -21,7 +21,7 @@ def downscale(image: np.ndarray, scale: int = 4) -> np.ndarray:
 
 
 def pillow_bicubic(channel: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Pillow's bicubic on floats: the same kernel (a = -0.5), other edges."""
+    """Resizes floats with Pillow: the kernel is the same (a = -0.5), the edges differ."""
     image = Image.fromarray(channel.astype(np.float32))
     return np.asarray(image.resize(size[::-1], Image.Resampling.BICUBIC))
 
@@ -53,7 +53,7 @@ def test_upscale_agrees_with_pillow_away_from_the_edges(photo, array):
 
 
 def test_upscale_of_a_mirrored_image_is_the_upscale_of_the_image():
-    """The property that lets networks see extended images."""
+    """This property allows networks to see extended images."""
     x = np.random.default_rng(0).normal(size=(1, 5, 6, 3))
     extended = x[:, mirrored(np.arange(9), 5)]
     np.testing.assert_allclose(

@@ -51,13 +51,13 @@ def restorer():
 
 @pytest.fixture(scope="module")
 def tiled(restorer):
-    """The same network, for which the tests' photograph is too large."""
+    """Returns a restorer that covers the test photo with several windows."""
     return Restorer(MODEL, restorer._params, largest_window=256)
 
 
 @pytest.fixture(scope="module")
 def whole(restorer):
-    """The same network, with a single window that holds all of it."""
+    """Returns a restorer whose single window holds the whole test photo."""
     restorer = Restorer(MODEL, restorer._params)
     restorer._planner.plan = lambda size: plan_tiles(size, halo=80, windows=[(512, 512)])
     return restorer
@@ -78,17 +78,17 @@ def test_restores_what_the_network_returns(restorer, photo, size):
     for name, levels in found.items():
         assert levels.dtype == np.uint8
         expected = np.asarray(outputs[name][0]).clip(0, 1) * 255
-        # Rounded, not truncated; to within the order of a sum.
+        # Values are rounded, not truncated; sums may differ in their order.
         assert np.abs(levels - expected).max() < 0.5 + 1e-3
 
 
 @pytest.mark.parametrize("num_pairs", [1, 2])
 def test_the_network_reaches_as_far_as_it_says(num_pairs):
-    """With all weights positive a change shows wherever it is seen at all."""
+    """With positive weights, a change shows in every output that depends on it."""
     fields = {"features": (2,) * 4, "sr_features": (2,) * 3, "deblur_features": 2}
     model = EDDSRN(**fields, num_pairs=num_pairs)
     assert model.reach == {1: 77, 2: 121}[num_pairs]
-    # Biases are zero: without anything to see, nothing is seen.
+    # Biases are zero, so an output that sees only zeros is zero.
     params = jax.tree.map(
         lambda x: jnp.full_like(x, (x.ndim > 1) / 16),
         init_params(model, jax.random.key(0)),
@@ -100,7 +100,8 @@ def test_the_network_reaches_as_far_as_it_says(num_pairs):
         outputs = model.apply({"params": params}, image)
         for name, scale in (("sr", 4), ("deblurred", 1)):
             (seen,) = np.nonzero(np.asarray(outputs[name]).any(axis=(0, 1, 3)))
-            # The last multiple of 8 from which on, and the first before which, it shows.
+            # The change shows in blocks of 8 pixels. `last` is the start of the last such
+            # block, and `first` is the end of the first.
             last, first = seen[-1] // scale // 8 * 8, (seen[0] // scale // 8 + 1) * 8
             distances += [last - middle, middle - first + 1]
     assert max(distances) == model.reach
@@ -118,7 +119,7 @@ def test_the_network_reaches_as_far_as_it_says(num_pairs):
     ids=lambda model: type(model).__name__,
 )
 def test_other_networks_see_the_photographs_own_edges(model, photo):
-    """In windows larger than it, and in several that are smaller."""
+    """The photo is restored in one larger window, and in several smaller ones."""
     image = floats(photo[:61, :163])
     params = init_params(model, jax.random.key(0))
     expected = apply(model, params, image[None])
@@ -191,7 +192,8 @@ def test_a_size_that_recurs_or_is_prepared_gets_a_window_that_fits(restorer, pho
         assert difference.max() <= 1 and (difference > 0).mean() < 1e-4
     windows = [restorer._planner.plan((190, 300))[0] for _ in range(4)]
     assert windows == [(256, 256), (256, 256), (192, 304), (192, 304)]
-    # Bicubic interpolation of the last pixel needs two more.
+    # The fitted window of 104 x 120 is too small for 119 columns, because bicubic
+    # interpolation of the last pixel needs two more.
     assert restorer._planner.plan((100, 119))[0] == (128, 128)
     restorer.prepare(70, 119)
     assert restorer._planner.plan((70, 119))[0] == (72, 128)
@@ -213,7 +215,7 @@ def test_results_are_of_the_type_of_the_photograph(restorer, photo, dtype, level
 
 
 def test_16_bits_are_not_8(restorer, photo):
-    # A gradient of a fortieth of an 8-bit level a pixel.
+    # The gradient along a row is 1/128 of an 8-bit level per pixel.
     ramp = np.arange(4096, dtype=np.uint16).reshape(64, 64)[:, :, None].repeat(3, axis=2)
     found = restorer(30000 + 2 * ramp, strength=0)
     assert len(np.unique(found.deblurred)) == 4096
@@ -309,7 +311,7 @@ def test_out_of_memory_halves_the_window(restorer, photo, monkeypatch, caplog):
     assert sizes[0] == 384 and set(sizes[1:]) == {256}
     assert "out of memory with windows of 512 x 384 pixels, again with" in caplog.text
     assert np.abs(found.sr - restorer(photo).sr.astype(int)).max() <= 1
-    # And it does not try the large ones again.
+    # The next photo does not try the large windows again.
     sizes.clear()
     smaller(photo)
     assert 384 not in sizes
@@ -327,7 +329,7 @@ def test_out_of_memory_with_the_smallest_window_is_an_error(restorer, photo, mon
 
 
 class Overflowing(nn.Module):
-    """Infinite in float16, fine in float32."""
+    """A network that overflows in float16; with `always`, in float32 too."""
 
     dtype: str = "float16"
     always: bool = False

@@ -1,4 +1,4 @@
-"""restore.py as a process of its own."""
+"""Tests restore.py as a separate process."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from eddsrn_jax.weights import Network, write_network
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """A file of a tiny network's."""
+    """Writes the weights of a tiny network; returns the file."""
     model, path = EDDSRN(**SMALL), tmp_path_factory.mktemp("weights") / "w.safetensors"
     params = init_params(model, jax.random.key(0))
     write_network(path, Network(model, params, "tiny", 0, (1.0, 2.0)))
@@ -52,7 +52,7 @@ def test_a_run_restores_to_the_pixels_that_are_scored(finished, tmp_path):
 
 
 def test_hostile_files(weights, tmp_path):
-    """350 broken files in one call: each restored or named, within time and memory."""
+    """One call restores or reports each of 350 broken files, within limited memory."""
     files, rng = small_files(), np.random.default_rng(0)
     folder, results = tmp_path / "in", tmp_path / "out"
     folder.mkdir()
@@ -69,7 +69,7 @@ def test_hostile_files(weights, tmp_path):
         "--max_input_megapixels=0.1",
     )
     assert code == 1 and "Traceback" not in err
-    # Python with JAX takes most of it.
+    # Python with JAX alone takes most of this limit.
     assert kilobytes < 700_000
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
     entries = json.loads(report.read_text())["files"]
@@ -88,7 +88,7 @@ def test_hostile_files(weights, tmp_path):
                 *(scale * entry["width"], scale * entry["height"]),
             )
             expected.add(os.path.basename(path))
-    # Nothing else, half-written or not.
+    # The folder holds nothing else, and no partial files.
     assert set(os.listdir(results)) == expected
     count = sum(entry["status"] == "restored" for entry in entries)
     assert 20 < count < 300

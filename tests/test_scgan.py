@@ -26,7 +26,7 @@ def test_the_generator_enlarges_by_four():
 
 
 def test_the_generator_has_its_layers_parameters():
-    """Counted by hand; batch norm has a scale and a bias a feature where it is trained.
+    """The numbers were counted by hand. Batch norm trains a scale and bias per feature.
 
     up0     4 x 4 x 3 x 64               3,072
     up1     4 x 4 x 64 x 64             65,536
@@ -41,7 +41,7 @@ def test_the_generator_has_its_layers_parameters():
 
 @pytest.mark.parametrize("num_layers", [1, 2, 3, 4])
 def test_the_generator_reaches_as_far_as_it_says(num_layers):
-    """With all weights positive a change shows wherever it is seen at all."""
+    """With positive weights, a change shows in every output that depends on it."""
     model = SCGAN(features=2, num_layers=num_layers)
     params = jax.tree.map(lambda x: jnp.full_like(x, 0.1), abstract_params(model))
     image = images(1, 3, 24, 3)
@@ -74,7 +74,7 @@ def test_statistics_are_of_all_devices():
 
 
 def test_the_discriminator_has_its_layers_parameters():
-    """Counted by hand.
+    """The numbers were counted by hand.
 
     conv0   4 x 4 x 3 x 64 + 64              3,136
     conv1   4 x 4 x 64 x 128 + 128         131,200

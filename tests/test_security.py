@@ -1,4 +1,4 @@
-"""Nothing on the way from files to results runs what is in them."""
+"""Tests that input files cannot run code, and that malformed ones are refused."""
 
 import ast
 import json
@@ -18,7 +18,7 @@ from eddsrn_jax.weights import SHIPPED, Network, read_network, write_network
 ROOT = Path(__file__).parents[1]
 SOURCES = [*ROOT.glob("*.py"), *(ROOT / "eddsrn_jax").rglob("*.py")]
 SOURCES += [*(ROOT / "configs").glob("*.py")]
-# What runs code that it is given, or reads files that do.
+# Modules and calls that can run code from an argument or a file.
 MODULES = {
     *("pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"),
     *("yaml", "torch", "keras", "subprocess", "multiprocessing", "pty", "code", "runpy"),
@@ -38,7 +38,7 @@ def offences(tree):
         elif isinstance(node, ast.ImportFrom):
             if (node.module or "").split(".")[0] in MODULES:
                 yield node.module
-            # Called by another name it would not be seen.
+            # A renamed function would escape the check of calls, so its import counts.
             yield from (n.name for n in node.names if n.name in {*CALLS, "load"})
         elif isinstance(node, ast.Call):
             function = node.func
@@ -47,7 +47,7 @@ def offences(tree):
             if name in CALLS or (name == "compile" and isinstance(function, ast.Name)):
                 yield ast.unparse(function)
             harmless = options.get("allow_pickle") == "False" or name != "load"
-            # Pillow's.
+            # These two calls are Pillow's and harmless.
             if not harmless and ast.unparse(function) not in ("image.load", "exif.load"):
                 yield ast.unparse(function)
             if options.get("shell", "False") != "False":
@@ -100,7 +100,7 @@ def test_headers_of_absurd_sizes_are_refused(tmp_path, header):
 
 @pytest.fixture
 def shipped():
-    """The arrays and metadata of the weights that come along, to be spoilt."""
+    """Returns arrays and metadata of shipped weights, for tests to damage."""
     path = SHIPPED["eddsrn-lite"]
     with safetensors.safe_open(path, "numpy") as file:
         metadata = file.metadata()

@@ -23,7 +23,7 @@ LOSSES = ("loss", "loss_sr", "loss_db")
 
 
 def run(batch, *, devices=1, steps=1, optimizer=None, model=None, losses=LOSSES):
-    """Some steps on that many devices; the last state and all steps' metrics."""
+    """Repeats a training step; returns the last state and the metrics of all steps."""
     model = model or EDDSRN(**SMALL)
     optimizer = optimizer or optax.sgd(0.1)
     mesh = parallel.make_mesh(jax.devices()[:devices])
@@ -40,7 +40,7 @@ def run(batch, *, devices=1, steps=1, optimizer=None, model=None, losses=LOSSES)
 
 
 def test_steps_given_at_once_are_those_given_in_turn(batch):
-    """As GPUs run them; on CPUs a loop is slow, not wrong."""
+    """Batched dispatch is meant for GPUs. On CPUs it is slow, but the results agree."""
     model, optimizer = EDDSRN(**SMALL), optax.adam(1e-3)
     mesh = parallel.make_mesh(jax.devices()[:2])
     step = functools.partial(train_step, model=model, optimizer=optimizer, **STEP_OPTIONS)
@@ -63,7 +63,7 @@ def test_steps_given_at_once_are_those_given_in_turn(batch):
 
 
 def test_one_and_eight_devices_agree(batch):
-    """Under SGD: Adam would hide a gradient that is eight times too large."""
+    """The optimiser is SGD, as Adam would hide a gradient eight times too large."""
     (one, one_history), (eight, eight_history) = (
         run(batch, devices=n, steps=3) for n in (1, 8)
     )
@@ -84,7 +84,7 @@ def test_one_and_eight_devices_agree(batch):
 
 
 def test_a_step_of_sgd_is_the_gradient_of_the_documented_loss(batch):
-    """The loss written out again, its slope taken by finite differences."""
+    """The loss is written out again, and finite differences give its slope."""
     model = EDDSRN(**SMALL)
     params = init_params(model, jax.random.key(0))
     state, (metrics,) = run(batch, optimizer=optax.sgd(1.0))
@@ -109,13 +109,13 @@ def test_a_step_of_sgd_is_the_gradient_of_the_documented_loss(batch):
         loss(jax.tree.map(lambda p, g, s=sign: p + s * move * g, params, gradient))
         for sign in (1, -1)
     ]
-    # Along its own direction a gradient's slope is its norm.
+    # The slope of a loss along its gradient is the gradient's norm.
     assert (ends[0] - ends[1]) / (2e-2) == pytest.approx(float(norm), rel=0.02)
 
 
 def test_metrics_add_up_since_they_were_logged(batch):
     state, history = run(batch, steps=3)
-    # Logged every two steps: the third has begun a new sum.
+    # Metrics are logged every two steps, so the third step has begun a new sum.
     assert int(state.step) == 3
     assert int(state.count) == 1
     assert mean_metrics(state)["loss"] == pytest.approx(float(history[2]["loss"]))
@@ -130,14 +130,14 @@ def test_learning_lowers_the_loss(batch):
 
 
 def poisoned(batch):
-    """A batch with one value that is no number."""
+    """Returns a copy of a batch with one value replaced by NaN."""
     hr = batch["hr"].astype(np.float32)
     hr[3, 10, 20] = np.nan
     return {**batch, "hr": hr}
 
 
 def run_with(batches, params, *, on_bad_step, optimizer=None, devices=2):
-    """A step from each batch; all states, on the host."""
+    """Runs one step for each batch; returns all states, on the host."""
     model, optimizer = EDDSRN(**SMALL), optimizer or optax.adam(1e-3)
     mesh = parallel.make_mesh(jax.devices()[:devices])
     state = create_train_state(params, optimizer, losses=LOSSES, averaged=True)
@@ -161,12 +161,12 @@ def test_the_first_that_is_not_finite_is_remembered(batch, start):
     states = run_with([good, poisoned(batch), good], start, on_bad_step="stop")
     assert [int(state.bad_step) for state in states] == [-1, 2, 2]
     assert BAD_PARTS[states[-1].bad_part] == "loss"
-    # The parameters, where they were so before.
+    # The parameters are named if they were not finite before the step.
     bad = jax.tree.map(lambda x: x, start)
     bad["trunk"]["stem"]["bias"] = bad["trunk"]["stem"]["bias"] * np.nan
     (state,) = run_with([good], bad, on_bad_step="stop")
     assert state.bad_step == 1 and BAD_PARTS[state.bad_part] == "parameters"
-    # Or after it, at a learning rate that no parameter survives.
+    # This learning rate makes the parameters overflow in the step itself.
     sgd = optax.sgd(1e38)
     states = run_with([good, good], start, on_bad_step="stop", optimizer=sgd)
     assert BAD_PARTS[states[-1].bad_part] == "parameters after it"
@@ -174,7 +174,7 @@ def test_the_first_that_is_not_finite_is_remembered(batch, start):
 
 
 def test_a_gradient_can_be_the_first(batch, start):
-    """The root of zero is finite, its slope is not."""
+    """The square root of zero is finite, but its slope is not."""
 
     class Rooted(EDDSRN):
         def __call__(self, x):
@@ -197,7 +197,7 @@ def test_skipped_steps_change_nothing_but_the_count(batch, start):
     assert (second.step, second.skipped, second.bad_in_row) == (2, 1, 1)
     assert (third.step, third.skipped, third.bad_in_row) == (3, 1, 0)
     assert np.isfinite(third.used_params["trunk"]["stem"]["kernel"]).all()
-    # Metrics are those of the steps that counted.
+    # Skipped steps are left out of the metrics.
     assert (second.count, third.count) == (1, 1)
     assert mean_metrics(second) == pytest.approx(mean_metrics(first))
     stem, stem_before = (p["trunk"]["stem"]["kernel"] for p in (third.params, start))
@@ -227,7 +227,7 @@ def test_bfloat16_keeps_parameters_and_losses_in_float32(batch):
 
 
 def test_the_average_follows_the_weights(batch):
-    """By hand, over three steps; the decay starts at 1 / 10 and grows."""
+    """Three steps are averaged by hand; the decay starts at 1 / 10 and grows."""
     model, optimizer = EDDSRN(**SMALL), optax.sgd(0.1)
     mesh = parallel.make_mesh(jax.devices()[:1])
     params = init_params(model, jax.random.key(0))

@@ -1,4 +1,4 @@
-"""Every system learns, by the one training loop, on photographs of scikit-image."""
+"""Tests that each system learns from scikit-image's photos, by one training loop."""
 
 import importlib
 

@@ -1,4 +1,4 @@
-"""The real path through tensorflow-datasets, on a div2k of a few small photographs."""
+"""Tests the real tensorflow-datasets builder on a div2k of a few small photos."""
 
 import warnings
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.filterwarnings("default")
 
 @pytest.fixture(scope="module")
 def div2k(tmp_path_factory, photo):
-    """Prepared by the real builder from archives in the original's layout."""
+    """Returns data that the builder prepared from folders in the original's layout."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tfds = pytest.importorskip("tensorflow_datasets")

@@ -58,7 +58,7 @@ def check_cover(size, window, tiles):
             assert stop == start
         for first, (start, stop) in axis:
             assert start < stop and first % STRIDE == 0 and first >= 0
-            # The halo ends with the photograph, extended to a multiple of the stride.
+            # The halo may end at the photo's edge.
             assert first <= max(start - HALO, 0)
             assert first + side >= min(stop + HALO, length)
 
@@ -67,7 +67,7 @@ def test_the_window_is_the_one_with_the_least_pixels():
     windows = window_sizes((500, 500))
     assert plan_tiles((100, 100), halo=HALO, windows=windows)[0] == (128, 128)
     assert plan_tiles((192, 192), halo=HALO, windows=windows)[0] == (192, 192)
-    # Bicubic interpolation of the last pixel needs two more.
+    # Bicubic interpolation of the last pixel needs two more, so 191 exceed 192.
     assert plan_tiles((191, 191), halo=HALO, windows=windows)[0] == (256, 256)
     strip = (1, 65535)
     window, tiles = plan_tiles(strip, halo=HALO, windows=window_sizes(strip))
@@ -78,11 +78,11 @@ def test_the_window_is_the_one_with_the_least_pixels():
 
 def test_a_window_that_fits_has_the_least_pixels_of_all():
     assert fitted_window((100, 125), halo=HALO) == (104, 128)
-    # Bicubic interpolation of the last pixel needs two more.
+    # Bicubic interpolation of the last pixel needs two more, so 511 exceed 512.
     assert fitted_window((339, 511), halo=HALO) == (344, 520)
     rows, columns = fitted_window((1, 65535), halo=HALO)
     assert rows == 8 and columns > 900
-    # Two windows where square ones would be four.
+    # Two of these windows suffice; four square ones would be needed.
     assert fitted_window((866, 1155), halo=HALO) == (872, 664)
     size = (3000, 4000)
     window, tiles = plan_tiles(size, halo=HALO, windows=[fitted_window(size, halo=HALO)])
@@ -103,6 +103,6 @@ def test_what_is_cut_beyond_an_image_is_mirrored():
         cut(image, 0, 0, (3, 5)), [[0, 1, 2, 2, 1], [3, 4, 5, 5, 4], [3, 4, 5, 5, 4]]
     )
     np.testing.assert_array_equal(cut(image, -1, -2, (2, 3)), [[1, 0, 0], [1, 0, 0]])
-    # As often as it takes, and a view where nothing is mirrored.
+    # Mirroring repeats as often as needed. Without it the result is a view.
     assert cut(image, 0, 0, (50, 50)).shape == (50, 50)
     assert cut(image, 0, 1, (2, 2)).base is not None

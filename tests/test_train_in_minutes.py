@@ -17,7 +17,7 @@ def run(*flags):
 
 
 def test_trains_until_the_time_is_up_and_writes_weights_in_pieces(photo_folder, tmp_path):
-    # Small copies of the photos, as they would travel.
+    # The photos are compressed first, as for their transfer to the training machine.
     copies, out = tmp_path / "copies", tmp_path / "out"
     folders = (f"--photos={photo_folder}", f"--out={copies}")
     assert "8 photos" in run(*folders, "--write_photos=80")

@@ -1,4 +1,4 @@
-"""Whole runs on photographs, of a network small enough to compile in seconds."""
+"""Tests whole training runs, with a network that compiles in seconds."""
 
 import json
 import logging
@@ -24,7 +24,7 @@ from eddsrn_jax.weights import Network, load_weights, write_network
 
 @pytest.fixture
 def stop_at(monkeypatch):
-    """Makes a run receive SIGTERM after a step."""
+    """Returns a function that makes runs receive SIGTERM after the given step."""
 
     advance = Reporter.advance
 
@@ -48,7 +48,7 @@ def test_a_run_leaves_checkpoints_metrics_tables_and_pictures(finished):
     assert 0 <= rows[0]["time/share_waiting_for_data"] <= 1
     assert all(np.isfinite(list(row.values())).all() for row in rows)
     scores = {r["step"]: r["val/psnr_y_crop4"] for r in rows if "val/psnr_y_crop4" in r}
-    # Evaluated is the best step, not the last.
+    # The best step is evaluated, not the last.
     folder = workdir / "evaluation" / str(max(scores, key=scores.get))
     results = json.loads((folder / "results.json").read_text())
     assert {m["method"] for m in results["means"]} == {
@@ -65,7 +65,7 @@ def test_tensorboard_has_scalars_and_pictures(finished):
     _, workdir = finished
     from tensorboardX.proto import event_pb2
 
-    # A record: length (8 bytes), its check (4), the event, its check (4).
+    # A record is a length (8 bytes), its checksum (4), an event and its checksum (4).
     found = {}
     for path in (workdir / "tensorboard").iterdir():
         data = path.read_bytes()
@@ -82,7 +82,7 @@ def test_tensorboard_has_scalars_and_pictures(finished):
 
 
 def test_a_resumed_run_is_bit_identical(finished, tmp_path, stop_at, caplog):
-    """Stopped in the middle of an epoch of four steps, continued across its end."""
+    """The run stops within an epoch of four steps and continues across its end."""
     folder, reference = finished
     config, workdir = tiny_config(folder), tmp_path / "run"
     stop_at(5)
@@ -146,7 +146,7 @@ def test_another_architecture_in_the_workdir_is_refused(finished):
 
 
 def test_starting_from_weights(finished, tmp_path):
-    """From a workdir and from safetensors, with a fresh optimiser and step 0."""
+    """Weights from a workdir or a file start at step 0, with a fresh optimiser."""
     folder, source = finished
     network = read_run(source)
     trained = network.params
@@ -157,7 +157,7 @@ def test_starting_from_weights(finished, tmp_path):
         train_and_evaluate(config, tmp_path / f"run{i}")
         states.append(final_state(tmp_path / f"run{i}", 1))
     jax.tree.map(np.testing.assert_array_equal, *states)
-    # Adam's first step moves every value by the learning rate at most.
+    # Adam's first step moves each value by at most the learning rate.
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), states[0].params, trained)
     assert 0 < max(jax.tree.leaves(moved)) <= 5.01e-4
 
@@ -219,7 +219,7 @@ def test_a_run_goes_on_past_logs_of_skipped_steps_alone(finished, tmp_path, capl
     folder, _ = finished
     changes = {"optimizer.learning_rate": 1e12, "on_bad_step": "skip", "total_steps": 6}
     config = tiny_config(folder, **changes, log_every_steps=1)
-    # All steps are done; of a network after the first there is nothing to score.
+    # All steps run, but the first one leaves a network that cannot be scored.
     with pytest.raises(FloatingPointError, match="step 6: validation: the network's res"):
         train_and_evaluate(config, tmp_path / "run")
     rows = [r for r in metrics_rows(tmp_path / "run") if "train/learning_rate" in r]
@@ -236,7 +236,7 @@ def test_a_workdir_that_cannot_be_made(finished, tmp_path):
 
 
 def test_resident_photographs_train_alike_without_tensorflow(finished, tmp_path):
-    """Bit for bit the run that streams; in a process that cannot import TensorFlow."""
+    """The run is bit-identical to a streaming one, without access to TensorFlow."""
     folder, workdir = finished
     flags = tiny_flags(folder, tmp_path / "run", **{"data.pipeline": "resident"})
     code = (
@@ -257,7 +257,7 @@ def test_resident_photographs_train_alike_without_tensorflow(finished, tmp_path)
 
 
 def test_averaged_weights_are_what_is_validated_and_kept(finished, tmp_path):
-    """With the average of a run that stops and goes on, bit for bit."""
+    """The average is also bit-identical in a run that stops and resumes."""
     folder, _ = finished
     config = tiny_config(folder, ema_decay=0.9)
     train_and_evaluate(config, tmp_path / "whole")

@@ -9,7 +9,7 @@ from eddsrn_jax.scoring import evaluate
 
 
 def blurred(image, sigma):
-    """By a third party, with mirrored edges."""
+    """Blurs an image with SciPy, with mirrored edges."""
     radius = int(np.ceil(2 * sigma))
     result = gaussian_filter(
         image.astype(float), (sigma, sigma, 0), radius=radius, mode="reflect"
@@ -31,7 +31,7 @@ def test_without_noise_the_filter_is_the_inverse(photo):
     before = blurred(image, 0.5)
     assert np.abs(before.astype(int) - image).max() > 20
     found = deblur(before, 0.5, noise_to_signal=0.0)
-    # No more than what rounding the blurred image took away.
+    # The remaining error comes from rounding the blurred image.
     assert np.abs(found.astype(int) - image).max() <= 2
     np.testing.assert_array_equal(deblur(image, 0.0, noise_to_signal=0.0), image)
 
