@@ -57,7 +57,7 @@ def adversarial(weight, feature_weight):
     [EDDSRN(**SMALL), SCGAN(features=4, num_layers=1)],
     ids=["without batch norm", "with batch norm"],
 )
-def test_without_weight_it_is_the_plain_step(batch, model):
+def test_adversarial_step_with_zero_weights_equals_the_plain_step(batch, model):
     plain, plain_history = run(
         batch, functools.partial(train_step), model, optax.sgd(0.1), steps=2
     )
@@ -82,7 +82,7 @@ def moving(side):
     return optax.multi_transform(sides, label)
 
 
-def test_both_losses_go_down(batch):
+def test_adversarial_steps_lower_the_losses_of_both_networks(batch):
     """Trains each side while the other is frozen, because their losses are opposed."""
     model = SCGAN(features=4, num_layers=1)
     for side, losses in (
@@ -94,7 +94,7 @@ def test_both_losses_go_down(batch):
             assert history[-1][name] < history[0][name]
 
 
-def test_one_and_four_devices_agree(batch):
+def test_adversarial_steps_on_one_and_four_devices_agree(batch):
     """Batch norm averages its statistics over all devices, as the step does gradients."""
     model = SCGAN(features=4, num_layers=1)
     results = [

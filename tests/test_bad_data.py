@@ -29,7 +29,7 @@ from eddsrn_jax.training import train_and_evaluate
 # stopping at a bad file ---------------------------------------------------------------
 
 
-def test_a_run_can_stop_at_the_first_file_that_cannot_be_decoded(photo_folder, tmp_path):
+def test_open_pack_can_raise_at_the_first_undecodable_file(photo_folder, tmp_path):
     (photo_folder / "photo3.png").write_bytes(b"")
     (photo_folder / "photo5.png").write_bytes(b"no image")
     source, cache = folder_source(photo_folder), tmp_path / "cache"
@@ -43,7 +43,7 @@ def test_a_run_can_stop_at_the_first_file_that_cannot_be_decoded(photo_folder, t
         open_pack(source, cache, on_error="raise")
 
 
-def test_the_config_says_what_becomes_of_them(photo_folder):
+def test_config_chooses_to_skip_undecodable_files_or_to_raise(photo_folder):
     (photo_folder / "photo3.png").write_bytes(b"")
     open_data(tiny_config(photo_folder))
     with pytest.raises(InputError, match="photo3.png: cannot be decoded"):
@@ -64,7 +64,7 @@ def declare(data, size):
     return bytes(data)
 
 
-def test_a_size_that_is_only_declared_takes_no_room(
+def test_pack_reserves_no_space_for_a_falsely_declared_image_size(
     photo_folder, tmp_path, monkeypatch, caplog
 ):
     wide = imagecodecs.tiff_encode(np.zeros((64, 64, 3), np.uint16))
@@ -98,7 +98,7 @@ def change(folder):
         Image.new("RGB", (100, 100)).save(folder / f"new{i}.png")
 
 
-def test_which_they_are_stands_in_the_workdir(begun, photo_folder):
+def test_records_the_photos_of_a_run_in_its_workdir(begun, photo_folder):
     _, workdir, _ = begun
     record = json.loads((workdir / "photographs.json").read_text())
     assert record["wanted"]["source"] == f"folder:{photo_folder}"
@@ -111,7 +111,7 @@ def test_which_they_are_stands_in_the_workdir(begun, photo_folder):
     assert len(record["validation"]["files"]) == 1
 
 
-def test_places_of_photographs_that_are_no_text_are_refused(begun):
+def test_rejects_a_source_or_cache_dir_that_is_not_text(begun):
     config, workdir, _ = begun
     for name in ("source", "cache_dir"):
         values = config.to_dict()
@@ -128,7 +128,7 @@ def test_an_unchanged_folder_is_not_read_again(begun, monkeypatch, caplog):
     assert not caplog.text
 
 
-def test_without_its_pack_an_unchanged_folder_is_packed_again(begun, tmp_path):
+def test_packs_an_unchanged_folder_again_if_its_pack_is_missing(begun, tmp_path):
     config, workdir, batch = begun
     shutil.rmtree(tmp_path / "packs")
     sampler, _ = open_data(config, workdir)
@@ -140,7 +140,7 @@ def test_without_its_pack_an_unchanged_folder_is_packed_again(begun, tmp_path):
     np.testing.assert_array_equal(sampler.batch(7)["hr"], batch["hr"])
 
 
-def test_a_changed_folder_without_its_pack_ends_the_run(begun, photo_folder, tmp_path):
+def test_rejects_a_changed_folder_if_its_pack_is_missing(begun, photo_folder, tmp_path):
     config, workdir, batch = begun
     change(photo_folder)
     shutil.rmtree(tmp_path / "packs")
@@ -158,7 +158,7 @@ def test_a_changed_folder_without_its_pack_ends_the_run(begun, photo_folder, tmp
     assert not np.array_equal(sampler.batch(7)["hr"], batch["hr"])
 
 
-def test_before_its_first_checkpoint_a_run_takes_what_is_there(begun, photo_folder):
+def test_a_run_without_checkpoints_uses_a_changed_folder(begun, photo_folder):
     config, workdir, _ = begun
     (workdir / "checkpoints" / "5").rmdir()
     change(photo_folder)
@@ -167,7 +167,7 @@ def test_before_its_first_checkpoint_a_run_takes_what_is_there(begun, photo_fold
     assert "new0.png" in (workdir / "photographs.json").read_text()
 
 
-def test_another_source_is_taken_where_it_is_asked_for(begun, photo_folder, caplog):
+def test_a_run_uses_another_source_if_its_config_names_one(begun, photo_folder, caplog):
     _, workdir, _ = begun
     other = shutil.copytree(photo_folder, photo_folder.parent / "others")
     change(other)
@@ -175,7 +175,7 @@ def test_another_source_is_taken_where_it_is_asked_for(begun, photo_folder, capl
     assert sampler.num_photos == 11 and not caplog.text
 
 
-def test_a_damaged_record_is_named(begun):
+def test_rejects_a_damaged_record_of_photos(begun):
     config, workdir, _ = begun
     for text in ("", "{}", '{"train": {"files": 3}}', "[]"):
         (workdir / "photographs.json").write_text(text)
@@ -183,7 +183,9 @@ def test_a_damaged_record_is_named(begun):
             open_data(config, workdir)
 
 
-def test_what_is_held_out_stays_what_it_was(begun, photo_folder, tmp_path, caplog):
+def test_held_out_photos_stay_the_same_when_the_folder_changes(
+    begun, photo_folder, tmp_path, caplog
+):
     """Without the record, changed files could move training photos to validation."""
     config, workdir, _ = begun
     _, held_out = open_data(config, workdir)
@@ -202,7 +204,7 @@ def test_what_is_held_out_stays_what_it_was(begun, photo_folder, tmp_path, caplo
         open_held_out(config, workdir)
 
 
-def test_a_folder_that_is_gone_is_named(begun, photo_folder, caplog):
+def test_warns_of_a_deleted_folder_and_uses_its_pack(begun, photo_folder, caplog):
     config, workdir, batch = begun
     shutil.rmtree(photo_folder)
     sampler, held_out = open_data(config, workdir)
@@ -214,7 +216,7 @@ def test_a_folder_that_is_gone_is_named(begun, photo_folder, caplog):
     ]
 
 
-def test_a_run_whose_folder_changes_goes_on_bit_for_bit(finished, tmp_path, caplog):
+def test_a_run_resumes_bit_for_bit_after_its_folder_changes(finished, tmp_path, caplog):
     folder, reference = finished
     folder = shutil.copytree(folder, tmp_path / "photos")
     config, workdir = tiny_config(folder), tmp_path / "run"
@@ -335,9 +337,7 @@ def decoded_size(path):
 
 
 @pytest.mark.slow
-def test_three_hundred_mutated_files_are_named_and_the_rest_is_trained_on(
-    tmp_path, photo
-):
+def test_train_names_undecodable_and_small_files_and_uses_the_rest(tmp_path, photo):
     folder = tmp_path / "photos"
     folder.mkdir()
     good, mutated = fill_with_good_and_mutated(folder, photo)

@@ -115,7 +115,7 @@ KINDS = {
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 @pytest.mark.parametrize("name", KINDS)
-def test_depth_and_alpha_stay(restore, restorer, tmp_path, name, suffix):
+def test_results_keep_bit_depth_and_alpha(restore, restorer, tmp_path, name, suffix):
     path = tmp_path / name
     path.write_bytes(KINDS[name])
     pixels, _ = read_picture(path)
@@ -130,7 +130,9 @@ def test_depth_and_alpha_stay(restore, restorer, tmp_path, name, suffix):
 
 @pytest.mark.parametrize("suffix", [".jpg", ".webp", ".bmp"])
 @pytest.mark.parametrize("name", ["LA16.tif", "RGBA16.tif", "L.png"])
-def test_what_a_format_cannot_hold_is_said(restore, restorer, tmp_path, name, suffix):
+def test_warns_of_bit_depth_or_alpha_lost_to_the_output_format(
+    restore, restorer, tmp_path, name, suffix
+):
     path = tmp_path / name
     path.write_bytes(KINDS[name])
     pixels, _ = read_picture(path)
@@ -149,7 +151,7 @@ def test_what_a_format_cannot_hold_is_said(restore, restorer, tmp_path, name, su
     )
 
 
-def test_metadata_goes_along(restore, tmp_path):
+def test_results_keep_the_metadata_of_the_photo(restore, tmp_path):
     path = tmp_path / "photo.jpg"
     image = Image.fromarray(smooth(3, np.uint8))
     content = encoded(image, "JPEG", exif=exif(6), icc_profile=SRGB, dpi=(300, 300))
@@ -164,7 +166,7 @@ def test_metadata_goes_along(restore, tmp_path):
     assert path.read_bytes() == content
 
 
-def test_a_bad_file_stops_no_other(restore, blurry, tmp_path):
+def test_restores_good_files_and_reports_bad_ones(restore, blurry, tmp_path):
     folder = tmp_path / "photos"
     save(folder / "good.png", blurry)
     save(folder / "last.jpg", blurry)
@@ -201,7 +203,7 @@ def test_an_empty_folder_fails(restore, tmp_path):
     assert job.status == "failed" and job.error.startswith("no images in it")
 
 
-def test_folders_are_mirrored(restore, blurry, tmp_path):
+def test_recursive_restoring_mirrors_the_input_folders(restore, blurry, tmp_path):
     photos, results = tmp_path / "photos", tmp_path / "results"
     for name in ("a.png", "deep/er/b.jpg", "deep/c.tif", ".hidden/d.png", ".e.png"):
         save(photos / name, blurry[:20, :20])
@@ -214,7 +216,7 @@ def test_folders_are_mirrored(restore, blurry, tmp_path):
     assert names(results) == ["a_x4.png", "deep/c_x4.png", "deep/er/b_x4.png"]
 
 
-def test_own_results_are_no_photographs(restore, blurry, tmp_path):
+def test_does_not_restore_its_own_results(restore, blurry, tmp_path):
     for name in ("a.png", "alone_x4.png"):
         save(tmp_path / name, blurry[:20, :20])
     restore(tmp_path)
@@ -225,7 +227,7 @@ def test_own_results_are_no_photographs(restore, blurry, tmp_path):
     ]
 
 
-def test_existing_results_are_made_again_only_if_wanted(restore, blurry, tmp_path):
+def test_skip_existing_makes_missing_results_only(restore, blurry, tmp_path):
     path = save(tmp_path / "photo.png", blurry)
     old = save(tmp_path / "photo_x4.png", blurry[:4, :4])
     (job,) = restore(path, skip_existing=True)
@@ -257,7 +259,7 @@ def test_existing_results_are_made_again_only_if_wanted(restore, blurry, tmp_pat
         ),
     ],
 )
-def test_what_would_cost_a_file_is_refused(
+def test_refuses_to_overwrite_inputs_or_results_of_the_same_run(
     restore, blurry, tmp_path, paths, options, message
 ):
     for name in ("a.png", "a.jpg", "deep/a.png", "a_x4.png"):
@@ -270,14 +272,14 @@ def test_what_would_cost_a_file_is_refused(
     assert {name: (tmp_path / name).read_bytes() for name in names(tmp_path)} == before
 
 
-def test_overwriting_is_for_who_says_so(restore, restorer, blurry, tmp_path):
+def test_overwrite_replaces_the_input(restore, restorer, blurry, tmp_path):
     path = save(tmp_path / "photo.png", blurry)
     restore(path, path=path, outputs=["deblurred"], overwrite=True)
     found, _ = read_picture(path)
     np.testing.assert_array_equal(found, restorer(blurry).deblurred)
 
 
-def test_limits_hold_before_decoding(restore, blurry, tmp_path, monkeypatch):
+def test_checks_size_limits_before_decoding(restore, blurry, tmp_path, monkeypatch):
     path = save(tmp_path / "photo.png", blurry)
     monkeypatch.setattr(batch, "read_picture", lambda _: pytest.fail("decoded"))
     (job,) = restore(path, limits=Limits(input_pixels=8399))
@@ -290,13 +292,13 @@ def test_limits_hold_before_decoding(restore, blurry, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 700), (700, 1), (9, 2)])
-def test_odd_sizes(restore, tmp_path, size):
+def test_restores_tiny_and_narrow_photos(restore, tmp_path, size):
     (job,) = restore(save(tmp_path / "photo.png", np.full((*size, 3), 70, np.uint8)))
     assert read_header(job.targets["sr"]).height == 4 * size[0]
     assert read_header(job.targets["deblurred"]).width == size[1]
 
 
-def test_names_of_all_kinds(restore, blurry, tmp_path):
+def test_accepts_unusual_file_names_and_rejects_too_long_ones(restore, blurry, tmp_path):
     long = "n" * 242 + ".png"
     for name in ("naïve 写真.png", long, "-dash.png", "many.dots.png"):
         save(tmp_path / name, blurry[:9, :9])
@@ -308,7 +310,7 @@ def test_names_of_all_kinds(restore, blurry, tmp_path):
     assert (tmp_path / "many.dots_x4.png").exists()
 
 
-def test_blur_outside_the_training_is_said_once(restore, photo, tmp_path):
+def test_warns_once_of_blur_outside_the_trained_range(restore, photo, tmp_path):
     sharp = save(tmp_path / "sharp.png", photo)
     blurred = degrade_photo(photo, 4.0, max_sigma=4.0)[1]
     blurred = save(tmp_path / "blurred.png", blurred)
@@ -322,7 +324,7 @@ def test_blur_outside_the_training_is_said_once(restore, photo, tmp_path):
     assert not job.warnings
 
 
-def test_strength_zero_is_bicubic(restore, blurry, tmp_path):
+def test_strength_zero_returns_bicubic_and_the_input(restore, blurry, tmp_path):
     (job,) = restore(save(tmp_path / "photo.png", blurry), strength=0.0)
     found, _ = read_picture(job.targets["sr"])
     assert np.abs(found - bicubic(blurry).sr.astype(int)).max() <= 1
@@ -331,7 +333,7 @@ def test_strength_zero_is_bicubic(restore, blurry, tmp_path):
 
 
 @pytest.mark.parametrize("by", [KeyboardInterrupt, SystemExit])
-def test_an_interruption_leaves_nothing_half_done(
+def test_an_interruption_is_reported_and_leaves_no_partial_file(
     restore, restorer, blurry, tmp_path, monkeypatch, by
 ):
     for name in ("a.png", "b.png", "c.png"):
@@ -356,7 +358,7 @@ def test_an_interruption_leaves_nothing_half_done(
     assert "b_x4.png" not in names(tmp_path)
 
 
-def test_failures_while_working_are_the_files_own(
+def test_an_error_while_restoring_fails_only_its_file(
     restore, restorer, blurry, tmp_path, monkeypatch
 ):
     class Fails(Restorer):
@@ -386,7 +388,7 @@ def test_failures_while_working_are_the_files_own(
     assert job.error == "No space left on device"
 
 
-def test_what_cannot_be_written_is_said_at_once(restore, blurry, tmp_path, monkeypatch):
+def test_rejects_unwritable_outputs_and_reports(restore, blurry, tmp_path, monkeypatch):
     path = save(tmp_path / "photo.png", blurry)
     (tmp_path / "photo_deblurred.png").mkdir()
     (job,) = restore(path)
@@ -398,7 +400,7 @@ def test_what_cannot_be_written_is_said_at_once(restore, blurry, tmp_path, monke
         restore(path, outputs=["sr"], folder=path)
 
 
-def test_a_restorer_is_not_made_for_nothing(tmp_path):
+def test_makes_no_restorer_if_there_is_nothing_to_restore(tmp_path):
     jobs = batch.restore_files(
         [tmp_path / "absent.png"],
         lambda: pytest.fail("made"),
@@ -408,7 +410,9 @@ def test_a_restorer_is_not_made_for_nothing(tmp_path):
     assert jobs[0].status == "failed"
 
 
-def test_the_summary_counts(restore, blurry, tmp_path, caplog):
+def test_logs_a_summary_of_counts_megapixels_and_seconds(
+    restore, blurry, tmp_path, caplog
+):
     save(tmp_path / "a.png", blurry)
     start = time.perf_counter()
     restore(tmp_path, tmp_path / "absent.png")
@@ -418,8 +422,7 @@ def test_the_summary_counts(restore, blurry, tmp_path, caplog):
     assert 0 <= seconds <= time.perf_counter() - start + 0.1
 
 
-def test_set14_is_restored_to_what_is_scored(tmp_path):
-    """The restore command writes the same pixels as `evaluate.py --save_images`."""
+def test_restored_set14_equals_the_images_saved_by_evaluation(tmp_path):
     photos = read_photos(folder_source(shared_data("Set14")))
     restorer = Restorer.from_pretrained()
     evaluate(

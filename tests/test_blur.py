@@ -17,21 +17,21 @@ def blurred(photo):
     return {0.0: small[1.0][0], **{s: images[1] for s, images in small.items()}}
 
 
-def test_estimates_are_near_the_blur(blurred):
+def test_estimated_sigma_is_near_the_true_sigma(blurred):
     for sigma in (1.0, 1.5, 2.0):
         assert estimate_sigma(blurred[sigma]) == pytest.approx(sigma, abs=0.3)
     assert estimate_sigma(blurred[0.0]) < 0.75
     assert estimate_sigma(blurred[3.5]) > 2.75
 
 
-def test_only_what_is_clearly_outside_the_range_is_said_to_be(blurred):
+def test_flags_only_blur_clearly_outside_the_trained_range(blurred):
     kinds = [outside_trained_range(estimate_sigma(x), (1, 2)) for x in blurred.values()]
     assert kinds == ["sharper", None, None, None, "blurrier"]
     assert outside_trained_range(0.81, (1, 2)) is None
     assert outside_trained_range(None, (1, 2)) is None
 
 
-def test_depth_direction_and_contrast_change_nothing(blurred):
+def test_estimate_ignores_bit_depth_orientation_and_contrast(blurred):
     image = blurred[1.5]
     expected = estimate_sigma(image)
     assert estimate_sigma(convert(image, 3, np.uint16)) == pytest.approx(expected)
@@ -42,19 +42,19 @@ def test_depth_direction_and_contrast_change_nothing(blurred):
     assert estimate_sigma(gray // 2) == pytest.approx(estimate_sigma(gray), abs=0.1)
 
 
-def test_large_photographs_are_sampled(photo):
+def test_tiling_a_photo_barely_changes_its_estimate(photo):
     large = np.tile(photo, (8, 6, 1))
     assert estimate_sigma(large) == pytest.approx(estimate_sigma(photo), abs=0.15)
 
 
-def test_nothing_is_told_of_what_has_no_edges(photo):
+def test_returns_none_for_images_that_are_small_or_without_edges(photo):
     assert estimate_sigma(photo[:23]) is None
     assert estimate_sigma(np.full((64, 64, 3), 77, np.uint8)) is None
     ramp = np.arange(256, dtype=np.uint8)[None].repeat(64, axis=0)
     assert estimate_sigma(ramp) is None
 
 
-def test_over_photographs_that_the_fit_has_not_seen():
+def test_estimates_are_accurate_on_photos_not_used_for_the_fit():
     found = measure(list_images(shared_data("photos/valid")), lambda image: image)
     assert found["mean error, sigma 1..2"] <= 0.1
     assert found["warned, sigma 1..2"] <= 2.5

@@ -63,7 +63,7 @@ def assert_same(a, b):
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(a), jax.device_get(b))
 
 
-def test_a_state_comes_back_bit_for_bit(tmp_path):
+def test_restores_a_state_bit_for_bit_and_its_config(tmp_path):
     save(tmp_path, {7: 24.0})
     with Checkpoints(tmp_path) as checkpoints:
         restored, config = checkpoints.restore_latest(make_state())
@@ -74,7 +74,7 @@ def test_a_state_comes_back_bit_for_bit(tmp_path):
 
 
 @pytest.mark.parametrize("before, after", [(1, 8), (8, 2)])
-def test_another_number_of_devices(tmp_path, before, after):
+def test_restores_a_state_on_another_number_of_devices(tmp_path, before, after):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(make_state(3, before), make_config(), metrics=None)
     like = make_state(0, after)
@@ -86,7 +86,7 @@ def test_another_number_of_devices(tmp_path, before, after):
     assert len(shardings.pop().device_set) == after
 
 
-def test_the_two_latest_and_the_best_are_kept_across_restarts(tmp_path):
+def test_keeps_the_two_latest_and_the_best_steps_across_restarts(tmp_path):
     save(tmp_path, {1: 24.0, 2: 26.0, 3: 25.0})
     assert steps_on_disk(tmp_path) == [2, 3]
     save(tmp_path, {4: None, 5: 25.5})
@@ -103,7 +103,7 @@ def test_the_two_latest_and_the_best_are_kept_across_restarts(tmp_path):
             checkpoints.restore_params(3)
 
 
-def test_without_a_validation_the_latest_is_taken(tmp_path):
+def test_restore_params_takes_the_latest_step_without_validation(tmp_path):
     save(tmp_path, {1: None, 2: None})
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
         assert checkpoints.restore_params()[0] == 2
@@ -162,7 +162,7 @@ def another_name(folder):
         *(another_config, truncate_metrics, another_score),
     ],
 )
-def test_a_damaged_checkpoint_is_named_and_the_one_before_restored(
+def test_warns_of_a_damaged_checkpoint_and_restores_the_one_before(
     tmp_path, damage, caplog
 ):
     save(tmp_path, {1: 26.0, 2: 25.0})
@@ -194,7 +194,7 @@ def flip(path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", [half, flip, lambda path: path.unlink()])
-def test_whatever_file_is_damaged_what_is_restored_was_saved(tmp_path, damage):
+def test_restores_only_saved_states_whichever_file_is_damaged(tmp_path, damage):
     """Damages each file of a checkpoint in turn.
 
     The damage is detected, or the file is not needed. No file is deleted.
@@ -218,7 +218,7 @@ def test_whatever_file_is_damaged_what_is_restored_was_saved(tmp_path, damage):
     assert restored_steps == {1, 2}
 
 
-def test_a_damaged_checkpoint_is_not_evaluated(tmp_path):
+def test_restore_params_rejects_a_damaged_checkpoint(tmp_path):
     save(tmp_path, {1: 26.0})
     flip_a_byte(tmp_path / "checkpoints" / "1" / "params")
     with (
@@ -228,7 +228,7 @@ def test_a_damaged_checkpoint_is_not_evaluated(tmp_path):
         checkpoints.restore_params(1)
 
 
-def test_when_none_is_whole_the_run_does_not_start_over(tmp_path):
+def test_refuses_to_start_over_if_all_checkpoints_are_damaged(tmp_path):
     save(tmp_path, {1: None})
     truncate(tmp_path / "checkpoints" / "1")
     for _ in range(2):
@@ -257,7 +257,7 @@ def test_a_checkpoint_with_damaged_metrics_is_not_taken_for_the_best(tmp_path, c
     assert steps_on_disk(tmp_path) == [1, 4, 5]
 
 
-def test_when_all_metrics_are_damaged_the_run_does_not_start_over(tmp_path):
+def test_refuses_to_start_over_if_all_metrics_are_damaged(tmp_path):
     save(tmp_path, {1: 26.0, 2: 25.0})
     for step in "12":
         truncate_metrics(tmp_path / "checkpoints" / step)
@@ -266,7 +266,7 @@ def test_when_all_metrics_are_damaged_the_run_does_not_start_over(tmp_path):
     assert steps_on_disk(tmp_path) == [1, 2]
 
 
-def test_what_the_system_does_not_read_is_no_damage(tmp_path, monkeypatch):
+def test_an_operating_system_error_does_not_count_as_damage(tmp_path, monkeypatch):
     save(tmp_path, {1: 26.0})
 
     def too_many_files(*_, **__):
@@ -281,7 +281,7 @@ def test_what_the_system_does_not_read_is_no_damage(tmp_path, monkeypatch):
     assert steps_on_disk(tmp_path) == [1]
 
 
-def test_another_architecture_is_named(tmp_path):
+def test_rejects_a_checkpoint_of_another_architecture(tmp_path):
     save(tmp_path, {1: None})
     wider = EDDSRN(**SMALL | {"features": (8, 8, 16, 24)})
     with (
@@ -304,7 +304,7 @@ def save_described(workdir, changes):
         checkpoints.save(make_state(1), config, metrics=None)
 
 
-def test_a_network_comes_with_what_its_config_says_of_it(tmp_path):
+def test_read_run_returns_the_network_that_its_config_describes(tmp_path):
     save_described(tmp_path, {"name": "mine", "degradation.sigma_range": (0.5, 1.5)})
     network = read_run(tmp_path)
     assert network.model == MODEL
@@ -326,20 +326,20 @@ def test_a_network_comes_with_what_its_config_says_of_it(tmp_path):
     ],
     ids=lambda value: f"{value!s:.20}",
 )
-def test_configs_of_strangers_that_describe_no_network_are_refused(tmp_path, name, value):
+def test_read_run_rejects_invalid_untrusted_configs(tmp_path, name, value):
     save_described(tmp_path, {name: value})
     with pytest.raises(InputError, match=r"/checkpoints/1(:| cannot be) ") as caught:
         read_run(tmp_path)
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_where_checkpoints_go_ends_the_run_before_it_trains(tmp_path):
+def test_rejects_a_file_in_place_of_the_checkpoint_folder(tmp_path):
     (tmp_path / "checkpoints").touch()
     with pytest.raises(FileExistsError, match="checkpoints"):
         Checkpoints(tmp_path)
 
 
-def test_a_folder_that_is_no_workdir(tmp_path):
+def test_read_only_access_rejects_a_folder_without_checkpoints(tmp_path):
     with pytest.raises(InputError, match="no checkpoints in it"):
         Checkpoints(tmp_path, read_only=True)
     (tmp_path / "checkpoints").mkdir()
@@ -347,7 +347,7 @@ def test_a_folder_that_is_no_workdir(tmp_path):
         Checkpoints(tmp_path, read_only=True)
 
 
-def test_checksum_sees_values_names_and_shapes():
+def test_checksum_depends_on_values_names_shapes_and_dtypes():
     tree = {"a": np.arange(6.0), "b": np.ones(2)}
     reference = checksum(tree)
     assert checksum({"a": np.arange(6.0), "b": np.ones(2)}) == reference

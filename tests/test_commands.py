@@ -14,7 +14,7 @@ from tiny import final_state, metrics_rows, tiny_flags
 from eddsrn_jax.checkpoint import Checkpoints
 
 
-def test_untouched_runs_agree(finished, tmp_path):
+def test_train_is_reproducible_bit_for_bit(finished, tmp_path):
     folder, workdir = finished
     states, rows = [], []
     for i in range(2):
@@ -32,7 +32,7 @@ def test_untouched_runs_agree(finished, tmp_path):
         assert found == pytest.approx(expected, rel=0.01)
 
 
-def test_the_users_xla_flags_stay_and_programs_are_kept_between_runs(finished, tmp_path):
+def test_train_keeps_the_users_xla_flags_and_reuses_cached_programs(finished, tmp_path):
     folder, _ = finished
     programs = []
     for i in range(2):
@@ -54,7 +54,7 @@ def test_the_users_xla_flags_stay_and_programs_are_kept_between_runs(finished, t
 @pytest.mark.parametrize(
     "number, code", [(signal.SIGTERM, 0), (signal.SIGINT, 130)], ids=["TERM", "INT"]
 )
-def test_a_signal_saves_and_ends_the_command(finished, tmp_path, number, code):
+def test_train_saves_a_checkpoint_and_exits_on_a_signal(finished, tmp_path, number, code):
     folder, _ = finished
     flags = tiny_flags(folder, tmp_path / "run", total_steps=100_000, log_every_steps=1)
     run = command("train.py", *flags)
@@ -73,7 +73,7 @@ def test_a_signal_saves_and_ends_the_command(finished, tmp_path, number, code):
     assert "Traceback" not in err
 
 
-def test_evaluate_scores_any_checkpoint_and_folder(finished, tmp_path):
+def test_evaluate_scores_a_given_checkpoint_on_a_given_folder(finished, tmp_path):
     folder, workdir = finished
     run = command(
         "evaluate.py",
@@ -159,7 +159,7 @@ def test_evaluate_scores_any_checkpoint_and_folder(finished, tmp_path):
         ("train.py", ["--wrkdir=x"], 2, "Unknown command line flag 'wrkdir'. Did you"),
     ],
 )
-def test_wrong_flags_end_in_one_line(script, flags, code, message, tmp_path):
+def test_wrong_flags_give_a_one_line_error(script, flags, code, message, tmp_path):
     flags = [*flags, f"--workdir={tmp_path / 'run'}"] if script == "train.py" else flags
     run = command(script, *flags)
     out, err = run.communicate(timeout=300)
@@ -170,14 +170,14 @@ def test_wrong_flags_end_in_one_line(script, flags, code, message, tmp_path):
 
 
 @pytest.mark.parametrize("script", ["train.py", "evaluate.py", "restore.py"])
-def test_help_is_no_failure(script):
+def test_help_exits_with_code_zero(script):
     run = command(script, "--help")
     out, err = run.communicate(timeout=300)
     assert run.returncode == 0 and not err
     assert "--workdir" in out
 
 
-def test_exported_weights_score_as_their_run(finished, tmp_path):
+def test_exported_weights_score_the_same_as_their_run(finished, tmp_path):
     folder, workdir = finished
     path = tmp_path / "mine.safetensors"
     flags = [f"--workdir={workdir}", f"--out={path}", "--dtype=float32"]

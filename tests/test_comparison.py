@@ -63,7 +63,7 @@ def compared(config, photos, tmp_path_factory):
     return compare(config, datasets={"cats": photos}, **options), out
 
 
-def test_a_table_has_every_row_its_cost_and_what_is_missing(compared, photos):
+def test_compare_lists_all_rows_their_costs_and_missing_inputs(compared, photos):
     entries, out = compared
     text = (out / "test.md").read_text()
     lines = [line.strip("| ").split("|") for line in text.splitlines() if "|" in line]
@@ -85,7 +85,7 @@ def test_a_table_has_every_row_its_cost_and_what_is_missing(compared, photos):
     assert both.flops == deblur.flops + enlarge.flops
 
 
-def test_its_scores_are_those_of_an_evaluation(compared, config, photos, tmp_path):
+def test_compare_gives_the_scores_of_evaluate_network(compared, config, photos, tmp_path):
     _, out = compared
     found = {
         (row["title"], row["output"]): row
@@ -124,7 +124,7 @@ def test_a_figure_has_a_panel_of_every_method(compared):
     assert picture.shape == (2 * (192 + 28 + 8) - 8, 6 * (192 + 8) - 8, 3)
 
 
-def test_a_figure_shows_where_interpolation_is_worst(photo):
+def test_a_figure_shows_the_region_where_bicubic_is_worst(photo):
     image = np.full((256, 256, 3), 128, np.uint8)
     image[144:192, 48:96] = photo[100:148, 100:148]
     nothing = lambda lr_blur: Restored(deblurred=lr_blur)  # noqa: E731
@@ -138,7 +138,7 @@ def test_a_figure_shows_where_interpolation_is_worst(photo):
         draw_figure({}, photo[:90, :80], sigma=1.0)
 
 
-def test_a_cascade_hands_on_what_a_file_would_hold(photo):
+def test_a_cascade_enlarges_its_8_bit_deblurred_image(photo):
     deblur, enlarge = (
         Restorer(MODELS[name], init_params(MODELS[name], jax.random.key(0)))
         for name in ("deblur", "enlarge")
@@ -150,14 +150,14 @@ def test_a_cascade_hands_on_what_a_file_would_hold(photo):
     np.testing.assert_array_equal(found.sr, enlarge(found.deblurred).sr)
 
 
-def test_what_a_table_cannot_have(config):
+def test_read_entries_rejects_unknown_methods(config):
     wrong = config.copy_and_resolve_references()
     wrong.rows.joint.method = "magic"
     with pytest.raises(InputError, match=r"config.rows.joint.method='magic': not known"):
         read_entries(wrong, dtype=None, peers=None)
 
 
-def test_figures_of_photographs_that_there_are_not(config, photos, tmp_path):
+def test_compare_rejects_figures_of_missing_photos(config, photos, tmp_path):
     options = {"datasets": {"cats": photos}, "output_dir": tmp_path}
     with pytest.raises(InputError, match="no such photograph, only .*chelsea.png"):
         compare(config, figure="bundled:dog.png", **options)
@@ -166,7 +166,7 @@ def test_figures_of_photographs_that_there_are_not(config, photos, tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
-def test_the_papers_table():
+def test_table1_config_matches_the_paper():
     config = table1.get_config()
     assert config.rows.eddsrn.paper == ((25.7005, 0.6994), (25.0131, 0.6503))
     assert config.rows.deblur_cnn_edsr.paper[1][0] == 21.62
@@ -177,7 +177,7 @@ def test_the_papers_table():
 @pytest.mark.parametrize(
     "name", [n for n, row in table1.get_config().rows.items() if row.method == "network"]
 )
-def test_the_tables_weights_come_along(name):
+def test_weights_of_table1_are_shipped(name):
     row = table1.get_config().rows[name]
     network = read_network(row.weights)
     assert network.name == row.title

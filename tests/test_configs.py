@@ -48,7 +48,7 @@ def test_a_config_is_locked_complete_and_builds_its_network(name):
 
 
 @pytest.mark.parametrize("name", sorted(SIZED))
-def test_lite_systems_cost_about_as_much(name):
+def test_lite_systems_have_the_recipe_and_cost_of_eddsrn_lite(name):
     """A lite system has the recipe and about the cost of ED-DSRN lite.
 
     ED-DSRN lite takes 0.24 million multiply-accumulates a pixel.
@@ -62,7 +62,7 @@ def test_lite_systems_cost_about_as_much(name):
     assert 0.2e6 < cost < 0.35e6
 
 
-def test_fine_tuning_goes_on_from_a_network_of_the_same_shape():
+def test_finetuned_configs_start_from_runs_of_the_same_model():
     for name in ("srresnet", "lapsrn"):
         for size in ("full", "lite"):
             before, after = load(f"{name}:{size}"), load(f"{name}_finetuned:{size}")
@@ -72,12 +72,12 @@ def test_fine_tuning_goes_on_from_a_network_of_the_same_shape():
             assert after.init_from == f"runs/{name}" + "-lite" * (size == "lite")
 
 
-def test_a_size_that_there_is_not():
+def test_get_config_rejects_unknown_sizes():
     with pytest.raises(ValueError, match="size 'tiny': expected one of full, lite"):
         load("vdsr:tiny")
 
 
-def test_the_papers_values():
+def test_eddsrn_config_has_the_papers_values():
     config = load("eddsrn")
     assert (config.batch_size, config.num_epochs) == (32, 120)
     assert (config.data.hr_patch_size, config.data.crops_per_image) == (256, 40)
@@ -94,7 +94,7 @@ def test_model_defaults_are_those_of_the_papers_config():
     assert fields == load("eddsrn").model.to_dict()
 
 
-def test_loss_keys_are_the_losss_arguments():
+def test_loss_keys_are_arguments_of_joint_loss():
     keywords = inspect.signature(joint_loss).parameters
     assert set(load("eddsrn").loss) <= set(keywords)
 
@@ -103,7 +103,7 @@ def test_the_ablation_has_no_deblurring_head():
     assert "deblur_head" not in abstract_params(EDDSRN(**load("edsrn").model))
 
 
-def test_lite_has_one_to_two_million_parameters():
+def test_eddsrn_lite_has_one_to_two_million_parameters():
     model = EDDSRN(**load("eddsrn_lite").model)
     assert 1e6 <= count_parameters(abstract_params(model)) <= 2e6
 
@@ -146,7 +146,7 @@ def test_lite_has_one_to_two_million_parameters():
         ("model.dtype", "int32", "config.model.dtype='int32': expected a floating"),
     ],
 )
-def test_values_that_no_run_can_have(name, value, message):
+def test_check_rejects_invalid_values(name, value, message):
     config = load("eddsrn")
     config.update_from_flattened_dict({name: value})
     with pytest.raises(InputError) as caught:
@@ -170,7 +170,7 @@ def test_values_that_no_run_can_have(name, value, message):
         ("config.batch_size = 'x'", "flag --config=CONFIG: TypeError: Could not overr"),
     ],
 )
-def test_config_files_that_cannot_be_end_in_one_line(tmp_path, change, message):
+def test_invalid_config_files_give_a_one_line_error(tmp_path, change, message):
     path = tmp_path / "mine.py"
     path.write_text(
         "from configs import eddsrn\n\n\ndef get_config():\n"

@@ -29,7 +29,7 @@ def xla(x, kernel, bias):
         ((2, 1, 2, 4), (3, 3, 4, 2)),
     ],
 )
-def test_results_and_gradients_are_those_of_xla(shape, kernel, dtype, tolerance):
+def test_convolve_and_its_gradients_agree_with_xla(shape, kernel, dtype, tolerance):
     keys = jax.random.split(jax.random.key(0), 4)
     shapes = (shape, kernel, kernel[3:], (*shape[:3], kernel[3]))
     *arguments, gradient = (

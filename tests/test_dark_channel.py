@@ -67,7 +67,7 @@ def width(kernel):
     return np.mean([np.sqrt(taps**2 @ x - (taps @ x) ** 2) for x in sums])
 
 
-def test_the_dark_channel_is_the_least_around_each_pixel():
+def test_dark_channel_is_the_minimum_around_each_pixel():
     image = np.array([[5, 4, 9, 9], [3, 8, 9, 7], [9, 9, 9, 6]])
     values, positions = dark_channel(image, 3)
     # The expected values were found by hand.
@@ -81,7 +81,7 @@ def test_the_dark_channel_is_the_least_around_each_pixel():
 @pytest.mark.parametrize(
     "sigma, error, gain", [(1.0, 0.08, 12.0), (1.5, 0.2, 3.5), (2.0, 0.22, 2.3)]
 )
-def test_a_gaussian_is_found_and_taken_out(drawing, sigma, error, gain):
+def test_estimates_and_removes_a_gaussian_blur(drawing, sigma, error, gain):
     before = blurred(drawing, sigma)
     truth = gaussian(sigma)
     kernel = estimate_kernel(before)
@@ -93,7 +93,7 @@ def test_a_gaussian_is_found_and_taken_out(drawing, sigma, error, gain):
 
 # Measured: gains of 3.9, 4.5 and 3.4 dB.
 @pytest.mark.parametrize("sigma, gain", [(1.0, 3.0), (1.5, 3.5), (2.0, 2.5)])
-def test_a_photograph_is_deblurred(photo, sigma, gain):
+def test_deblurs_a_photo(photo, sigma, gain):
     lr_sharp, lr_blur = degrade_photo(photo, sigma, max_sigma=2.0)
     restored = DarkChannel()(lr_blur)
     assert restored.sr is None and restored.deblurred.dtype == np.uint8
@@ -104,7 +104,7 @@ def test_a_photograph_is_deblurred(photo, sigma, gain):
     np.testing.assert_array_equal(restored.deblurred, deblur(lr_blur))
 
 
-def test_motion_is_told_from_a_gaussian(drawing):
+def test_distinguishes_motion_from_gaussian_blur(drawing):
     # The default gradient_weight is for photos, in which edges count for less.
     found = estimate_kernel(moved(drawing), gradient_weight=2e-2)
     # Measured: correlations of 0.86 and 0.44.
@@ -114,12 +114,12 @@ def test_motion_is_told_from_a_gaussian(drawing):
 
 # Measured: widths of 0.68 with the prior and 1.18 without. Neither kernel is a single
 # pixel: levels are smoothed when they are made, and the last one inherits a wide kernel.
-def test_the_prior_narrows_the_kernel_of_what_is_sharp(drawing):
+def test_the_prior_narrows_the_kernel_of_a_sharp_image(drawing):
     narrow, wide = (width(estimate_kernel(drawing, dark_weight=w)) for w in (8e-3, 0.0))
     assert narrow < 0.8 and wide > 1.0
 
 
-def test_a_known_motion_is_taken_out_wherever_the_kernel_is(drawing):
+def test_deconvolve_removes_known_motion_despite_a_shifted_kernel(drawing):
     before = moved(drawing)
     after = deconvolve(before, padded(MOTION), smoothness=1e-3)
     # Measured: a gain of 6.5 dB.
@@ -131,7 +131,7 @@ def test_a_known_motion_is_taken_out_wherever_the_kernel_is(drawing):
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 3), (8, 8, 1), (9, 57, 3), (33, 21, 3)])
-def test_any_size_will_do(drawing, shape):
+def test_deblurs_images_of_any_size(drawing, shape):
     height, width, channels = shape
     image = blurred(drawing, 1.0)[20 : 20 + height, 20 : 20 + width, :channels]
     kernel = estimate_kernel(image)
@@ -140,18 +140,18 @@ def test_any_size_will_do(drawing, shape):
 
 
 @pytest.mark.parametrize("value", [0, 77, 255])
-def test_a_constant_image_stays(value):
+def test_leaves_a_constant_image_unchanged(value):
     image = np.full((24, 31, 3), value, np.uint8)
     np.testing.assert_array_equal(estimate_kernel(image), padded(np.ones((1, 1))))
     np.testing.assert_array_equal(deblur(image), image)
 
 
-def test_gray_is_restored_as_such(drawing):
+def test_deblurs_three_equal_channels_like_a_gray_image(drawing):
     gray = blurred(drawing, 1.0)[:40, :48, :1]
     restored = deblur(np.repeat(gray, 3, axis=2))
     np.testing.assert_array_equal(restored, np.repeat(deblur(gray), 3, axis=2))
 
 
-def test_a_kernel_has_a_middle():
+def test_rejects_an_even_kernel_size():
     with pytest.raises(ValueError, match="kernel_size=10: expected an odd number"):
         estimate_kernel(np.zeros((8, 8, 3), np.uint8), kernel_size=10)

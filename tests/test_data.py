@@ -32,7 +32,7 @@ def names(source):
     return [file.name for file in source.files()]
 
 
-def test_bundled_photographs_are_there_and_apart():
+def test_bundled_photos_are_those_listed_and_at_least_256_pixels():
     split = open_split("bundled")
     assert tuple(names(split.train)) == BUNDLED_TRAIN
     assert tuple(names(split.validation)) == BUNDLED_VALIDATION
@@ -41,7 +41,7 @@ def test_bundled_photographs_are_there_and_apart():
             assert min(read_image(file.content).shape[:2]) >= 256
 
 
-def test_a_twentieth_of_a_folder_is_held_out_and_stays_so(tmp_path):
+def test_holds_out_the_same_twentieth_of_a_folder_after_a_move(tmp_path):
     for i in range(60):
         Image.new("RGB", (8, 8)).save(tmp_path / f"{i:02d}.png")
     split = open_split(f"folder:{tmp_path}")
@@ -55,7 +55,7 @@ def test_a_twentieth_of_a_folder_is_held_out_and_stays_so(tmp_path):
     assert names(open_split(f"folder:{moved}").validation) == held_out
 
 
-def test_another_source_to_validate_on_leaves_the_folder_whole(photo_folder):
+def test_holds_out_nothing_with_a_separate_validation_source(photo_folder):
     split = open_split(f"folder:{photo_folder}", validation_source="bundled")
     assert len(names(split.train)) == 8
     assert tuple(names(split.validation)) == BUNDLED_VALIDATION
@@ -70,12 +70,12 @@ def test_another_source_to_validate_on_leaves_the_folder_whole(photo_folder):
         ("folder:", "source='folder:': expected"),
     ],
 )
-def test_unknown_sources(source, message):
+def test_open_split_rejects_unknown_sources(source, message):
     with pytest.raises(InputError, match=message):
         open_split(source)
 
 
-def test_one_photograph_cannot_be_split(tmp_path):
+def test_open_split_rejects_a_folder_of_one_photo(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "only.png")
     with pytest.raises(
         InputError, match="1 image; training and validation need one each"
@@ -106,7 +106,9 @@ def test_a_pack_is_made_once_and_again_when_a_file_changes(photo_folder, tmp_pat
     assert len(list(cache.glob("*.u8"))) == len(list(cache.glob("*.json"))) == 2
 
 
-def test_of_several_processes_one_makes_a_pack(photo_folder, tmp_path, caplog):
+def test_uses_a_pack_that_was_made_while_waiting_for_the_lock(
+    photo_folder, tmp_path, caplog
+):
     caplog.set_level("INFO")
     source = folder_source(photo_folder)
     with concurrent.futures.ThreadPoolExecutor() as pool:
@@ -135,7 +137,7 @@ def test_a_pack_whose_index_is_damaged_is_made_again(photo_folder, tmp_path):
         assert index.read_text() == whole
 
 
-def test_what_a_killed_process_left_of_a_pack_is_deleted(photo_folder, tmp_path):
+def test_deletes_the_partial_pack_of_a_killed_process(photo_folder, tmp_path):
     with written_beside(tmp_path / "half.u8") as killed:
         killed.touch()
         open_pack(folder_source(photo_folder), tmp_path)
@@ -143,7 +145,7 @@ def test_what_a_killed_process_left_of_a_pack_is_deleted(photo_folder, tmp_path)
         killed.touch()
 
 
-def test_broken_files_are_left_out_and_named(photo_folder, tmp_path, caplog):
+def test_open_pack_skips_broken_files_and_warns(photo_folder, tmp_path, caplog):
     (photo_folder / "empty.png").touch()
     whole = (photo_folder / "photo3.png").read_bytes()
     (photo_folder / "photo3.png").write_bytes(whole[: len(whole) // 2])
@@ -160,7 +162,7 @@ def test_broken_files_are_left_out_and_named(photo_folder, tmp_path, caplog):
     assert "photo3.png: cannot be decoded" in caplog.text
 
 
-def test_a_folder_of_broken_files_leaves_nothing_behind(tmp_path):
+def test_rejects_a_folder_of_broken_files_and_leaves_no_pack(tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
     (folder / "empty.png").touch()
@@ -171,7 +173,7 @@ def test_a_folder_of_broken_files_leaves_nothing_behind(tmp_path):
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [".lock-packs"]
 
 
-def test_a_full_disk_is_noticed_before_anything_is_written(
+def test_checks_free_disk_space_before_writing_a_pack(
     photo_folder, tmp_path, monkeypatch
 ):
     usage = collections.namedtuple("usage", "total used free")(0, 0, 123_456)
@@ -181,7 +183,7 @@ def test_a_full_disk_is_noticed_before_anything_is_written(
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [".lock-packs"]
 
 
-def test_photographs_smaller_than_the_crop_are_left_out(photo_folder, tmp_path, caplog):
+def test_leaves_out_photos_smaller_than_the_crop(photo_folder, tmp_path, caplog):
     pack = open_pack(folder_source(photo_folder), tmp_path / "cache")
     kept = pack.at_least(100, "a crop")
     assert [min(image.shape[:2]) >= 100 for image in kept.images] == [True] * 3
@@ -210,7 +212,7 @@ def plan(epoch=0, batch_size=4, crops_per_image=6, seed=0):
     )
 
 
-def test_an_epoch_takes_every_photograph_equally_often_in_whole_batches():
+def test_an_epoch_of_whole_batches_takes_photos_about_equally_often():
     found = plan()
     assert len(found.image) == 28  # 30 crops, without the last 2, which fill no batch
     counts = np.bincount(found.image)
@@ -218,13 +220,13 @@ def test_an_epoch_takes_every_photograph_equally_often_in_whole_batches():
 
 
 @pytest.mark.parametrize("batch_size", [2, 3, 4, 5])
-def test_the_rows_of_a_batch_are_of_different_photographs(batch_size):
+def test_rows_of_a_batch_come_from_different_photos(batch_size):
     for epoch in range(20):
         image = plan(epoch, batch_size).image.reshape(-1, batch_size)
         assert all(len(set(batch)) == batch_size for batch in image)
 
 
-def test_crops_lie_inside_and_reach_every_edge():
+def test_crops_lie_inside_their_photo_and_reach_its_far_edges():
     found = plan(crops_per_image=400)
     last = SIZES[found.image] - 64
     for position, limit in ((found.y, last[:, 0]), (found.x, last[:, 1])):
@@ -232,7 +234,7 @@ def test_crops_lie_inside_and_reach_every_edge():
         assert (position == limit)[limit == 26].any() or not (limit == 26).any()
 
 
-def test_a_plan_depends_on_seed_and_epoch_alone():
+def test_a_plan_depends_on_seed_and_epoch_and_has_unique_keys():
     np.testing.assert_array_equal(plan(3).key, plan(3).key)
     assert not np.array_equal(plan(3).y, plan(4).y)
     assert not np.array_equal(plan(3, seed=1).image, plan(3).image)
@@ -264,7 +266,7 @@ def test_a_batch_is_cut_where_the_plan_says(sampler, photo_folder):
     np.testing.assert_array_equal(batch["key"], expected.key[4:8])
 
 
-def test_processes_share_a_batch_without_overlap(sampler):
+def test_rows_of_two_processes_join_to_the_whole_batch(sampler):
     whole = sampler.batch(5)
     halves = [sampler.batch(5, slice(start, start + 2)) for start in (0, 2)]
     for name, value in whole.items():
@@ -272,7 +274,7 @@ def test_processes_share_a_batch_without_overlap(sampler):
         np.testing.assert_array_equal(joined, value)
 
 
-def test_too_few_crops_for_a_batch():
+def test_rejects_an_epoch_with_fewer_crops_than_a_batch():
     pack = Pack([np.zeros((64, 64, 3), np.uint8)], ["one.png"])
     with pytest.raises(InputError, match=r"epoch has 3 crops .*batch_size=4"):
         CropSampler(pack, seed=0, batch_size=4, crops_per_image=3, patch_size=64)
@@ -282,7 +284,7 @@ def test_too_few_crops_for_a_batch():
 
 
 @pytest.mark.parametrize("threads", [1, 2, 7])
-def test_the_stream_is_the_plan_from_any_step_with_any_threads(sampler, threads):
+def test_streams_planned_batches_for_any_number_of_threads(sampler, threads):
     steps = range(4, 15)  # crosses the ends of two epochs
     found = list(stream_batches(sampler, steps, num_threads=threads, prefetch=3))
     assert len(found) == len(steps)
@@ -293,13 +295,13 @@ def test_the_stream_is_the_plan_from_any_step_with_any_threads(sampler, threads)
             np.testing.assert_array_equal(batch[name], expected[name])
 
 
-def test_the_stream_of_one_process(sampler):
+def test_streams_only_the_rows_of_one_process(sampler):
     (batch,) = stream_batches(sampler, range(2, 3), rows=slice(2, 4))
     np.testing.assert_array_equal(batch["hr"], sampler.batch(2)["hr"][2:])
 
 
 @pytest.mark.parametrize("devices", [1, 4])
-def test_devices_cut_the_crops_of_the_plan(sampler, devices):
+def test_resident_batches_equal_those_of_the_sampler(sampler, devices):
     steps, mesh = range(4, 15), parallel.make_mesh(jax.devices()[:devices])
     found = list(resident_batches(sampler, steps, mesh))
     assert len(found) == len(steps)
@@ -312,7 +314,7 @@ def test_devices_cut_the_crops_of_the_plan(sampler, devices):
             np.testing.assert_array_equal(batch[name], expected[name])
 
 
-def test_the_devices_crops_reach_every_corner(photo):
+def test_resident_batches_include_a_crop_at_a_corner(photo):
     """Images only 1 to 3 pixels larger than the crops make crops at corners likely."""
     images = [np.ascontiguousarray(photo[:33, :35]), photo[40:74, 7:40].copy()]
     pack = Pack(images, ["a", "b"])
@@ -326,7 +328,7 @@ def test_the_devices_crops_reach_every_corner(photo):
     assert {(0, 1, 3), (1, 2, 1)} & corners and len(corners) > 5
 
 
-def test_photographs_that_do_not_fit_the_devices(sampler, monkeypatch):
+def test_rejects_resident_photos_larger_than_device_memory(sampler, monkeypatch):
     monkeypatch.setattr(parallel, "device_memory", lambda _: 100_000)
     mesh = parallel.make_mesh(jax.devices()[:1])
     with pytest.raises(InputError, match=r"'resident': 0.00 GB of photographs, more"):
@@ -346,7 +348,7 @@ def test_prefetching_keeps_order_and_runs_ahead():
     assert list(batches) == [1, 2, 3, 4]
 
 
-def test_an_error_while_gathering_reaches_the_caller(sampler):
+def test_stream_batches_passes_on_errors_of_the_sampler(sampler):
     sampler.batch = None
     with pytest.raises(Exception, match="not callable"):
         list(stream_batches(sampler, range(2)))

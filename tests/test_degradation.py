@@ -78,7 +78,7 @@ def test_bicubic_agrees_with_matlab(name):
     assert (rounded > 0).mean() < 0.001
 
 
-def test_degrade_is_the_composition_of_its_parts(photo):
+def test_degrade_blurs_the_unrounded_image_and_rounds_the_result(photo):
     hr = photo[:64, :96]
     sharp, blurred = degrade(hr, 1.5, scale=4, max_sigma=2.0)
     assert sharp.shape == blurred.shape == (16, 24, 3)
@@ -132,7 +132,7 @@ def test_training_sigmas_cover_their_range():
 
 
 @pytest.mark.parametrize("sigma", [0.0, 0.4, 1.3, 3.0])
-def test_a_kernel_of_equal_sigmas_blurs_as_the_matrices_do(photo, sigma):
+def test_a_kernel_of_equal_sigmas_agrees_with_scipy(photo, sigma):
     image = photo[:30, :41].astype(np.float32) / 255
     kernel = blur_kernel((sigma, sigma), 0.7, max_sigma=3.0)
     expected = scipy.ndimage.gaussian_filter(
@@ -179,7 +179,7 @@ def degraded(hr, key, **shares):
     return {name: 255 * np.asarray(image) for name, image in triple.items()}
 
 
-def test_noise_and_jpeg_change_their_share_of_the_inputs_and_no_target(photo):
+def test_each_degradation_changes_its_share_of_inputs_and_no_target(photo):
     hr, key = photo[:128, :128], jax.random.key(5)
     clean = degraded(hr, key)
     for shares in (
@@ -196,7 +196,7 @@ def test_noise_and_jpeg_change_their_share_of_the_inputs_and_no_target(photo):
         assert difference.max() < 12
 
 
-def test_noise_is_as_strong_as_the_config_says(photo):
+def test_noise_levels_range_from_zero_to_max_noise(photo):
     flat = np.full((128, 128, 3), 255, np.uint8) // 2
     images = degraded(flat, jax.random.key(2), noise_share=1.0, max_noise=12.0)
     deviations = images["lr_blur"].std(axis=(1, 2, 3))
@@ -206,7 +206,7 @@ def test_noise_is_as_strong_as_the_config_says(photo):
     assert deviations.mean() == pytest.approx(6 * 0.87, abs=1.0)
 
 
-def test_bicubic_on_blurred_set14_has_the_reference_psnr():
+def test_bicubic_on_blurred_set14_has_the_reference_scores():
     """Expected values were measured by an independent implementation.
 
     It found 21.78 dB / 0.530 at border 4, and 21.71 dB / 0.532 at border 0.

@@ -100,7 +100,7 @@ def natural_sizes(page, name):
     )
 
 
-def test_a_photograph_is_uploaded_restored_and_downloaded(page, photo, tmp_path):
+def test_restores_an_uploaded_photo_and_offers_downloads(page, photo, tmp_path):
     _, blurry = degrade_photo(photo, 1.5, max_sigma=2.0)
     buffer = io.BytesIO()
     Image.fromarray(blurry).save(buffer, "PNG")
@@ -123,7 +123,7 @@ def test_a_photograph_is_uploaded_restored_and_downloaded(page, photo, tmp_path)
         assert len(screenshot.convert("L").getcolors()) > 100
 
 
-def test_an_example_is_restored(page):
+def test_restores_an_example(page):
     page.locator(".gallery-item").first.click()
     page.get_by_role("button", name="Remove Image").wait_for()
     page.get_by_role("button", name="Restore").click()
@@ -138,7 +138,7 @@ def test_an_example_is_restored(page):
         ("large", "2000x1001 pixels make 2.002 megapixels of input, more than"),
     ],
 )
-def test_what_cannot_be_restored_is_said(page, content, message):
+def test_shows_an_error_for_unreadable_or_too_large_images(page, content, message):
     if content == "large":
         buffer = io.BytesIO()
         Image.new("RGB", (2000, 1001)).save(buffer, "PNG")
@@ -147,14 +147,14 @@ def test_what_cannot_be_restored_is_said(page, content, message):
     page.get_by_text(message).wait_for(timeout=300_000)
 
 
-def test_a_sharp_photograph_is_noted(page, photo):
+def test_warns_of_a_sharp_photo(page, photo):
     buffer = io.BytesIO()
     Image.fromarray(photo[:100, :120]).save(buffer, "PNG")
     upload(page, "sharp.png", buffer.getvalue())
     page.locator("#note").get_by_text("sharper than what the weights").wait_for()
 
 
-def test_the_page_is_for_this_machine_alone(demo):
+def test_server_listens_on_loopback_only(demo):
     port = int(demo.split(":")[2].strip("/"))
     with urllib.request.urlopen(demo, timeout=10) as answer:
         assert answer.status == 200
@@ -164,7 +164,7 @@ def test_the_page_is_for_this_machine_alone(demo):
             socket.create_connection((address, port), timeout=2).close()
 
 
-def test_without_gradio_it_says_what_to_install():
+def test_reports_that_gradio_is_missing():
     code = (
         "import sys; sys.modules['gradio'] = None; sys.argv = ['demo'];"
         "import runpy; runpy.run_module('eddsrn_jax.demo', run_name='__main__')"

@@ -72,7 +72,7 @@ def test_every_output_is_scored_against_its_own_truth(photo):
             assert row.scores == score(lr_blur, lr_sharp)
 
 
-def test_more_blur_scores_lower(photo):
+def test_more_blur_lowers_the_ssim(photo):
     rows = evaluate(BASELINES, [("a", photo)], dataset="set", sigmas=(1.0, 1.5, 2.0))
     for output in ("sr", "deblurred"):
         values = [r.scores["ssim_rgb_crop0"] for r in rows if r.output == output]
@@ -91,7 +91,7 @@ def test_random_sigmas_depend_on_seed_and_name_alone(photo):
     assert {r.sigma for r in alone} == {random_sigma(0, "b")}
 
 
-def test_photographs_too_small_to_score_are_named(photo, caplog):
+def test_skips_photos_too_small_to_score_and_warns(photo, caplog):
     rows = evaluate(
         BASELINES,
         [("tiny.png", photo[:70, :200]), ("fits.png", photo[:76, :76])],
@@ -102,7 +102,7 @@ def test_photographs_too_small_to_score_are_named(photo, caplog):
     assert "tiny.png: left out, 200 x 70 is smaller than the 76 pixels" in caplog.text
 
 
-def test_gray_is_said(photo, caplog):
+def test_logs_that_a_photo_is_gray(photo, caplog):
     gray = photo[:80, :80, :1].repeat(3, axis=2)
     with caplog.at_level(logging.INFO):
         evaluate(BASELINES, [("gray.png", gray)], dataset="set", sigmas=(1.0,))
@@ -128,7 +128,7 @@ def test_saved_images_are_the_scored_ones(photo, tmp_path):
     assert read_image(example).shape == (80 + 16, 3 * 96 + 2 * 4, 3)
 
 
-def test_spoiling_adds_its_noise_and_pillows_jpeg():
+def test_spoil_adds_seeded_noise_and_then_jpeg():
     flat = np.full((120, 160, 3), 90, np.uint8)
     clean, noise, jpeg, both = SPOILINGS["photo"]
     assert spoil(flat, clean, seed=0, name="a") is flat
@@ -188,7 +188,7 @@ def test_gains_are_differences_to_bicubic_in_every_cell():
     ]
 
 
-def test_a_validation_has_pairs_of_blur_and_spoiling_in_turn(photo):
+def test_validate_scores_one_photo_per_pair_of_blur_and_spoiling(photo):
     photos = [("a", photo[:100, :120]), ("b", photo[100:200, :120])]
     options = {"sigmas": (1.0, 2.0), "spoilings": SPOILINGS["photo"][:2]}
     found, _ = validate(bicubic, photos, **options)
@@ -200,7 +200,7 @@ def test_a_validation_has_pairs_of_blur_and_spoiling_in_turn(photo):
     assert found["psnr_y_crop4"] == pytest.approx(mean)
 
 
-def test_files_that_differ_by_their_extension_alone_do_not_overwrite(photo, tmp_path):
+def test_saves_photos_that_differ_only_in_extension_separately(photo, tmp_path):
     photos = [("a.jpg", photo[:80, :80]), ("a.png", photo[80:160, :80])]
     evaluate({"b": bicubic}, photos, dataset="s", sigmas=(1.0,), save_dir=tmp_path)
     assert sorted(path.name for path in (tmp_path / "sigma_1").iterdir()) == [
@@ -209,7 +209,7 @@ def test_files_that_differ_by_their_extension_alone_do_not_overwrite(photo, tmp_
 
 
 @pytest.mark.parametrize("name, method", [("a.png", "/../../x"), ("../../x.png", "b")])
-def test_no_image_is_saved_outside_of_its_folder(photo, tmp_path, name, method):
+def test_refuses_to_save_images_outside_the_folder(photo, tmp_path, name, method):
     folder = tmp_path / "images"
     with pytest.raises(InputError, match="would be written outside of it"):
         evaluate(
@@ -230,7 +230,7 @@ def test_bicubic_rounds_and_clips():
     assert set(np.unique(bicubic(edge).sr[:, :8])) == {0}
 
 
-def test_validate_is_evaluate_at_one_sigma_for_each_photograph(photo):
+def test_validate_equals_evaluate_on_one_photo_per_sigma(photo):
     photos = [("a", photo[:100, :120]), ("b", photo[100:200, :120])]
 
     def method(lr_blur):
@@ -253,7 +253,7 @@ def test_validate_is_evaluate_at_one_sigma_for_each_photograph(photo):
         assert found[f"{name}psnr_y_crop4"] == pytest.approx(np.mean(expected))
 
 
-def test_broken_files_are_left_out_and_named(photo_folder, caplog):
+def test_read_photos_skips_broken_files_and_warns(photo_folder, caplog):
     (photo_folder / "broken.jpg").write_bytes(b"no")
     names = [name for name, _ in read_photos(folder_source(photo_folder))]
     assert names == [f"photo{i}.png" for i in range(8)]
@@ -270,7 +270,7 @@ def row(value, *, image="a", sigma=1.0, method="m", output="sr", dataset="set"):
     return Row(dataset, image, sigma, output, method, 0.002, scores)
 
 
-def test_means_are_over_photographs_and_sigmas():
+def test_means_are_over_photos_and_sigmas():
     rows = [row(1.0), row(2.0, sigma=2.0), row(6.0, image="b"), row(9.0, method="n")]
     found = means(rows, by_sigma=False)
     assert [(m["method"], m["psnr_y_crop4"], m["images"]) for m in found] == [
@@ -314,7 +314,7 @@ def test_results_files_hold_rows_means_and_protocol(tmp_path):
     assert [r["ssim_y_crop0"] for r in table] == ["1.0", "3.0", "2.0", "2.0"]
 
 
-def test_tables_by_sigma_have_a_column_for_it(tmp_path):
+def test_tables_by_sigma_have_a_sigma_column(tmp_path):
     rows = [row(1.0), row(2.0, sigma=1.25)]
     lines = format_table(rows, by_sigma=True).splitlines()
     assert [line.split("|")[4].strip() for line in lines] == [

@@ -91,7 +91,7 @@ def kill(run, workdir, log):
 
 
 @pytest.mark.slow
-def test_a_run_killed_fifty_times_is_the_run_that_was_not(finished, tmp_path):
+def test_a_run_killed_fifty_times_ends_like_an_uninterrupted_one(finished, tmp_path):
     folder, _ = finished
     rng, log, workdir = np.random.default_rng(0), tmp_path / "log", tmp_path / "killed"
     cache = tmp_path / "xla"
@@ -176,7 +176,7 @@ def test_a_signal_while_compiling_saves_the_first_step(finished, tmp_path, numbe
     assert [path.name for path in workdir.glob("checkpoints/*")] == ["1"]
 
 
-def test_a_signal_in_a_validation_saves_once_it_is_done(finished, tmp_path):
+def test_a_signal_during_a_validation_saves_when_it_ends(finished, tmp_path):
     folder, _ = finished
     log, workdir = tmp_path / "log", tmp_path / "run"
     # The validation takes a second and a half.
@@ -191,7 +191,7 @@ def test_a_signal_in_a_validation_saves_once_it_is_done(finished, tmp_path):
     assert "val/psnr_y_crop4" in metrics_rows(workdir)[-1]
 
 
-def test_checkpoints_that_are_gone_are_not_silently_done_again(finished, tmp_path):
+def test_train_does_not_silently_redo_lost_checkpoints(finished, tmp_path):
     folder, finished_run = finished
     workdir, log = tmp_path / "run", tmp_path / "log"
     shutil.copytree(finished_run, workdir)
@@ -211,7 +211,7 @@ def test_checkpoints_that_are_gone_are_not_silently_done_again(finished, tmp_pat
     assert f"metrics.jsonl: {len(rows.splitlines())} rows after step 0" in log.read_text()
 
 
-def test_a_second_run_on_a_workdir_is_refused_while_there_is_a_first(finished, tmp_path):
+def test_train_refuses_a_workdir_that_another_run_uses(finished, tmp_path):
     folder, _ = finished
     workdir, endless = tmp_path / "run", {"total_steps": 100_000}
     run = train(folder, workdir, tmp_path / "log", endless)
@@ -259,7 +259,7 @@ def with_half_of_its_arrays(checkpoint):
 
 
 @pytest.mark.parametrize("spoil", [damage, without_arrays, with_half_of_its_arrays])
-def test_a_run_goes_on_from_the_newest_whole_checkpoint(trained, tmp_path, spoil):
+def test_train_resumes_from_the_newest_undamaged_checkpoint(trained, tmp_path, spoil):
     folder, workdir = trained
     log = tmp_path / "log"
     spoil(workdir / "checkpoints" / "10")
@@ -274,7 +274,7 @@ def test_a_run_goes_on_from_the_newest_whole_checkpoint(trained, tmp_path, spoil
     assert contents(workdir / "damaged-checkpoint-10") == before
 
 
-def test_with_no_whole_checkpoint_a_run_ends(trained, tmp_path):
+def test_train_fails_if_all_checkpoints_are_damaged(trained, tmp_path):
     folder, workdir = trained
     log = tmp_path / "log"
     for step in ("6", "10"):
@@ -293,7 +293,7 @@ def test_with_no_whole_checkpoint_a_run_ends(trained, tmp_path):
     assert contents(workdir / "checkpoints") == before
 
 
-def test_evaluation_goes_on_from_another_than_the_damaged_best(trained, tmp_path):
+def test_evaluate_takes_another_checkpoint_if_the_best_is_damaged(trained, tmp_path):
     _, workdir = trained
     best = read_run(workdir).step
     (workdir / "checkpoints" / str(best) / "params" / "manifest.ocdbt").unlink()
@@ -310,7 +310,7 @@ def test_evaluation_goes_on_from_another_than_the_damaged_best(trained, tmp_path
     assert f"error: {workdir}/checkpoints/{best} cannot be restored: " in err
 
 
-def test_a_file_of_a_checkpoint_that_cannot_be_written(trained, tmp_path):
+def test_a_failed_save_ends_the_run_and_keeps_older_checkpoints(trained, tmp_path):
     """A limit on file sizes makes the system refuse a write in the middle of a save."""
     folder, workdir = trained
     log = tmp_path / "log"
@@ -330,7 +330,7 @@ def test_a_file_of_a_checkpoint_that_cannot_be_written(trained, tmp_path):
     final_state(workdir, 10)
 
 
-def test_a_file_of_results_that_cannot_be_written(finished, tmp_path):
+def test_evaluate_reports_a_failed_write_and_leaves_no_files(finished, tmp_path):
     _, workdir = finished
     flags = [f"--workdir={workdir}", "--sigmas=1", f"--output_dir={tmp_path / 'out'}"]
     run = command("evaluate.py", *flags, **KEPT)
@@ -364,7 +364,9 @@ def small_disk(tmp_path):
         (1000, r"a checkpoint takes 1\.\d MB, free are [01]\.\d MB; those before it are"),
     ],
 )
-def test_a_full_disk(finished, small_disk, tmp_path, kilobytes, message):
+def test_a_run_stopped_by_a_full_disk_resumes_without_loss(
+    finished, small_disk, tmp_path, kilobytes, message
+):
     """A full disk ends the run, but damages neither its last checkpoint nor its rows.
 
     With room again, the run resumes, and ends as if the disk had never been full.

@@ -96,7 +96,7 @@ def filtered(image, kernel):
     return np.rint(np.clip(np.stack(channels, axis=-1), 0, 255)).astype(np.uint8)
 
 
-def test_filters_deblur_as_well_as_wieners_filter_of_any_size(bundled):
+def test_bank_filters_deblur_about_as_well_as_the_wiener_filter(bundled):
     """Both filters know the blur; the limits were measured on scikit-image's photos."""
     bank = find_bank(NAME)
     gains = []
@@ -119,7 +119,7 @@ def test_filters_deblur_as_well_as_wieners_filter_of_any_size(bundled):
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (5, 40), (61, 22)])
-def test_channels_are_the_photo_and_what_scipy_changes_in_it(photo, height, width):
+def test_input_channels_are_the_photo_and_each_filters_change(photo, height, width):
     image = photo[:height, :width]
     found = channels_of(image[None] / np.float32(255))
     bank = find_bank(NAME)
@@ -137,7 +137,7 @@ def test_channels_are_the_photo_and_what_scipy_changes_in_it(photo, height, widt
             )
 
 
-def test_8_bit_values_are_exact_in_bfloat16_and_16_bit_ones_stay_apart():
+def test_8_bit_values_are_exact_in_bfloat16_and_16_bit_ones_distinct():
     levels = np.arange(256).reshape(1, 16, 16, 1)
     found = channels_of(levels / np.float32(255), "bfloat16")
     assert found.dtype == jnp.bfloat16
@@ -167,11 +167,11 @@ def test_filters_that_expect_noise_deblur_noisy_photos(bundled):
 
 
 @pytest.mark.parametrize("name", BANKS)
-def test_windows_continue_a_photo_as_far_as_banks_reach(name):
+def test_windows_extend_photos_at_least_as_far_as_banks_reach(name):
     assert front_end_reach(name) <= SEEN_BEYOND
 
 
-def test_without_a_front_end_the_input_stays_as_it_is():
+def test_network_input_is_unchanged_without_a_front_end():
     image = jnp.zeros((1, 2, 2, 3))
     assert network_input(image, "", "bfloat16") is image
 
@@ -201,7 +201,7 @@ def params_of(model):
 
 
 @pytest.mark.parametrize("model", NETWORKS, ids=lambda model: type(model).__name__)
-def test_tiles_and_windows_see_the_photos_own_edges(model, photo):
+def test_tiled_restoration_equals_the_network_on_the_whole_photo(model, photo):
     """Restores a photo of odd size in one larger window, and in several smaller ones."""
     image = photo[:29, :347].astype(np.float32) / 255
     params = params_of(model)
@@ -215,7 +215,7 @@ def test_tiles_and_windows_see_the_photos_own_edges(model, photo):
 
 
 @pytest.mark.parametrize("size", [(8, 8), (13, 8), (8, 22), (24, 41)])
-def test_a_fitted_window_sees_the_photos_own_edges(photo, size):
+def test_a_fitted_window_gives_the_networks_output(photo, size):
     """The window's size is the photo's, rounded up to 8, so convolutions need no mask."""
     image = photo[: size[0], : size[1]].astype(np.float32) / 255
     params = params_of(SMALL_HALF)
@@ -226,7 +226,7 @@ def test_a_fitted_window_sees_the_photos_own_edges(photo, size):
         assert np.abs(result - np.clip(expected[name][0], 0, 1)).max() < 1e-5
 
 
-def test_an_export_with_any_size_has_the_front_end(photo, tmp_path):
+def test_an_export_with_a_front_end_agrees_with_its_network(photo, tmp_path):
     params = init_params(SMALL_HALF, jax.random.key(0))
     Restorer(SMALL_HALF, params).export(tmp_path / "network.jax")
     exported = jax.export.deserialize(bytearray((tmp_path / "network.jax").read_bytes()))
@@ -237,12 +237,12 @@ def test_an_export_with_any_size_has_the_front_end(photo, tmp_path):
             np.testing.assert_allclose(found, expected[name], atol=1e-5)
 
 
-def test_a_bank_that_is_not_known_is_an_error():
+def test_make_network_rejects_unknown_banks():
     with pytest.raises(InputError, match=f"no front end 'gaussian-1-0', only {NAME}"):
         make_network("SRResNet", {"front_end": "gaussian-1-0"})
 
 
-def test_weights_name_their_bank_and_other_banks_are_refused(tmp_path, monkeypatch):
+def test_read_network_restores_the_bank_and_rejects_unknown_ones(tmp_path, monkeypatch):
     path = tmp_path / "mine.safetensors"
     params = init_params(SMALL_HALF, jax.random.key(0))
     write_network(path, Network(SMALL_HALF, params, "mine", 1, (1.0, 2.0)))

@@ -22,7 +22,7 @@ def small():
     return model, init_params(model, jax.random.key(0))
 
 
-def test_it_costs_what_the_lite_network_does():
+def test_half_size_network_has_the_cost_counted_by_hand():
     """Expected values were counted by hand from the widths.
 
     They are 5.1 M parameters and 0.25 M multiply-accumulates a pixel.
@@ -33,7 +33,7 @@ def test_it_costs_what_the_lite_network_does():
 
 
 @pytest.mark.parametrize("height, width", [(1, 1), (1, 9), (8, 16), (13, 22)])
-def test_any_size_goes_in_and_both_outputs_fit(small, height, width):
+def test_returns_finite_outputs_of_matching_size_for_any_input(small, height, width):
     model, params = small
     x = np.random.default_rng(0).random((2, height, width, 3), np.float32)
     outputs = jax.jit(model.apply)({"params": params}, x)
@@ -42,7 +42,7 @@ def test_any_size_goes_in_and_both_outputs_fit(small, height, width):
     assert all(np.isfinite(image).all() for image in outputs.values())
 
 
-def test_before_training_both_outputs_are_nearly_the_photo(small, photo):
+def test_untrained_outputs_are_close_to_the_photo(small, photo):
     model, params = small
     x = photo[None, :48, :64].astype(np.float32) / 255
     outputs = jax.jit(model.apply)({"params": params}, x)
@@ -53,7 +53,7 @@ def test_before_training_both_outputs_are_nearly_the_photo(small, photo):
     np.testing.assert_allclose(outputs["sr"], enlarged, atol=1e-5)
 
 
-def test_a_mix_is_a_weighted_mean_of_no_change_and_of_every_filters():
+def test_mix_is_a_weighted_mean_of_zero_and_every_filters_change():
     changes = np.arange(12.0, dtype=np.float32).reshape(1, 1, 2, 2, 3)
     logits = np.log(np.array([[1, 1, 2], [1e9, 1, 1]], np.float32)).reshape(1, 1, 2, 3)
     found = mix(jnp.asarray(logits), jnp.asarray(changes))
@@ -61,7 +61,7 @@ def test_a_mix_is_a_weighted_mean_of_no_change_and_of_every_filters():
     np.testing.assert_allclose(found[0, 0, 1], 0, atol=1e-6)
 
 
-def test_energies_tell_how_blurred_a_photo_is_whatever_its_contrast(photo):
+def test_energies_depend_on_blur_and_little_on_contrast(photo):
     """The milder the blur, the more a filter for strong blur changes the photo.
 
     Its change is compared with that of a filter for mild blur.
@@ -111,7 +111,7 @@ def test_bfloat16_computes_close_to_float32(small, photo):
 
 
 @pytest.mark.parametrize("pairs", [(1, 1, 1, 1, 1), (1, 2, 3, 2, 2)])
-def test_it_reaches_no_further_than_it_says(pairs):
+def test_reach_bounds_the_receptive_field(pairs):
     """A change of one column changes no output beyond the receptive-field radius.
 
     The blur estimator sees 24 pixels further than the trunk. Changes that it alone sees

@@ -20,7 +20,7 @@ def rgb(photo) -> np.ndarray:
     return np.ascontiguousarray(photo[:20, :30])
 
 
-def test_rgb_comes_back_as_written(rgb, tmp_path):
+def test_png_round_trip_keeps_rgb_pixels(rgb, tmp_path):
     write_image(tmp_path / "deep" / "photo.png", rgb)
     np.testing.assert_array_equal(read_image(tmp_path / "deep" / "photo.png"), rgb)
 
@@ -31,7 +31,7 @@ def test_gray_becomes_three_equal_channels(rgb):
     assert (found[:, :, 0] == found[:, :, 2]).all()
 
 
-def test_palette_and_one_bit(rgb):
+def test_reads_palette_and_one_bit_images(rgb):
     palette = Image.fromarray(rgb).convert("P")
     np.testing.assert_array_equal(read_image(encoded(palette)), palette.convert("RGB"))
     bits = read_image(encoded(Image.fromarray(rgb).convert("1")))
@@ -81,7 +81,7 @@ def sixteen_bit_png(rgb: np.ndarray) -> bytes:
     )
 
 
-def test_cmyk(rgb):
+def test_converts_cmyk_to_rgb(rgb):
     flat = np.full((16, 16, 3), (200, 100, 50), np.uint8)
     found = read_image(encoded(Image.fromarray(flat).convert("CMYK"), "JPEG", quality=95))
     np.testing.assert_allclose(found.astype(int), flat, atol=6)
@@ -109,7 +109,7 @@ def test_exif_orientation_is_applied(rgb, orientation):
 @pytest.mark.parametrize(
     "content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n" + bytes(40)], ids=str
 )
-def test_what_is_no_image_is_named(tmp_path, content):
+def test_error_names_a_file_that_is_not_an_image(tmp_path, content):
     path = tmp_path / "broken.png"
     path.write_bytes(content)
     for read in (read_image, lambda p: count_pixels(p, str(p))):
@@ -119,7 +119,7 @@ def test_what_is_no_image_is_named(tmp_path, content):
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG"])
-def test_a_truncated_file_is_named(tmp_path, photo, format):
+def test_error_names_a_truncated_file(tmp_path, photo, format):
     path = tmp_path / "half"
     whole = encoded(Image.fromarray(photo), format)
     path.write_bytes(whole[: len(whole) // 2])
@@ -128,7 +128,7 @@ def test_a_truncated_file_is_named(tmp_path, photo, format):
         read_image(path)
 
 
-def test_list_images_finds_them_below_and_in_order(tmp_path, caplog):
+def test_list_images_recurses_sorts_and_warns_of_omitted_files(tmp_path, caplog):
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere")
     (tmp_path / "folder.png").mkdir()
     for name in ("b.PNG", "a/c.jpeg", "a/notes.txt", ".hidden.png", "d.tif"):
@@ -141,14 +141,14 @@ def test_list_images_finds_them_below_and_in_order(tmp_path, caplog):
     assert "gone.png: not a file (a broken link?); left out" in caplog.text
 
 
-def test_a_folder_without_images(tmp_path):
+def test_list_images_rejects_empty_and_missing_folders(tmp_path):
     with pytest.raises(InputError, match=r"no images in it \(looked for .*\*\.png"):
         list_images(tmp_path)
     with pytest.raises(InputError, match="absent: no such folder"):
         list_images(tmp_path / "absent")
 
 
-def test_reading_a_clean_photo_says_nothing(rgb, caplog):
+def test_reading_a_valid_image_logs_nothing(rgb, caplog):
     with caplog.at_level(logging.INFO):
         read_image(encoded(Image.fromarray(rgb)))
     assert not caplog.records

@@ -43,7 +43,7 @@ def test_is_close_to_libjpeg_in_every_channel(photo, quality, share, reduce_chro
     np.testing.assert_array_less(distance(found, expected), limit)
 
 
-def test_a_phase_is_that_of_a_part_of_a_larger_file(photo):
+def test_phase_aligns_blocks_with_those_of_a_larger_image(photo):
     whole = pillow_jpeg(photo[:192, :256], 40, True)
     found = on_device(photo[21:85, 39:103], 40, phase=(21 % 16, 39 % 16))
     # Blocks that extend beyond the part differ, and so does the chroma beside them.

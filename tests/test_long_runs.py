@@ -58,7 +58,7 @@ def assert_flat(run, log, done, *, first, last):
             assert high <= low + (2 if i == 2 else 0)
 
 
-def test_three_thousand_steps(finished, tmp_path):
+def test_resources_stay_flat_over_3000_training_steps(finished, tmp_path):
     folder, _ = finished
     log = tmp_path / "log"
     flags = tiny_flags(
@@ -89,7 +89,7 @@ def five_hundred(tmp_path_factory, photo):
 
 
 @pytest.mark.parametrize("script", ["evaluate.py", "restore.py"])
-def test_five_hundred_photographs(five_hundred, tmp_path, script):
+def test_resources_stay_flat_over_500_photos(five_hundred, tmp_path, script):
     log, out = tmp_path / "log", tmp_path / "out"
     flags = [f"--output_dir={out}"]
     if script == "evaluate.py":

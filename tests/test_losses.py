@@ -22,7 +22,7 @@ def test_log_mse_is_a_mean_of_logarithms_over_images():
     assert log_mse(PRED, PRED) == pytest.approx(np.log(1e-4))
 
 
-def test_charbonnier_by_hand():
+def test_charbonnier_matches_hand_computed_value():
     expected = (np.sqrt(9 + 0.25) + np.sqrt(16 + 0.25) + 0.5) / 3
     assert charbonnier(PRED, TARGET, eps=0.5) == pytest.approx(expected)
 
@@ -46,14 +46,14 @@ def test_joint_loss_without_a_deblurred_output_is_the_sr_loss():
     assert "loss_db" not in parts
 
 
-def test_joint_loss_without_an_enlargement_is_the_deblurring_loss():
+def test_joint_loss_without_an_sr_output_is_the_deblurring_loss():
     losses = {"sr": "mse", "deblurred": "l1", "alpha": 0.2, "eps": 1e-3}
     loss, parts = joint_loss({"deblurred": PRED}, {"lr_sharp": TARGET}, **losses)
     assert loss == parts["loss_db"] == pytest.approx(7 / 3)
     assert set(parts) == set(loss_names({"deblurred": None}))
 
 
-def test_levels_of_luminance_add_up():
+def test_joint_loss_adds_a_luminance_loss_at_each_scale():
     """Each level is compared with the HR luminance, downscaled to the level's size."""
     hr = jnp.linspace(0, 1, 8 * 8 * 3).reshape(1, 8, 8, 3)
     y = (

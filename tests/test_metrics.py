@@ -12,7 +12,7 @@ def pair(photo):
     return (photo + noise).clip(0, 255).astype(np.uint8), photo
 
 
-def test_luminance_is_that_of_bt601(photo):
+def test_luminance_matches_bt601(photo):
     np.testing.assert_allclose(
         luminance(photo)[:, :, 0], rgb2ycbcr(photo)[:, :, 0], atol=1e-3
     )
@@ -45,16 +45,16 @@ def test_scores_agree_with_scikit_image_on_the_cropped_image(pair, channel, bord
     )
 
 
-def test_psnr_of_equal_images_is_infinite_and_of_one_level_known():
+def test_psnr_is_infinite_if_equal_and_48_db_if_one_level_apart():
     image = np.full((4, 4, 3), 100, np.uint8)
     assert psnr(image, image) == float("inf")
     assert psnr(image, image + 1) == pytest.approx(48.1308, abs=1e-4)
 
 
-def test_psnr_y_is_one_of_the_scores(pair):
+def test_psnr_y_agrees_with_score(pair):
     assert psnr_y(*pair, border=4) == pytest.approx(score(*pair)["psnr_y_crop4"])
 
 
-def test_the_smallest_image_that_can_be_scored(photo):
+def test_scores_of_the_smallest_allowed_image_are_finite(photo):
     small = photo[:MIN_SIDE, :MIN_SIDE]
     assert np.isfinite(list(score(small, small[::-1]).values())).all()

@@ -29,14 +29,14 @@ def small():
     return model, init_params(model, jax.random.key(0))
 
 
-def test_paper_size():
+def test_eddsrn_parameters_and_macs_match_hand_counts():
     """24.4 M parameters and 2.67 M MACs per LR pixel were counted by hand from widths."""
     model = EDDSRN()
     assert count_parameters(abstract_params(model)) == pytest.approx(24.4e6, rel=0.005)
     assert macs_per_pixel(model) == pytest.approx(2.67e6, rel=0.005)
 
 
-def test_parameter_names_are_an_api():
+def test_eddsrn_parameter_names_are_stable():
     params = abstract_params(EDDSRN())
     names = {
         "trunk": {
@@ -53,7 +53,7 @@ def test_parameter_names_are_an_api():
 
 
 @pytest.mark.parametrize("height, width", [(1, 1), (1, 9), (8, 16), (13, 22)])
-def test_any_size_goes_in_and_both_outputs_fit(small, height, width):
+def test_eddsrn_returns_x1_and_x4_outputs_for_any_input_size(small, height, width):
     model, params = small
     x = np.random.default_rng(0).random((2, height, width, 3), np.float32)
     outputs = jax.jit(model.apply)({"params": params}, x)
@@ -62,7 +62,7 @@ def test_any_size_goes_in_and_both_outputs_fit(small, height, width):
     assert all(np.isfinite(image).all() for image in outputs.values())
 
 
-def test_outputs_start_near_their_skips(small):
+def test_initial_sr_is_near_bicubic_and_zero_weights_leave_only_skips(small):
     model, params = small
     x = np.random.default_rng(0).random((1, 16, 16, 3), np.float32)
     outputs = model.apply({"params": params}, x)
@@ -73,7 +73,7 @@ def test_outputs_start_near_their_skips(small):
     np.testing.assert_array_equal(outputs["deblurred"], x)
 
 
-def test_the_sr_head_does_not_see_the_deblurred_image(small):
+def test_sr_output_does_not_depend_on_the_deblurring_head(small):
     model, params = small
     x = np.random.default_rng(0).random((1, 16, 16, 3), np.float32)
     changed = jax.tree.map(lambda p: p, params)
@@ -113,7 +113,7 @@ def test_depth_to_space_orders_channels_row_column_channel():
     np.testing.assert_array_equal(y[0, 0, 3], x[0, 0, 1, 3:6])
 
 
-def test_max_pool_agrees_with_the_library_and_its_gradient():
+def test_max_pool_and_its_gradient_agree_with_flax():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 6, 8, 3)), jnp.float32)
     weight = jnp.asarray(np.random.default_rng(1).normal(size=(2, 3, 4, 3)), jnp.float32)
     reference = lambda x: nn.max_pool(x, (2, 2), strides=(2, 2))  # noqa: E731
@@ -132,7 +132,7 @@ def test_pad_to_multiple_mirrors_at_the_end_only():
     np.testing.assert_array_equal(padded[0, :, 0, 0], [0, 1, 2, 2])
 
 
-def test_srresnet_of_the_papers_size():
+def test_srresnet_has_the_published_size_cost_and_scale():
     """The published size is 1.5 M parameters. ED-DSRN computes 1.2 times as much."""
     model = SRResNet()
     assert count_parameters(abstract_params(model)) == pytest.approx(1.55e6, rel=0.03)
@@ -153,12 +153,12 @@ def test_srresnet_of_the_papers_size():
     ],
     ids=["EDSR", "EDSR baseline", "DeblurCNN"],
 )
-def test_other_networks_have_the_published_size(model, published):
+def test_edsr_and_deblur_cnn_have_the_published_size(model, published):
     params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
     assert count_parameters(params["params"]) == pytest.approx(published, rel=0.03)
 
 
-def test_the_sizes_of_deblur_cnns_layers_take_50_pixels():
+def test_deblur_cnn_kernels_imply_a_51_pixel_receptive_field():
     assert sum(size - 1 for size, _ in DeblurCNN().layers) == 50
 
 
@@ -192,7 +192,7 @@ def test_rematerialising_changes_no_gradient(small):
     ],
     ids=lambda model: type(model).__name__,
 )
-def test_other_networks_reach_as_far_as_they_say(model):
+def test_receptive_fields_of_other_networks_match_reach(model):
     """With positive weights, a change shows in every output that depends on it."""
     image = np.random.default_rng(0).random((1, 3, 80, 3), np.float32)
     params = jax.tree.map(lambda x: jnp.full_like(x, 0.1), abstract_params(model))
@@ -207,7 +207,7 @@ def test_other_networks_reach_as_far_as_they_say(model):
     assert reach == model.reach
 
 
-def test_statistics_are_kept_apart_from_what_is_trained():
+def test_split_params_separates_batch_statistics_and_join_reverses_it():
     params = init_params(SRResNet(features=4, num_blocks=1), jax.random.key(0))
     trained, statistics = split_params(params)
     assert set(statistics["body_norm"]) == {"mean", "var"}

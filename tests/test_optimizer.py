@@ -23,7 +23,7 @@ OPTIONS = {
 }
 
 
-def test_the_papers_schedule():
+def test_paper_schedule_halves_the_learning_rate_every_30_epochs():
     _, rate = make_optimizer(**OPTIONS)
     for step, expected in [
         (0, 5e-4),
@@ -34,7 +34,7 @@ def test_the_papers_schedule():
         assert rate(step) == pytest.approx(expected)
 
 
-def test_step_decay_halves_in_steps():
+def test_step_decay_halves_the_rate_every_n_steps():
     rate = step_decay(1.0, halve_every_steps=3)
     assert [float(rate(step)) for step in range(7)] == [1, 1, 1, 0.5, 0.5, 0.5, 0.25]
 
@@ -46,11 +46,11 @@ def test_warmup_cosine_rises_falls_and_ends_at_a_hundredth():
     assert rate(20) == pytest.approx(0.02)
 
 
-def test_warmup_never_takes_more_than_half_the_run():
+def test_warmup_cosine_caps_warmup_at_half_the_run():
     assert warmup_cosine(1.0, warmup_steps=200, total_steps=10)(5) == pytest.approx(1.0)
 
 
-def test_warmup_constant_decay_rises_stays_and_falls_to_nothing():
+def test_warmup_constant_decay_rises_stays_and_falls_to_zero():
     steps = {"warmup_steps": 4, "decay_steps": 10}
     rate = warmup_constant_decay(2.0, **steps, total_steps=100)
     found = [float(rate(s)) for s in (0, 2, 4, 50, 90, 95, 99)]
@@ -61,7 +61,7 @@ def test_warmup_constant_decay_rises_stays_and_falls_to_nothing():
     assert [float(short(s)) for s in (0, 5)] == pytest.approx([2, 0])
 
 
-def test_the_schedule_reaches_adam():
+def test_make_optimizer_returns_the_warmup_constant_decay_schedule():
     options = OPTIONS | {"schedule": "warmup_constant_decay", "total_steps": 40}
     _, rate = make_optimizer(**options)
     assert [float(rate(s)) for s in (5, 15, 30)] == pytest.approx([2.5e-4, 5e-4, 2.5e-4])
@@ -80,7 +80,7 @@ def test_adams_first_step_is_the_learning_rate():
     assert updates.tolist() == pytest.approx([-5e-4, 5e-4], rel=1e-4)
 
 
-def test_gradients_are_clipped_together_before_adam():
+def test_gradients_are_clipped_by_global_norm_before_adam():
     optimizer, _ = make_optimizer(**OPTIONS | {"clip_norm": 1.0})
     state = optimizer.init(jnp.zeros(2))
     _, state = optimizer.update(jnp.array([30.0, 40.0]), state)
@@ -88,6 +88,6 @@ def test_gradients_are_clipped_together_before_adam():
     assert first_moment.tolist() == pytest.approx([0.06, 0.08])
 
 
-def test_unknown_schedule():
+def test_rejects_unknown_schedule():
     with pytest.raises(InputError, match="schedule='linear'.*step_decay.*warmup_cosine"):
         make_optimizer(**OPTIONS | {"schedule": "linear"})

@@ -18,7 +18,7 @@ from eddsrn_jax.restoration import Restorer
 @pytest.mark.parametrize(
     "name, published", [("vdsr", 0.665e6), ("lapsrn", 0.812e6)], ids=["VDSR", "LapSRN"]
 )
-def test_published_weights_give_what_an_independent_implementation_gave(name, published):
+def test_published_weights_reproduce_reference_outputs(name, published):
     folder = shared_data("peers")
     params = read_peer(folder / f"{name}.npz", PEERS[name]).params
     # LapSRN's paper counts 0.81 M. These arrays hold 0.87 M: ten convolutions a level.
@@ -33,7 +33,7 @@ def test_published_weights_give_what_an_independent_implementation_gave(name, pu
     np.testing.assert_allclose(again, expected, atol=1e-4)
 
 
-def test_transposed_convolutions_are_those_of_other_libraries():
+def test_transposed_conv_equals_dilated_conv_with_flipped_kernel():
     layer = TransposedConv(5)
     x = jax.random.normal(jax.random.key(0), (2, 6, 7, 3))
     variables = layer.init(jax.random.key(1), x)
@@ -50,7 +50,7 @@ def test_transposed_convolutions_are_those_of_other_libraries():
     np.testing.assert_allclose(layer.apply(variables, x), expected, atol=1e-5)
 
 
-def test_a_network_without_a_residual_is_bicubic_interpolation(photo):
+def test_vdsr_with_zero_weights_is_bicubic_interpolation(photo):
     """In colour, chroma is interpolated, and luminance survives its conversion."""
     model = VDSR(features=4, num_layers=3)
     zeros = jax.tree.map(jnp.zeros_like, init_params(model, jax.random.key(0)))
@@ -60,7 +60,7 @@ def test_a_network_without_a_residual_is_bicubic_interpolation(photo):
     assert difference.max() <= 1 and (difference > 0).mean() < 1e-3
 
 
-def test_what_is_no_such_network_is_refused(tmp_path):
+def test_read_peers_rejects_missing_corrupt_and_mismatched_weights(tmp_path):
     with pytest.raises(InputError, match=r"no weights in it, expected vdsr.npz"):
         read_peers(tmp_path)
     path = tmp_path / "vdsr.npz"

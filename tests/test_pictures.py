@@ -53,7 +53,7 @@ def read(tmp_path):
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_what_is_written_is_read(tmp_path, caplog, channels, dtype, suffix):
+def test_round_trip_keeps_pixels_and_metadata(tmp_path, caplog, channels, dtype, suffix):
     path, pixels = tmp_path / f"a{suffix}", smooth(channels, dtype)
     metadata = Metadata(SRGB, exif(), (300.0, 150.0))
     messages = write_picture(path, pixels, metadata)
@@ -81,7 +81,7 @@ def test_what_is_written_is_read(tmp_path, caplog, channels, dtype, suffix):
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_other_libraries_read_our_16_bits(tmp_path, channels, suffix):
+def test_other_libraries_read_written_16_bit_files(tmp_path, channels, suffix):
     path, pixels = tmp_path / f"a{suffix}", smooth(channels, np.uint16)
     write_picture(path, pixels, Metadata(None, exif(), (72.0, 72.0)))
     read = tifffile.imread if suffix == ".tif" else imagecodecs.imread
@@ -106,7 +106,7 @@ def test_pillow_images_are_written_like_arrays(tmp_path, mode, suffix):
     assert one.read_bytes() == other.read_bytes()
 
 
-def test_from_pillow_turns_and_widens(tmp_path):
+def test_from_pillow_rotates_keeps_16_bits_and_rejects_floats(tmp_path):
     pixels = smooth(3, np.uint8)
     for format in ("PNG", "TIFF"):
         file = io.BytesIO(encoded(Image.fromarray(pixels), format, exif=exif_object(6)))
@@ -169,7 +169,7 @@ def png(rows: list[bytes], *, width: int, bits: int, colour: int, extra=b"") -> 
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + extra + end
 
 
-def test_kinds_of_png_by_hand(read):
+def test_reads_png_colour_types_bit_depths_and_transparency(read):
     gray = dict(width=2, colour=0)
     palette = chunk(b"PLTE", bytes([9, 8, 7, 6, 5, 4]))
     for content, expected in [
@@ -211,7 +211,7 @@ def test_kinds_of_png_by_hand(read):
 
 @pytest.mark.parametrize("layout", ["strips", "big-endian", "tiles", "planar", "bigtiff"])
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_kinds_of_16_bit_tiff(read, channels, layout):
+def test_reads_16_bit_tiff_layouts(read, channels, layout):
     pixels = smooth(channels, np.uint16)
     options = {
         "strips": dict(compression="adobe_deflate", predictor=2, rowsperstrip=7),
@@ -233,7 +233,7 @@ def test_kinds_of_16_bit_tiff(read, channels, layout):
     assert metadata.icc == SRGB
 
 
-def test_16_bit_tiff_inverted_premultiplied_and_with_a_spare_channel(read):
+def test_reads_16_bit_tiff_inverted_premultiplied_or_with_spare_channel(read):
     gray = smooth(1, np.uint16)
     found, _ = read(tiff(gray[:, :, 0], photometric="miniswhite"))
     np.testing.assert_array_equal(found, 65535 - gray)
@@ -245,7 +245,7 @@ def test_16_bit_tiff_inverted_premultiplied_and_with_a_spare_channel(read):
     np.testing.assert_array_equal(found, pixel[:, :, :3])
 
 
-def test_modes_of_8_bits(read, caplog):
+def test_reads_palette_ycbcr_one_bit_rgba_and_lab_images(read, caplog):
     rgba = Image.fromarray(smooth(4, np.uint8))
     rgb = rgba.convert("RGB")
     palette, ycbcr = rgb.convert("P"), rgb.convert("YCbCr")
@@ -272,7 +272,9 @@ def test_modes_of_8_bits(read, caplog):
     assert not caplog.records
 
 
-def test_cmyk_says_so_and_uses_its_profile(read, caplog, monkeypatch):
+def test_cmyk_conversion_warns_and_uses_the_profile_if_it_applies(
+    read, caplog, monkeypatch
+):
     flat = Image.new("CMYK", (16, 16), (0, 128, 255, 0))
     found, metadata = read(encoded(flat, "TIFF", icc_profile=SRGB))
     np.testing.assert_array_equal(found[0, 0], [255, 127, 0])
@@ -298,13 +300,13 @@ def test_cmyk_says_so_and_uses_its_profile(read, caplog, monkeypatch):
         (png([bytes(9)] * 2, width=3, bits=8, colour=2)[:50], ""),
     ],
 )
-def test_what_cannot_be_read_is_named(read, content, reason):
+def test_error_names_unreadable_file_and_reason(read, content, reason):
     with pytest.raises(InputError, match=f"a.png: .*{reason}") as caught:
         read(content, "a.png")
     assert "\n" not in str(caught.value) and " at 0x" not in str(caught.value)
 
 
-def test_paths_that_are_no_files(tmp_path):
+def test_rejects_paths_that_are_not_regular_files(tmp_path):
     (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
     (tmp_path / "folder.png").mkdir()
     os.mkfifo(tmp_path / "pipe.png")
@@ -315,7 +317,7 @@ def test_paths_that_are_no_files(tmp_path):
             assert str(caught.value).count(str(tmp_path)) == 1
 
 
-def test_nothing_is_missing_silently(read):
+def test_rejects_files_with_missing_pixels(read):
     """The files look valid, but end early or lack parts of their pixels."""
     pixels = smooth(3, np.uint8)
     short = png([row.tobytes() for row in pixels[:20]], width=60, bits=8, colour=2)
@@ -338,7 +340,7 @@ def test_nothing_is_missing_silently(read):
             read(content)
 
 
-def test_a_tile_out_of_proportion_takes_no_memory(read):
+def test_rejects_tiff_with_oversized_tiles(read):
     content = bytearray(tiff(smooth(3, np.uint16), photometric="rgb", tile=(16, 16)))
     with tifffile.TiffFile(io.BytesIO(content)) as file:
         tags = [file.pages[0].tags[name] for name in ("TileWidth", "TileLength")]
@@ -348,7 +350,7 @@ def test_a_tile_out_of_proportion_takes_no_memory(read):
         read(bytes(content))
 
 
-def test_several_pictures_in_a_file(read, caplog):
+def test_reads_only_the_first_of_several_images_with_a_warning(read, caplog):
     pixels = smooth(3, np.uint8)
     image, wide = Image.fromarray(pixels), smooth(3, np.uint16)
     for format in ("PNG", "WEBP", "TIFF", "MPO"):
@@ -366,7 +368,7 @@ def test_several_pictures_in_a_file(read, caplog):
     assert "only the first" in caplog.text
 
 
-def test_corrupt_metadata_costs_no_picture(read, tmp_path, caplog):
+def test_reads_and_writes_images_despite_bad_exif(read, tmp_path, caplog):
     pixels = smooth(3, np.uint8)
     image = Image.fromarray(pixels)
     for broken in (b"Exif\0\0nonsense", b"Exif\0\0II*\0\xff\xff\0\0", exif()[:-40]):
@@ -383,7 +385,7 @@ def test_corrupt_metadata_costs_no_picture(read, tmp_path, caplog):
     assert kept == Metadata(SRGB, None, (72.0, 72.0))
 
 
-def test_tiff_beyond_4_gb_keeps_all_but_exif(tmp_path, monkeypatch):
+def test_bigtiff_keeps_pixels_profile_and_dpi_but_not_exif(tmp_path, monkeypatch):
     monkeypatch.setattr("eddsrn_jax.images.pictures._LARGEST_TIFF", 100)
     path = tmp_path / "a.tif"
     for dtype in (np.uint8, np.uint16):
@@ -397,13 +399,13 @@ def test_tiff_beyond_4_gb_keeps_all_but_exif(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_failure_of_the_system_is_no_matter_of_metadata(tmp_path, suffix):
+def test_writing_into_a_missing_folder_raises_file_not_found(tmp_path, suffix):
     metadata = Metadata(SRGB, exif(), (72.0, 72.0))
     with pytest.raises(FileNotFoundError):
         write_picture(tmp_path / "absent" / f"a{suffix}", smooth(3, np.uint8), metadata)
 
 
-def test_settings_of_the_process_stay(read, monkeypatch):
+def test_reading_does_not_change_process_wide_settings(read, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     before = list(warnings.filters)
     pixels = smooth(3, np.uint8)
@@ -415,7 +417,7 @@ def test_settings_of_the_process_stay(read, monkeypatch):
     assert not logging.getLogger("tifffile").filters
 
 
-def test_long_sides(read, tmp_path):
+def test_keeps_or_rejects_long_sides_by_format_limits(read, tmp_path):
     for height, width in ((1, 1), (1, 70000), (70000, 1)):
         pixels = np.arange(height * width, dtype=np.uint16).reshape(height, width, 1)
         for suffix in (".png", ".tif"):
@@ -437,7 +439,7 @@ def test_long_sides(read, tmp_path):
     )
 
 
-def test_convert_rounds():
+def test_convert_rounds_to_8_bits_and_scales_to_16_bits():
     every = np.arange(65536, dtype=np.uint16).reshape(256, 256, 1)
     expected = np.rint(every / 257).astype(np.uint8)
     np.testing.assert_array_equal(convert(every, 1, np.uint8), expected)
@@ -448,7 +450,7 @@ def test_convert_rounds():
 
 
 @pytest.mark.parametrize("which", range(11))
-def test_hostile_bytes(tmp_path, which, capfd):
+def test_reads_or_rejects_mutated_files(tmp_path, which, capfd):
     files, rng, path = small_files(), np.random.default_rng(which), tmp_path / "x.png"
     path.write_bytes(files[which])
     whole, _ = read_picture(path)

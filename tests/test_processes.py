@@ -89,7 +89,7 @@ def scores(folder):
     return [{k: v for k, v in row.items() if k != "seconds"} for row in results["images"]]
 
 
-def test_two_processes_train_as_one(finished, tmp_path):
+def test_two_processes_log_the_same_metrics_as_one(finished, tmp_path):
     """Two processes, each with half of every batch, log the same losses as one."""
     folder, _ = finished
     output = finish(
@@ -108,7 +108,7 @@ def test_two_processes_train_as_one(finished, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["flags", "srun", "tpu"])
-def test_four_processes_train_as_one(finished, tmp_path, how):
+def test_four_processes_log_the_same_metrics_as_one(finished, tmp_path, how):
     folder, _ = finished
     flags = tiny_flags(folder, tmp_path / "four", **CHANGES)
     finish(start(4, "train.py", *flags, how=how))
@@ -119,7 +119,7 @@ def test_four_processes_train_as_one(finished, tmp_path, how):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 4])
-def test_processes_share_the_photographs_of_an_evaluation(finished, tmp_path, count):
+def test_multi_process_evaluation_matches_one_process(finished, tmp_path, count):
     folder, workdir = finished
     flags = (f"--workdir={workdir}", f"--dataset=mine={folder}", "--sigmas=1,2")
     one, many = tmp_path / "one", tmp_path / "many"
@@ -134,7 +134,7 @@ def test_processes_share_the_photographs_of_an_evaluation(finished, tmp_path, co
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_with_another_number_of_processes(finished, tmp_path):
+def test_run_resumes_with_a_different_number_of_processes(finished, tmp_path):
     folder, _ = finished
     for count, steps in ((2, 3), (4, 6), (1, 10)):
         changes = {**CHANGES, "total_steps": steps}
@@ -164,7 +164,7 @@ def wait_for(path, found, *, seconds=600):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count, victim", [(2, 0), (2, 1), (4, 2)])
-def test_when_one_dies_the_others_end_and_the_run_can_go_on(
+def test_death_of_one_process_ends_the_others_and_the_run_can_resume(
     finished, tmp_path, count, victim
 ):
     folder, _ = finished
@@ -190,7 +190,7 @@ def test_when_one_dies_the_others_end_and_the_run_can_go_on(
 
 
 @pytest.mark.slow
-def test_what_one_process_cannot_do_ends_all(finished, tmp_path):
+def test_error_in_one_process_ends_all_processes(finished, tmp_path):
     folder, workdir = finished
     begun = time.monotonic()
     with locked(workdir):
@@ -205,7 +205,7 @@ def test_what_one_process_cannot_do_ends_all(finished, tmp_path):
 
 
 @pytest.mark.slow
-def test_of_several_processes_one_names_what_is_left_out(finished, tmp_path):
+def test_only_one_process_warns_of_undecodable_photos(finished, tmp_path):
     folder, _ = finished
     shutil.copytree(folder, tmp_path / "photos")
     (tmp_path / "photos" / "bad.png").write_bytes(b"no image")
@@ -215,7 +215,7 @@ def test_of_several_processes_one_names_what_is_left_out(finished, tmp_path):
     assert named == [1, 0]
 
 
-def test_a_coordinators_port_that_another_program_has():
+def test_rejects_a_coordinator_port_in_use():
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -228,7 +228,7 @@ def test_a_coordinators_port_that_another_program_has():
 
 
 @pytest.mark.slow
-def test_a_process_may_take_long_to_prepare_its_photographs(finished, tmp_path):
+def test_processes_wait_for_one_that_prepares_photos_slowly(finished, tmp_path):
     folder, _ = finished
     slow, flags = tmp_path / "slow", tiny_flags(folder, tmp_path / "run", total_steps=1)
     slow.mkdir()
@@ -246,7 +246,7 @@ def test_a_process_may_take_long_to_prepare_its_photographs(finished, tmp_path):
 
 
 @pytest.mark.slow
-def test_several_processes_go_on_from_the_newest_whole_checkpoint(finished, tmp_path):
+def test_processes_resume_from_the_newest_intact_checkpoint(finished, tmp_path):
     folder, workdir = finished
     shutil.copytree(workdir, tmp_path / "run")
     (tmp_path / "run" / "checkpoints/10/train/manifest.ocdbt").write_bytes(b"")
@@ -258,7 +258,9 @@ def test_several_processes_go_on_from_the_newest_whole_checkpoint(finished, tmp_
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_one_ends_all_after_the_same_step(finished, tmp_path, number):
+def test_signal_to_one_process_saves_a_checkpoint_and_stops_all(
+    finished, tmp_path, number
+):
     folder, _ = finished
     processes = start(2, "train.py", *tiny_flags(folder, tmp_path / "run", **ENDLESS))
     wait_for(tmp_path / "run" / "metrics.jsonl", '"step": 5')
@@ -286,7 +288,7 @@ def assert_all_end(processes, stopped):
 
 
 @pytest.mark.slow
-def test_a_second_signal_to_one_of_several_acts_at_once(finished, tmp_path):
+def test_second_signal_to_one_process_aborts_the_whole_run(finished, tmp_path):
     folder, _ = finished
     processes = start(2, "train.py", *tiny_flags(folder, tmp_path / "run", **ENDLESS))
     wait_for(tmp_path / "run" / "metrics.jsonl", '"step": 5')
@@ -297,7 +299,7 @@ def test_a_second_signal_to_one_of_several_acts_at_once(finished, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_of_several_that_evaluate_acts_at_once(finished, tmp_path):
+def test_signal_to_one_process_aborts_a_multi_process_evaluation(finished, tmp_path):
     folder, workdir = finished
     flags = (f"--workdir={workdir}", f"--dataset=mine={folder}", "--save_images")
     processes = start(2, "evaluate.py", *flags, f"--output_dir={tmp_path / 'out'}")
@@ -310,7 +312,7 @@ def test_a_signal_to_one_of_several_that_evaluate_acts_at_once(finished, tmp_pat
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_a_process_that_waits_for_the_others(tmp_path, number):
+def test_signal_ends_a_process_waiting_for_others_to_connect(tmp_path, number):
     (_, (flags, _)) = joined("flags", 2)
     with (tmp_path / "log").open("w") as file:
         run = command("evaluate.py", *flags, stderr=file)

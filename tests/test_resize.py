@@ -26,7 +26,7 @@ def pillow_bicubic(channel: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(image.resize(size[::-1], Image.Resampling.BICUBIC))
 
 
-def test_mirrored_repeats_the_edge_and_goes_on():
+def test_mirrored_repeats_edge_pixels_and_reflects_more_than_once():
     found = mirrored(np.arange(-3, 8), 3)
     np.testing.assert_array_equal(found, [2, 1, 0, 0, 1, 2, 2, 1, 0, 0, 1])
     np.testing.assert_array_equal(mirrored(np.arange(-2, 3), 1), [0] * 5)
@@ -52,7 +52,7 @@ def test_upscale_agrees_with_pillow_away_from_the_edges(photo, array):
         )
 
 
-def test_upscale_of_a_mirrored_image_is_the_upscale_of_the_image():
+def test_upscale_is_unchanged_by_mirrored_padding():
     """This property allows networks to see extended images."""
     x = np.random.default_rng(0).normal(size=(1, 5, 6, 3))
     extended = x[:, mirrored(np.arange(9), 5)]
@@ -61,7 +61,7 @@ def test_upscale_of_a_mirrored_image_is_the_upscale_of_the_image():
     )
 
 
-def test_downscale_ignores_what_lies_beyond_the_size(photo):
+def test_downscale_ignores_padding_beyond_the_given_size(photo):
     image = photo[:40, :64].astype(np.float32)
     padded = np.full((64, 96, 3), 1e6, np.float32)
     padded[:40, :64] = image

@@ -68,7 +68,7 @@ def floats(image):
 
 
 @pytest.mark.parametrize("size", [(64, 64), (50, 61), (66, 130), (1, 1), (1, 90)])
-def test_restores_what_the_network_returns(restorer, photo, size):
+def test_restorer_returns_rounded_network_outputs(restorer, photo, size):
     height, width = size
     image = photo[:height, :width]
     found = restorer(image)
@@ -83,7 +83,7 @@ def test_restores_what_the_network_returns(restorer, photo, size):
 
 
 @pytest.mark.parametrize("num_pairs", [1, 2])
-def test_the_network_reaches_as_far_as_it_says(num_pairs):
+def test_eddsrn_receptive_field_matches_reach(num_pairs):
     """With positive weights, a change shows in every output that depends on it."""
     fields = {"features": (2,) * 4, "sr_features": (2,) * 3, "deblur_features": 2}
     model = EDDSRN(**fields, num_pairs=num_pairs)
@@ -118,7 +118,7 @@ def test_the_network_reaches_as_far_as_it_says(num_pairs):
     ],
     ids=lambda model: type(model).__name__,
 )
-def test_other_networks_see_the_photographs_own_edges(model, photo):
+def test_windows_reproduce_whole_photo_outputs_of_other_networks(model, photo):
     """The photo is restored in one larger window, and in several smaller ones."""
     image = floats(photo[:61, :163])
     params = init_params(model, jax.random.key(0))
@@ -131,7 +131,7 @@ def test_other_networks_see_the_photographs_own_edges(model, photo):
 
 
 @pytest.mark.parametrize("size", [(300, 448), (250, 411)])
-def test_tiles_give_what_the_whole_photograph_gives(whole, tiled, photo, size):
+def test_tiled_result_matches_result_in_a_single_window(whole, tiled, photo, size):
     image = photo[: size[0], : size[1]]
     window, tiles = tiled._planner.plan(size)
     assert max(window) <= 256 and len(tiles) > 2
@@ -157,7 +157,7 @@ def test_tiles_give_what_the_whole_photograph_gives(whole, tiled, photo, size):
         np.testing.assert_array_equal(getattr(again, name), expected)
 
 
-def test_alpha_and_gray_are_tiled_too(tiled, photo):
+def test_tiled_alpha_is_bicubic_and_gray_is_the_mean_of_rgb(tiled, photo):
     alpha = photo[:, :, 1:2]
     found = tiled(np.concatenate([photo, alpha], axis=2))
     expected = tiled(photo)
@@ -173,7 +173,7 @@ def test_alpha_and_gray_are_tiled_too(tiled, photo):
     np.testing.assert_array_equal(both.sr[:, :, 0], gray.sr)
 
 
-def test_a_hundred_sizes_need_six_programs_at_most(restorer):
+def test_100_photo_sizes_use_only_six_windows(restorer):
     rng = np.random.default_rng(0)
     sizes = np.exp(rng.uniform(np.log(20), np.log(3000), (100, 2))).astype(int)
     windows = {restorer._planner.plan((int(h), int(w)))[0] for h, w in sizes}
@@ -184,7 +184,7 @@ def test_a_hundred_sizes_need_six_programs_at_most(restorer):
     assert restore_window._cache_size() - before <= 2
 
 
-def test_a_size_that_recurs_or_is_prepared_gets_a_window_that_fits(restorer, photo):
+def test_recurring_or_prepared_sizes_get_a_fitted_window(restorer, photo):
     restorer = Restorer(MODEL, restorer._params)
     results = [restorer(photo[:100, :120]) for _ in range(4)]
     for restored in results[1:]:
@@ -203,7 +203,9 @@ def test_a_size_that_recurs_or_is_prepared_gets_a_window_that_fits(restorer, pho
     ("dtype", "levels"),
     [("uint16", 65535), ("float32", 1), ("float64", 1), ("float16", 1)],
 )
-def test_results_are_of_the_type_of_the_photograph(restorer, photo, dtype, levels):
+def test_outputs_keep_the_dtype_and_value_range_of_the_input(
+    restorer, photo, dtype, levels
+):
     image = photo[:40, :48]
     given = convert(image, 3, np.uint16) if levels > 1 else (image / 255).astype(dtype)
     found = restorer(given)
@@ -214,7 +216,7 @@ def test_results_are_of_the_type_of_the_photograph(restorer, photo, dtype, level
         assert difference.max() < 0.51 / 255 + 1e-3 * (dtype == "float16")
 
 
-def test_16_bits_are_not_8(restorer, photo):
+def test_16_bit_inputs_keep_16_bit_precision(restorer, photo):
     # The gradient along a row is 1/128 of an 8-bit level per pixel.
     ramp = np.arange(4096, dtype=np.uint16).reshape(64, 64)[:, :, None].repeat(3, axis=2)
     found = restorer(30000 + 2 * ramp, strength=0)
@@ -242,7 +244,7 @@ def test_strength_blends_with_bicubic(restorer, photo):
         *[("1", "L"), ("P", "RGB"), ("CMYK", "RGB")],
     ],
 )
-def test_pillow_images_come_back_as_such(restorer, photo, mode, back):
+def test_pillow_inputs_give_pillow_outputs_of_matching_mode(restorer, photo, mode, back):
     image = Image.fromarray(photo[:40, :48])
     if mode == "I;16":
         gray = convert(photo[:40, :48, :1], 1, np.uint16)
@@ -255,7 +257,7 @@ def test_pillow_images_come_back_as_such(restorer, photo, mode, back):
         np.testing.assert_array_equal(np.asarray(found.sr), expected.sr)
 
 
-def test_pillow_images_are_turned_upright(restorer, photo):
+def test_pillow_images_are_rotated_by_exif_orientation(restorer, photo):
     image = Image.fromarray(photo[:40, :48])
     image.getexif()[0x0112] = 6
     found = restorer(image)
@@ -276,17 +278,17 @@ def test_pillow_images_are_turned_upright(restorer, photo):
         (np.full((4, 4), np.nan), "from nan to nan"),
     ],
 )
-def test_other_arrays_are_refused(restorer, image, message):
+def test_rejects_arrays_of_wrong_shape_dtype_or_range(restorer, image, message):
     with pytest.raises(ValueError, match=message):
         restorer(image)
 
 
-def test_a_strength_beyond_one_is_refused(restorer, photo):
+def test_rejects_strength_above_one(restorer, photo):
     with pytest.raises(ValueError, match=r"strength of 1.5, expected \[0, 1\]"):
         restorer(photo, strength=1.5)
 
 
-def test_threads_share_one(restorer, photo):
+def test_threads_can_share_one_restorer(restorer, photo):
     images = [photo[: 40 + 8 * i, : 120 - 8 * i] for i in range(8)]
     expected = [restorer(image).sr for image in images]
     with ThreadPoolExecutor(4) as pool:
@@ -343,7 +345,7 @@ class Overflowing(nn.Module):
         return {"deblurred": (large / 60000).astype("float32") / 2 - 0.5}
 
 
-def test_what_overflows_is_restored_again_in_float32(photo, caplog):
+def test_restores_again_in_float32_after_float16_overflow(photo, caplog):
     model = Overflowing()
     params = init_params(model, jax.random.key(0))
     found = Restorer(model, params)(photo[:40, :40])
@@ -355,14 +357,14 @@ def test_what_overflows_is_restored_again_in_float32(photo, caplog):
         hopeless(photo[:40, :40])
 
 
-def test_without_a_deblurring_head_there_is_one_result(photo):
+def test_network_without_a_deblurring_head_returns_only_sr(photo):
     model = EDDSRN(**{**SMALL, "deblur_features": 0})
     found = Restorer(model, init_params(model, jax.random.key(0)))(photo[:20, :20])
     assert found.deblurred is None and found.sr.shape == (80, 80, 3)
 
 
 @pytest.mark.parametrize("name", ["sr", "deblurred"])
-def test_one_output_alone_is_the_one_of_both(restorer, photo, name):
+def test_requesting_one_output_returns_only_that_output_unchanged(restorer, photo, name):
     alone = Restorer(MODEL, restorer._params, outputs=[name])(photo)
     assert [key for key, _ in alone.items()] == [name]
     both = dict(restorer(photo).items())
@@ -371,7 +373,7 @@ def test_one_output_alone_is_the_one_of_both(restorer, photo, name):
         Restorer(MODEL, restorer._params, outputs=["sharp"])
 
 
-def test_an_export_gives_what_the_network_gives(restorer, photo, tmp_path):
+def test_exported_network_matches_the_original(restorer, photo, tmp_path):
     path = tmp_path / "network.jax"
     restorer.export(path)
     exported = jax.export.deserialize(bytearray(path.read_bytes()))
@@ -387,7 +389,7 @@ def test_an_export_gives_what_the_network_gives(restorer, photo, tmp_path):
         restorer.export(tmp_path / "absent" / "network.jax")
 
 
-def test_the_window_must_hold_its_halo(restorer):
+def test_rejects_windows_too_small_or_not_a_multiple_of_8(restorer):
     with pytest.raises(
         InputError, match="largest_window=160: expected a multiple of 8 from 168"
     ):
@@ -396,7 +398,7 @@ def test_the_window_must_hold_its_halo(restorer):
         Restorer(MODEL, restorer._params, largest_window=201)
 
 
-def test_the_default_window_fits_the_memory(restorer, monkeypatch):
+def test_default_window_grows_with_device_memory(restorer, monkeypatch):
     for gigabytes, side in ((0.001, 168), (64, 768)):
         monkeypatch.setattr(
             restoration, "device_memory", lambda _, g=gigabytes: int(g * 1e9)
@@ -408,7 +410,7 @@ def test_the_default_window_fits_the_memory(restorer, monkeypatch):
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_the_weights_that_come_with_the_package_restore(photo, name):
+def test_shipped_weights_improve_psnr_over_bicubic_and_blurred_input(photo, name):
     lr_sharp, lr_blur = degrade_photo(photo, 1.5, max_sigma=2.0)
     found = Restorer.from_pretrained(weights=name)(lr_blur)
     plain = bicubic(lr_blur).sr
@@ -419,7 +421,7 @@ def test_the_weights_that_come_with_the_package_restore(photo, name):
     assert gain > 2
 
 
-def test_weights_have_names_and_others_are_files(tmp_path, monkeypatch):
+def test_find_weights_accepts_shipped_names_and_paths(tmp_path, monkeypatch):
     assert find_weights(None) == find_weights(DEFAULT) == SHIPPED[DEFAULT]
     assert find_weights("eddsrn-lite").name == "eddsrn_lite.safetensors"
     assert find_weights(tmp_path / "mine") == tmp_path / "mine"
@@ -433,7 +435,7 @@ def test_weights_have_names_and_others_are_files(tmp_path, monkeypatch):
     assert find_weights("gausian") == Path("gausian")
 
 
-def test_weights_come_from_a_file_or_a_run(restorer, finished, photo, tmp_path):
+def test_loads_weights_from_a_file_or_a_workdir(restorer, finished, photo, tmp_path):
     _, workdir = finished
     image = photo[:40, :40]
     from_run = Restorer.from_pretrained(workdir=workdir)(image)
@@ -450,7 +452,7 @@ def test_weights_come_from_a_file_or_a_run(restorer, finished, photo, tmp_path):
     assert 0 < np.abs(rounded.sr - restorer(image).sr.astype(int)).max() < 8
 
 
-def test_eight_bit_weights_are_half_the_size_and_nearly_the_same(tmp_path, photo):
+def test_int8_weights_halve_file_size_with_small_errors(tmp_path, photo):
     network = read_network("eddsrn-lite")
     sizes = {}
     for dtype in ("int8", "float16"):
@@ -471,7 +473,7 @@ def test_eight_bit_weights_are_half_the_size_and_nearly_the_same(tmp_path, photo
     assert 0 < np.abs(images[0] - images[1]).mean() < 1
 
 
-def test_a_scale_without_its_kernel_is_refused(tmp_path):
+def test_rejects_an_int8_scale_without_its_kernel(tmp_path):
     path = tmp_path / "mine.safetensors"
     write_network(path, read_network("eddsrn-lite"), dtype="int8")
     arrays = safetensors.numpy.load_file(path)
@@ -484,7 +486,7 @@ def test_a_scale_without_its_kernel_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"not weights at all", None])
-def test_files_that_are_no_weights_are_named(tmp_path, content):
+def test_error_names_files_that_are_not_weights(tmp_path, content):
     path = tmp_path / "mine.safetensors"
     if content is None:
         safetensors.numpy.save_file({"x": np.zeros(3, np.float32)}, path)
@@ -500,7 +502,7 @@ def test_files_that_are_no_weights_are_named(tmp_path, content):
         Restorer.from_pretrained(weights=path, workdir=tmp_path)
 
 
-def test_restoring_loads_no_tensorflow():
+def test_restoring_imports_no_tensorflow_orbax_or_optax():
     code = """
 import sys, numpy as np
 from eddsrn_jax import Restorer

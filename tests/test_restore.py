@@ -27,7 +27,7 @@ def weights(tmp_path_factory):
     return path
 
 
-def test_a_run_restores_to_the_pixels_that_are_scored(finished, tmp_path):
+def test_restore_and_evaluate_commands_write_the_same_pixels(finished, tmp_path):
     folder, workdir = finished
     flags = [f"--workdir={workdir}", f"--output_dir={tmp_path / 'scores'}"]
     run = command(
@@ -51,8 +51,7 @@ def test_a_run_restores_to_the_pixels_that_are_scored(finished, tmp_path):
             np.testing.assert_array_equal(found, expected)
 
 
-def test_hostile_files(weights, tmp_path):
-    """One call restores or reports each of 350 broken files, within limited memory."""
+def test_restores_or_reports_each_mutated_file_within_limited_memory(weights, tmp_path):
     files, rng = small_files(), np.random.default_rng(0)
     folder, results = tmp_path / "in", tmp_path / "out"
     folder.mkdir()
@@ -94,7 +93,7 @@ def test_hostile_files(weights, tmp_path):
     assert 20 < count < 300
 
 
-def test_ctrl_c_ends_at_once_and_leaves_nothing_half_written(weights, photo, tmp_path):
+def test_ctrl_c_stops_early_and_leaves_only_complete_files(weights, photo, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
     for i in range(300):
@@ -145,7 +144,7 @@ def test_ctrl_c_ends_at_once_and_leaves_nothing_half_written(weights, photo, tmp
         (["--largest_window=100", "photo.png"], 1, "largest_window=100: exp"),
     ],
 )
-def test_wrong_calls_end_in_one_line(flags, code, message, tmp_path):
+def test_invalid_calls_print_a_one_line_error(flags, code, message, tmp_path):
     Image.new("RGB", (9, 9)).save(tmp_path / "photo.png")
     run = command("restore.py", *flags, cwd=tmp_path)
     out, err = run.communicate(timeout=300)

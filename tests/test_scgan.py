@@ -25,7 +25,7 @@ def test_the_generator_enlarges_by_four():
     }
 
 
-def test_the_generator_has_its_layers_parameters():
+def test_generator_parameter_count_matches_hand_count():
     """The numbers were counted by hand. Batch norm trains a scale and bias per feature.
 
     up0     4 x 4 x 3 x 64               3,072
@@ -40,7 +40,7 @@ def test_the_generator_has_its_layers_parameters():
 
 
 @pytest.mark.parametrize("num_layers", [1, 2, 3, 4])
-def test_the_generator_reaches_as_far_as_it_says(num_layers):
+def test_generator_receptive_field_matches_reach(num_layers):
     """With positive weights, a change shows in every output that depends on it."""
     model = SCGAN(features=2, num_layers=num_layers)
     params = jax.tree.map(lambda x: jnp.full_like(x, 0.1), abstract_params(model))
@@ -52,7 +52,7 @@ def test_the_generator_reaches_as_far_as_it_says(num_layers):
     assert max(12 - seen[0] // 4, seen[-1] // 4 - 12) == model.reach
 
 
-def test_statistics_are_of_all_devices():
+def test_batch_statistics_are_averaged_over_all_devices():
     model = SCGAN(features=4, num_layers=1)
     trained, statistics = split_params(init_params(model, jax.random.key(0)))
 
@@ -73,7 +73,7 @@ def test_statistics_are_of_all_devices():
     assert np.abs(mean).max() > 0
 
 
-def test_the_discriminator_has_its_layers_parameters():
+def test_discriminator_parameter_count_matches_hand_count():
     """The numbers were counted by hand.
 
     conv0   4 x 4 x 3 x 64 + 64              3,136
@@ -90,7 +90,7 @@ def test_the_discriminator_has_its_layers_parameters():
 
 
 @pytest.mark.parametrize("height, width", [(32, 32), (40, 64), (50, 33), (96, 96)])
-def test_one_discriminator_judges_images_of_any_size(height, width):
+def test_discriminator_accepts_images_of_any_size(height, width):
     model = Discriminator(features=4, num_layers=3, dtype="bfloat16")
     variables = jax.eval_shape(model.init, jax.random.key(0), images(1, 32, 32, 3))
     logits, features = jax.eval_shape(model.apply, variables, images(2, height, width, 3))
@@ -103,7 +103,7 @@ def test_one_discriminator_judges_images_of_any_size(height, width):
     assert {x.dtype for x in (logits, *features)} == {jnp.dtype("float32")}
 
 
-def test_an_image_is_judged_by_itself_and_by_all_its_parts():
+def test_discriminator_logit_depends_on_its_whole_image_and_no_other():
     model = Discriminator(features=4, num_layers=2)
     x = images(3, 32, 32, 3)
     variables = model.init(jax.random.key(0), x)

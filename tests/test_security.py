@@ -70,11 +70,11 @@ def test_no_source_evaluates_unpickles_or_calls_a_shell(path):
         *("asyncio.create_subprocess_shell('x')", "import multiprocessing.pool"),
     ],
 )
-def test_the_search_finds_what_it_looks_for(source):
+def test_source_check_finds_dangerous_imports_and_calls(source):
     assert list(offences(ast.parse(source)))
 
 
-def test_the_search_leaves_what_is_harmless():
+def test_source_check_ignores_harmless_calls():
     source = "re.compile('x'); np.load(p, allow_pickle=False); f.lower(x).compile()"
     assert list(offences(ast.parse(source))) == []
 
@@ -91,7 +91,7 @@ def test_the_search_leaves_what_is_harmless():
     ],
     ids=["header of 4 EB", "infinite shape", "array of 4 TB", "no object"],
 )
-def test_headers_of_absurd_sizes_are_refused(tmp_path, header):
+def test_rejects_malformed_safetensors_headers(tmp_path, header):
     path = tmp_path / "w.safetensors"
     path.write_bytes(header + bytes(4))
     with pytest.raises(InputError, match=r"w.safetensors: cannot be read as safetensors"):
@@ -123,7 +123,7 @@ def written(folder, arrays, metadata):
     ],
     ids=lambda changed: "{}={:.20}".format(*map(str, *changed.items())),
 )
-def test_networks_that_cannot_be_are_refused(tmp_path, shipped, changed):
+def test_rejects_weights_with_invalid_network_fields(tmp_path, shipped, changed):
     arrays, metadata = shipped
     metadata["model"] = json.dumps(json.loads(metadata["model"]) | changed)
     path = written(tmp_path, arrays, metadata)
@@ -140,7 +140,7 @@ def test_networks_that_cannot_be_are_refused(tmp_path, shipped, changed):
     ],
     ids=lambda changed: "{}={:.20}".format(*map(str, *changed.items())),
 )
-def test_half_size_networks_that_cannot_be_are_refused(tmp_path, changed):
+def test_rejects_weights_with_invalid_half_size_network_fields(tmp_path, changed):
     model = HalfSizeEDDSRN(features=(2, 2, 2), num_pairs=(1, 1, 1, 1, 1))
     params = init_params(model, jax.random.key(0))
     path = tmp_path / "w.safetensors"
@@ -164,14 +164,14 @@ def test_half_size_networks_that_cannot_be_are_refused(tmp_path, changed):
     ],
     ids=lambda changed: "{}={:.20}".format(*map(str, *changed.items())),
 )
-def test_metadata_that_cannot_be_is_refused(tmp_path, shipped, changed):
+def test_rejects_weights_with_invalid_metadata(tmp_path, shipped, changed):
     arrays, metadata = shipped
     path = written(tmp_path, arrays, metadata | changed)
     with pytest.raises(InputError, match=r"w.safetensors: (its|no) network "):
         read_network(path)
 
 
-def test_arrays_that_cannot_be_are_refused(tmp_path, shipped):
+def test_rejects_weights_with_mismatched_nan_or_float8_arrays(tmp_path, shipped):
     arrays, metadata = shipped
     ones = np.ones(3, np.float16)
     path = written(tmp_path, {**arrays, "trunk": ones}, metadata)
@@ -189,7 +189,7 @@ def test_arrays_that_cannot_be_are_refused(tmp_path, shipped):
 
 
 @pytest.mark.parametrize("damage", ["empty", "half", "flipped"])
-def test_damaged_arrays_of_others_are_refused(tmp_path, damage):
+def test_rejects_damaged_npz_weights(tmp_path, damage):
     path = tmp_path / "vdsr.npz"
     np.savez_compressed(path, a=np.arange(1000.0), b=np.ones(3))
     content = bytearray(path.read_bytes())

@@ -39,7 +39,7 @@ def run(batch, *, devices=1, steps=1, optimizer=None, model=None, losses=LOSSES)
     return state, history
 
 
-def test_steps_given_at_once_are_those_given_in_turn(batch):
+def test_batched_dispatch_matches_steps_dispatched_one_by_one(batch):
     """Batched dispatch is meant for GPUs. On CPUs it is slow, but the results agree."""
     model, optimizer = EDDSRN(**SMALL), optax.adam(1e-3)
     mesh = parallel.make_mesh(jax.devices()[:2])
@@ -62,7 +62,7 @@ def test_steps_given_at_once_are_those_given_in_turn(batch):
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
 
 
-def test_one_and_eight_devices_agree(batch):
+def test_steps_agree_between_one_and_eight_devices(batch):
     """The optimiser is SGD, as Adam would hide a gradient eight times too large."""
     (one, one_history), (eight, eight_history) = (
         run(batch, devices=n, steps=3) for n in (1, 8)
@@ -83,7 +83,7 @@ def test_one_and_eight_devices_agree(batch):
     assert max(jax.tree.leaves(moved)) > 1e-3
 
 
-def test_a_step_of_sgd_is_the_gradient_of_the_documented_loss(batch):
+def test_sgd_step_follows_the_gradient_of_the_documented_loss(batch):
     """The loss is written out again, and finite differences give its slope."""
     model = EDDSRN(**SMALL)
     params = init_params(model, jax.random.key(0))
@@ -113,7 +113,7 @@ def test_a_step_of_sgd_is_the_gradient_of_the_documented_loss(batch):
     assert (ends[0] - ends[1]) / (2e-2) == pytest.approx(float(norm), rel=0.02)
 
 
-def test_metrics_add_up_since_they_were_logged(batch):
+def test_metrics_are_averaged_since_the_last_log(batch):
     state, history = run(batch, steps=3)
     # Metrics are logged every two steps, so the third step has begun a new sum.
     assert int(state.step) == 3
@@ -156,7 +156,7 @@ def start():
     return init_params(EDDSRN(**SMALL), jax.random.key(0))
 
 
-def test_the_first_that_is_not_finite_is_remembered(batch, start):
+def test_state_records_step_and_part_of_the_first_nonfinite_value(batch, start):
     good = {**batch, "hr": batch["hr"].astype(np.float32)}
     states = run_with([good, poisoned(batch), good], start, on_bad_step="stop")
     assert [int(state.bad_step) for state in states] == [-1, 2, 2]
@@ -173,7 +173,7 @@ def test_the_first_that_is_not_finite_is_remembered(batch, start):
     assert states[-1].bad_step == 1
 
 
-def test_a_gradient_can_be_the_first(batch, start):
+def test_state_records_a_nonfinite_gradient_despite_a_finite_loss(batch, start):
     """The square root of zero is finite, but its slope is not."""
 
     class Rooted(EDDSRN):
@@ -187,7 +187,7 @@ def test_a_gradient_can_be_the_first(batch, start):
     assert BAD_PARTS[int(state.bad_part)] == "gradient"
 
 
-def test_skipped_steps_change_nothing_but_the_count(batch, start):
+def test_skipped_step_changes_only_the_counters(batch, start):
     good = {**batch, "hr": batch["hr"].astype(np.float32)}
     batches = [good, poisoned(batch), good]
     first, second, third = run_with(batches, start, on_bad_step="skip")
@@ -204,13 +204,13 @@ def test_skipped_steps_change_nothing_but_the_count(batch, start):
     assert np.abs(stem - stem_before).max() > 1e-4
 
 
-def test_more_than_ten_skipped_in_a_row_end_the_run(batch, start):
+def test_state_records_a_bad_step_after_eleven_consecutive_skips(batch, start):
     states = run_with([poisoned(batch)] * 12, start, on_bad_step="skip")
     assert [int(state.bad_step) for state in states[9:]] == [-1, 11, 11]
     assert mean_metrics(states[-1]) == {}
 
 
-def test_a_network_without_deblurring_head(batch):
+def test_step_without_a_deblurring_head_uses_the_sr_loss_alone(batch):
     model = EDDSRN(**SMALL | {"deblur_features": 0})
     _, (metrics,) = run(batch, model=model, losses=("loss", "loss_sr"))
     assert set(metrics) == {"loss", "loss_sr", "grad_norm"}
@@ -226,7 +226,7 @@ def test_bfloat16_keeps_parameters_and_losses_in_float32(batch):
     assert metrics["loss"] == pytest.approx(float(reference["loss"]), rel=0.01)
 
 
-def test_the_average_follows_the_weights(batch):
+def test_weight_average_matches_hand_computation(batch):
     """Three steps are averaged by hand; the decay starts at 1 / 10 and grows."""
     model, optimizer = EDDSRN(**SMALL), optax.sgd(0.1)
     mesh = parallel.make_mesh(jax.devices()[:1])
@@ -246,7 +246,7 @@ def test_the_average_follows_the_weights(batch):
     jax.tree.map(close, jax.device_get(state.used_params), average)
 
 
-def test_a_batch_that_does_not_divide_is_refused():
+def test_rejects_a_batch_size_not_divisible_by_the_device_count():
     mesh = parallel.make_mesh()
     assert parallel.process_rows(16, mesh) == slice(0, 16)
     with pytest.raises(InputError, match="batch_size=12 .* 8 devices"):

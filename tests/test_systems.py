@@ -46,7 +46,7 @@ def score(config, params):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["eddsrn_lite", *(f"{name}:lite" for name in SYSTEMS)])
-def test_200_steps_improve_on_the_start(name, tmp_path):
+def test_200_training_steps_improve_the_validation_score(name, tmp_path):
     config = load(name, tmp_path)
     model = make_network(config.network, config.model)
     before = score(config, init_params(model, jax.random.key(config.seed)))
@@ -56,7 +56,7 @@ def test_200_steps_improve_on_the_start(name, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CONTINUED)
-def test_200_steps_on_blurred_photographs_improve_on_them(name, tmp_path):
+def test_200_finetuning_steps_improve_the_validation_score(name, tmp_path):
     first = load(f"{name.removesuffix('_finetuned')}:lite", tmp_path)
     train_and_evaluate(first, tmp_path / "first")
     start = str(tmp_path / "first")

@@ -41,7 +41,7 @@ def div2k(tmp_path_factory, photo):
     return data_dir
 
 
-def test_both_splits_are_read_whole_and_unchanged(div2k, photo, tmp_path):
+def test_div2k_splits_are_read_completely_and_unchanged(div2k, photo, tmp_path):
     split = open_split("tfds:div2k", tfds_data_dir=str(div2k))
     assert (split.train.name, split.validation.name) == ("DIV2K", "DIV2K-val")
     expected = {96 * (128 + 4 * i) * 3: i for i in range(3)}
@@ -55,7 +55,7 @@ def test_both_splits_are_read_whole_and_unchanged(div2k, photo, tmp_path):
     assert not expected
 
 
-def test_a_missing_div2k_says_how_to_prepare_it(tmp_path):
+def test_error_for_missing_div2k_says_how_to_prepare_it(tmp_path):
     with pytest.raises(InputError) as caught:
         open_split("tfds:div2k", tfds_data_dir=str(tmp_path))
     message = str(caught.value)
@@ -65,6 +65,6 @@ def test_a_missing_div2k_says_how_to_prepare_it(tmp_path):
     assert "--config.data.source=folder:DIR" in message
 
 
-def test_an_unknown_dataset_is_named(tmp_path):
+def test_error_names_an_unknown_dataset(tmp_path):
     with pytest.raises(InputError, match="tfds:div3k"):
         open_split("tfds:div3k", tfds_data_dir=str(tmp_path))

@@ -11,7 +11,7 @@ HALO = 80
 
 
 @pytest.mark.parametrize("largest", [168, 256, 500, 1024])
-def test_windows_are_of_few_sizes_none_larger_than_the_largest(largest):
+def test_window_sizes_are_at_most_six_and_none_exceeds_the_largest(largest):
     windows = window_sizes((500, 500), largest)
     assert len(windows) <= 6
     assert windows[-1] == (largest, largest)
@@ -38,7 +38,7 @@ def test_windows_are_of_few_sizes_none_larger_than_the_largest(largest):
     ],
 )
 @pytest.mark.parametrize("largest", [168, 512, 1024])
-def test_tiles_take_every_pixel_once_and_see_a_halo_around_it(size, largest):
+def test_tiles_cover_each_pixel_once_and_include_its_halo(size, largest):
     own = fitted_window(size, halo=HALO, largest=largest)
     assert math.prod(own) <= largest**2 and max(own) <= 4 / 3 * largest
     for windows in (window_sizes(size, largest), [own]):
@@ -63,7 +63,7 @@ def check_cover(size, window, tiles):
             assert first + side >= min(stop + HALO, length)
 
 
-def test_the_window_is_the_one_with_the_least_pixels():
+def test_plan_tiles_picks_the_window_with_the_fewest_pixels():
     windows = window_sizes((500, 500))
     assert plan_tiles((100, 100), halo=HALO, windows=windows)[0] == (128, 128)
     assert plan_tiles((192, 192), halo=HALO, windows=windows)[0] == (192, 192)
@@ -76,7 +76,7 @@ def test_the_window_is_the_one_with_the_least_pixels():
     assert window == (384, 512) and len(tiles) == 1
 
 
-def test_a_window_that_fits_has_the_least_pixels_of_all():
+def test_fitted_window_computes_fewer_pixels_than_fixed_windows():
     assert fitted_window((100, 125), halo=HALO) == (104, 128)
     # Bicubic interpolation of the last pixel needs two more, so 511 exceed 512.
     assert fitted_window((339, 511), halo=HALO) == (344, 520)
@@ -91,12 +91,12 @@ def test_a_window_that_fits_has_the_least_pixels_of_all():
     assert len(tiles) * math.prod(window) < len(others) * 768**2
 
 
-def test_windows_that_are_all_halo_are_refused():
+def test_rejects_windows_no_larger_than_two_halos():
     with pytest.raises(ValueError, match="two halos of 80 pixels"):
         plan_tiles((300, 300), halo=HALO, windows=[(160, 160)])
 
 
-def test_what_is_cut_beyond_an_image_is_mirrored():
+def test_cut_mirrors_pixels_beyond_the_image():
     image = np.arange(6).reshape(2, 3)
     np.testing.assert_array_equal(cut(image, 0, 1, (2, 2)), [[1, 2], [4, 5]])
     np.testing.assert_array_equal(

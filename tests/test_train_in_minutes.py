@@ -16,7 +16,7 @@ def run(*flags):
     return printed
 
 
-def test_trains_until_the_time_is_up_and_writes_weights_in_pieces(photo_folder, tmp_path):
+def test_trains_on_compressed_photos_and_writes_log_and_weights(photo_folder, tmp_path):
     # The photos are compressed first, as for their transfer to the training machine.
     copies, out = tmp_path / "copies", tmp_path / "out"
     folders = (f"--photos={photo_folder}", f"--out={copies}")
@@ -43,7 +43,7 @@ def test_trains_until_the_time_is_up_and_writes_weights_in_pieces(photo_folder, 
     assert np.isfinite(network.params["trunk"]["stem"]["kernel"]).all()
 
 
-def test_the_learning_rate_follows_the_clock():
+def test_learning_rate_rises_and_falls_with_elapsed_time():
     assert learning_rate_at(0) == 0
     assert learning_rate_at(0.015) == pytest.approx(0.5)
     assert learning_rate_at(0.03) == pytest.approx(1)

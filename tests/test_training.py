@@ -39,7 +39,7 @@ def stop_at(monkeypatch):
     return arrange
 
 
-def test_a_run_leaves_checkpoints_metrics_tables_and_pictures(finished):
+def test_run_writes_metrics_results_figure_and_config(finished):
     _, workdir = finished
     rows = metrics_rows(workdir, with_times=True)
     assert [r["step"] for r in rows if "train/loss" in r] == [3, 6, 9, 10]
@@ -99,7 +99,7 @@ def test_a_resumed_run_is_bit_identical(finished, tmp_path, stop_at, caplog):
     assert metrics_rows(workdir) == metrics_rows(reference)
 
 
-def test_a_signal_while_the_last_step_is_saved_keeps_it_from_evaluating(
+def test_signal_during_the_last_save_skips_the_final_evaluation(
     finished, tmp_path, monkeypatch, caplog
 ):
     folder, _ = finished
@@ -113,7 +113,7 @@ def test_a_signal_while_the_last_step_is_saved_keeps_it_from_evaluating(
     assert (workdir / "evaluation" / "2").is_dir()
 
 
-def test_metrics_are_cut_back_to_the_rows_that_are_whole(tmp_path):
+def test_reporter_drops_malformed_and_later_metrics_rows(tmp_path):
     rows = [json.dumps({"step": step, "loss": 0.5}).encode() for step in (1, 2, 3)]
     spoilt = [b"5", b"[]", b"{}", b'{"step": "a"}', b"\xff\xfe", bytes(4), rows[0][:9]]
     lines = [rows[0], *spoilt, *rows[1:], spoilt[-1]]
@@ -125,27 +125,27 @@ def test_metrics_are_cut_back_to_the_rows_that_are_whole(tmp_path):
     ]
 
 
-def test_a_finished_run_is_only_evaluated_again(finished):
+def test_restarting_a_finished_run_adds_no_metrics(finished):
     folder, workdir = finished
     before = metrics_rows(workdir, with_times=True)
     assert train_and_evaluate(tiny_config(folder), workdir) is None
     assert metrics_rows(workdir, with_times=True) == before
 
 
-def test_changed_values_are_named_on_resuming(finished, caplog):
+def test_resuming_logs_changed_config_values(finished, caplog):
     folder, workdir = finished
     train_and_evaluate(tiny_config(folder, **{"loss.alpha": 0.3}), workdir)
     assert "config.loss.alpha is now 0.3, it was 0.2" in caplog.text
 
 
-def test_another_architecture_in_the_workdir_is_refused(finished):
+def test_rejects_a_workdir_of_another_architecture(finished):
     folder, workdir = finished
     config = tiny_config(folder, **{"model.deblur_features": 0})
     with pytest.raises(InputError, match="another architecture: deblur_head"):
         train_and_evaluate(config, workdir)
 
 
-def test_starting_from_weights(finished, tmp_path):
+def test_run_starts_from_the_weights_of_a_workdir_or_file(finished, tmp_path):
     """Weights from a workdir or a file start at step 0, with a fresh optimiser."""
     folder, source = finished
     network = read_run(source)
@@ -162,7 +162,7 @@ def test_starting_from_weights(finished, tmp_path):
     assert 0 < max(jax.tree.leaves(moved)) <= 5.01e-4
 
 
-def test_weights_of_another_architecture_are_refused(finished, tmp_path):
+def test_rejects_initial_weights_of_another_architecture(finished, tmp_path):
     folder, _ = finished
     other = EDDSRN(**SMALL | {"sr_features": (8, 8, 8)})
     params = init_params(other, jax.random.key(0))
@@ -175,7 +175,7 @@ def test_weights_of_another_architecture_are_refused(finished, tmp_path):
         load_weights(tmp_path / "absent.safetensors", {})
 
 
-def test_edsrn_has_no_deblurred_rows_anywhere(finished, tmp_path):
+def test_edsrn_run_writes_no_deblurring_metrics(finished, tmp_path):
     folder, _ = finished
     config = tiny_config(folder, total_steps=2, **{"model.deblur_features": 0})
     train_and_evaluate(config, tmp_path / "run")
@@ -189,9 +189,7 @@ def test_edsrn_has_no_deblurred_rows_anywhere(finished, tmp_path):
 
 
 @pytest.mark.parametrize("rate", [1e3, 1e12])
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(
-    finished, tmp_path, rate
-):
+def test_nonfinite_value_stops_the_run_and_names_step_and_batch(finished, tmp_path, rate):
     folder, _ = finished
     config = tiny_config(
         folder, **{"optimizer.learning_rate": rate, "checkpoint.every_steps": 1}
@@ -205,7 +203,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(
         assert checkpoints.restore_params()[0] in (1, 2)
 
 
-def test_more_than_ten_bad_steps_in_a_row_end_a_run(finished, tmp_path, caplog):
+def test_run_ends_after_more_than_ten_consecutive_nonfinite_steps(
+    finished, tmp_path, caplog
+):
     folder, _ = finished
     changes = {"optimizer.learning_rate": 1e3, "on_bad_step": "skip", "total_steps": 30}
     config = tiny_config(folder, **changes, **{"validation.every_steps": 30})
@@ -214,7 +214,9 @@ def test_more_than_ten_bad_steps_in_a_row_end_a_run(finished, tmp_path, caplog):
     assert "3 steps skipped: not finite" in caplog.text
 
 
-def test_a_run_goes_on_past_logs_of_skipped_steps_alone(finished, tmp_path, caplog):
+def test_run_continues_when_all_steps_since_the_last_log_were_skipped(
+    finished, tmp_path, caplog
+):
     caplog.set_level(logging.INFO)
     folder, _ = finished
     changes = {"optimizer.learning_rate": 1e12, "on_bad_step": "skip", "total_steps": 6}
@@ -228,14 +230,14 @@ def test_a_run_goes_on_past_logs_of_skipped_steps_alone(finished, tmp_path, capl
     assert "step 6/6: no loss, all skipped" in caplog.text
 
 
-def test_a_workdir_that_cannot_be_made(finished, tmp_path):
+def test_rejects_a_workdir_that_cannot_be_created(finished, tmp_path):
     folder, _ = finished
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="--workdir=.*file/run: cannot be made"):
         train_and_evaluate(tiny_config(folder), tmp_path / "file" / "run")
 
 
-def test_resident_photographs_train_alike_without_tensorflow(finished, tmp_path):
+def test_resident_pipeline_matches_streaming_without_tensorflow(finished, tmp_path):
     """The run is bit-identical to a streaming one, without access to TensorFlow."""
     folder, workdir = finished
     flags = tiny_flags(folder, tmp_path / "run", **{"data.pipeline": "resident"})
@@ -256,7 +258,7 @@ def test_resident_photographs_train_alike_without_tensorflow(finished, tmp_path)
     assert metrics_rows(tmp_path / "run") == metrics_rows(workdir)
 
 
-def test_averaged_weights_are_what_is_validated_and_kept(finished, tmp_path):
+def test_checkpoint_params_are_the_averaged_weights(finished, tmp_path):
     """The average is also bit-identical in a run that stops and resumes."""
     folder, _ = finished
     config = tiny_config(folder, ema_decay=0.9)
@@ -279,7 +281,7 @@ def test_averaged_weights_are_what_is_validated_and_kept(finished, tmp_path):
         train_and_evaluate(tiny_config(folder), stopped)
 
 
-def test_steps_can_be_traced(finished, tmp_path):
+def test_profile_steps_writes_a_trace(finished, tmp_path):
     folder, _ = finished
     config = tiny_config(folder, total_steps=4)
     train_and_evaluate(config, tmp_path / "run", profile_steps=2)

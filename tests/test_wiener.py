@@ -18,7 +18,7 @@ def blurred(image, sigma):
 
 
 @pytest.mark.parametrize("sigma, gain", [(1.0, 2.0), (1.5, 2.0), (2.0, 1.5)])
-def test_a_blur_that_is_known_is_taken_out(photo, sigma, gain):
+def test_deblur_with_known_sigma_raises_psnr(photo, sigma, gain):
     image = photo[:160, :200]
     before = blurred(image, sigma)
     after = deblur(before, sigma)
@@ -26,7 +26,7 @@ def test_a_blur_that_is_known_is_taken_out(photo, sigma, gain):
     assert psnr(after, image) > psnr(before, image) + gain
 
 
-def test_without_noise_the_filter_is_the_inverse(photo):
+def test_deblur_without_noise_inverts_the_blur(photo):
     image = photo[100:160, 150:230]
     before = blurred(image, 0.5)
     assert np.abs(before.astype(int) - image).max() > 20
@@ -36,7 +36,7 @@ def test_without_noise_the_filter_is_the_inverse(photo):
     np.testing.assert_array_equal(deblur(image, 0.0, noise_to_signal=0.0), image)
 
 
-def test_scoring_tells_it_the_sigma(photo):
+def test_evaluate_scores_wiener_above_bicubic(photo):
     hr = cut_to_scale(photo)
     rows = evaluate(
         {"w": Wiener(), "b": bicubic}, [("a", hr)], dataset="s", sigmas=(2.0,)
