@@ -16,15 +16,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from processes import command
+from processes import QUICK, command
 from tiny import final_state, metrics_rows, tiny_flags
 
 from eddsrn_jax.checkpoint import read_run
 from eddsrn_jax.files import locked
-
-# Flags without oneDNN, which is the default on x86. XLA cannot cache programs that use
-# oneDNN, so every start would compile.
-KEPT = {"XLA_FLAGS": "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"}
 
 # Phases in which a run is killed, with the longest delay before the kill in seconds.
 PHASES = {"step": 0.1, "save": 0.05, "validation": 0.2, "compile": 4.0}
@@ -44,7 +40,7 @@ def train(folder, workdir, log, changes, **variables):
     """Starts train.py; its messages go to the file `log`."""
     flags = tiny_flags(folder, workdir, **changes)
     with log.open("w") as file:
-        return command("train.py", *flags, stderr=file, **KEPT | variables)
+        return command("train.py", *flags, stderr=file, **QUICK | variables)
 
 
 def wait_for(reached, run, log):
@@ -298,13 +294,13 @@ def test_evaluate_takes_another_checkpoint_if_the_best_is_damaged(trained, tmp_p
     best = read_run(workdir).step
     (workdir / "checkpoints" / str(best) / "params" / "manifest.ocdbt").unlink()
     flags = [f"--workdir={workdir}", "--sigmas=1", f"--output_dir={tmp_path / 'out'}"]
-    run = command("evaluate.py", *flags, **KEPT)
+    run = command("evaluate.py", *flags, **QUICK)
     _, err = run.communicate(timeout=300)
     assert run.returncode == 0, err
     assert re.search(rf"checkpoints/{best} cannot be .*; another one is taken", err)
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["protocol"]["step"] == ({6, 10} - {best}).pop()
-    run = command("evaluate.py", *flags, f"--step={best}", **KEPT)
+    run = command("evaluate.py", *flags, f"--step={best}", **QUICK)
     _, err = run.communicate(timeout=300)
     assert run.returncode == 1
     assert f"error: {workdir}/checkpoints/{best} cannot be restored: " in err
@@ -333,7 +329,7 @@ def test_a_failed_save_ends_the_run_and_keeps_older_checkpoints(trained, tmp_pat
 def test_evaluate_reports_a_failed_write_and_leaves_no_files(finished, tmp_path):
     _, workdir = finished
     flags = [f"--workdir={workdir}", "--sigmas=1", f"--output_dir={tmp_path / 'out'}"]
-    run = command("evaluate.py", *flags, **KEPT)
+    run = command("evaluate.py", *flags, **QUICK)
     resource.prlimit(run.pid, resource.RLIMIT_FSIZE, (100, 100))
     _, err = run.communicate(timeout=300)
     assert run.returncode == 1, err

@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from processes import command
+from processes import QUICK, command
 from tiny import metrics_rows, tiny_config, tiny_flags
 
 from eddsrn_jax.checkpoint import Checkpoints
@@ -65,7 +65,7 @@ def joined(how, count):
 def start(count, script, *flags, how="flags"):
     """Starts a command as `count` processes of one run."""
     return [
-        command(script, *flags, *own_flags, **variables)
+        command(script, *flags, *own_flags, **QUICK, **variables)
         for own_flags, variables in joined(how, count)
     ]
 
@@ -123,7 +123,9 @@ def test_multi_process_evaluation_matches_one_process(finished, tmp_path, count)
     folder, workdir = finished
     flags = (f"--workdir={workdir}", f"--dataset=mine={folder}", "--sigmas=1,2")
     one, many = tmp_path / "one", tmp_path / "many"
-    finish([command("evaluate.py", *flags, "--save_images", f"--output_dir={one}")])
+    finish(
+        [command("evaluate.py", *flags, "--save_images", f"--output_dir={one}", **QUICK)]
+    )
     output = finish(
         start(count, "evaluate.py", *flags, "--save_images", f"--output_dir={many}")
     )
@@ -235,7 +237,7 @@ def test_processes_wait_for_one_that_prepares_photos_slowly(finished, tmp_path):
     own = (), (f"--config.data.cache_dir={slow}",)
     with locked(slow, name=".lock-packs"):
         processes = [
-            command("train.py", *flags, *more, *joined_flags, **variables)
+            command("train.py", *flags, *more, *joined_flags, **QUICK, **variables)
             for more, (joined_flags, variables) in zip(
                 own, joined("flags", 2), strict=True
             )
