@@ -137,7 +137,6 @@ def test_eddsrn_lite_has_one_to_two_million_parameters():
         ("degradation.noise_share", 1.5, "noise_share=1.5: expected 0 to 1"),
         ("degradation.jpeg_quality", (0, 90), "expected two whole numbers in [1, 100]"),
         ("degradation.jpeg_quality", (90, 30), "expected two whole numbers in [1, 100]"),
-        ("degradation.jpeg_quality", 75, "jpeg_quality=75: expected two whole numbers"),
         ("validation.degradation", "web", "expected 'paper' or 'photo'"),
         ("seed", -1, "config.seed=-1: expected a whole number, 0 or more"),
         ("optimizer.learning_rate", -1.0, "learning_rate=-1.0: expected a number, more"),
