@@ -121,9 +121,9 @@ def _path(flag: flags.FlagHolder[str]) -> Path | None:
 def main() -> None:
     """Evaluates by the flags."""
     origins = {"--workdir": _WORKDIR, "--weights": _WEIGHTS, "--config": _CONFIG}
-    given = [name for name, flag in origins.items() if flag.value]
-    if len(given) > 1:
-        raise UsageError(f"{' and '.join(given)}: expected one of them")
+    chosen = [name for name, flag in origins.items() if flag.value]
+    if len(chosen) > 1:
+        raise UsageError(f"{' and '.join(chosen)}: expected one of them")
     if _CONFIG.value and (_WIENER.value or _SELF_ENSEMBLE.value):
         raise UsageError("--wiener, --self_ensemble: not with --config")
     if _FIGURE.value and not _CONFIG.value:
@@ -133,7 +133,8 @@ def main() -> None:
     if _CONFIG.value and _DEGRADATION.value != "paper":
         raise UsageError(f"--degradation={_DEGRADATION.value}: not with --config")
     datasets = parse_datasets(_DATASETS.value)
-    sigmas = parse_sigmas(_SIGMAS.value or _DEFAULT_SIGMAS[_DEGRADATION.value])
+    given = _SIGMAS.value
+    sigmas = parse_sigmas(_DEFAULT_SIGMAS[_DEGRADATION.value] if given is None else given)
     connect_by_flags()
     scoring = {
         "datasets": datasets,
@@ -155,7 +156,8 @@ def main() -> None:
     from eddsrn_jax.protocol import SPOILINGS
 
     if _DEGRADATION.value == "photo":
-        scoring |= {"spoilings": SPOILINGS["photo"], "beside": ["gaussian"]}
+        beside = [] if _WEIGHTS.value == "gaussian" else ["gaussian"]
+        scoring |= {"spoilings": SPOILINGS["photo"], "beside": beside}
     evaluate_network(
         workdir=_path(_WORKDIR),
         step=_STEP.value,

@@ -119,8 +119,7 @@ def evaluate_network(
 
         methods["Wiener, told sigma"] = Wiener()
     for name in beside:
-        other = read_network(Path(name))
-        methods.setdefault(other.name, Restorer(other.model, other.params))
+        methods[f"weights {name}"] = Restorer.from_pretrained(weights=name, dtype=dtype)
     if peers:
         for name, peer in read_peers(peers).items():
             methods[name] = Restorer(peer.model, peer.params)

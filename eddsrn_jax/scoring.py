@@ -99,12 +99,16 @@ def evaluate(
                 _log.info("%s: gray, scored as three equal channels", name)
             results = []
             drawn = sigmas or (random_sigma(seed, name),)
-            for sigma, spoiling in itertools.product(drawn, spoilings):
-                lr_sharp, lr_blur = degrade_photo(hr, sigma, max_sigma=max_sigma)
-                lr_blur = spoil(lr_blur, spoiling, seed=seed, name=name)
-                found = list(_apply(methods, lr_blur, sigma))
+            blurred = [
+                (sigma, *degrade_photo(hr, sigma, max_sigma=max_sigma)) for sigma in drawn
+            ]
+            for (sigma, lr_sharp, lr_blur), spoiling in itertools.product(
+                blurred, spoilings
+            ):
+                spoiled = spoil(lr_blur, spoiling, seed=seed, name=name)
+                found = list(_apply(methods, spoiled, sigma))
                 results.append((sigma, spoiling, lr_sharp, found))
-                images = _captioned(lr_blur, found)
+                images = _captioned(spoiled, found)
                 if save_dir:
                     # The extension is dropped unless an earlier photo has the same stem.
                     stem = str(Path(name).with_suffix(""))

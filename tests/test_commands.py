@@ -96,6 +96,37 @@ def test_evaluate_scores_a_given_checkpoint_on_a_given_folder(finished, tmp_path
     assert (tmp_path / "images" / "mine" / "sigma_1" / "photo0_input.png").exists()
 
 
+def test_evaluate_scores_photo_degradations_beside_the_gaussian_weights(
+    finished, tmp_path
+):
+    folder, workdir = finished
+    run = command(
+        "evaluate.py",
+        f"--workdir={workdir}",
+        "--novalidation",
+        "--degradation=photo",
+        "--sigmas=1",
+        f"--dataset=mine={folder}",
+        "--max_photos=1",
+        f"--output_dir={tmp_path}",
+    )
+    out, err = run.communicate(timeout=300)
+    assert run.returncode == 0, err
+    results = json.loads((tmp_path / "results.json").read_text())
+    psnr = {
+        (mean["method"], mean["noise"], mean["jpeg"]): mean["psnr_y_crop4"]
+        for mean in results["means_by_sigma"]
+        if mean["output"] == "sr"
+    }
+    cells = [(0, None), (5, None), (0, 75), (5, 75)]
+    assert {key[1:] for key in psnr} == set(cells)
+    # The rows of the printed table, without its head and its mean.
+    rows = [line.split("|")[3:-1] for line in out.splitlines()[2:6]]
+    for (noise, jpeg), (*_, gain) in zip(cells, rows, strict=True):
+        expected = psnr["weights gaussian", noise, jpeg] - psnr["bicubic", noise, jpeg]
+        assert float(gain) == pytest.approx(expected, abs=0.006)
+
+
 @pytest.mark.parametrize(
     "script, flags, code, message",
     [
@@ -111,6 +142,16 @@ def test_evaluate_scores_a_given_checkpoint_on_a_given_folder(finished, tmp_path
             "evaluate.py",
             ["--workdir=/absent", "--sigmas=1,x"],
             *(2, "--sigmas=1,x: expected numbers in [0, 10] with commas, or 'random'"),
+        ),
+        (
+            "evaluate.py",
+            ["--workdir=/absent", "--sigmas="],
+            *(2, "--sigmas=: expected numbers in [0, 10] with commas, or 'random'"),
+        ),
+        (
+            "evaluate.py",
+            ["--config=configs/table1.py", "--degradation=photo"],
+            *(2, "--degradation=photo: not with --config"),
         ),
         (
             "evaluate.py",

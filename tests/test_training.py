@@ -287,3 +287,35 @@ def test_profile_steps_writes_a_trace(finished, tmp_path):
     train_and_evaluate(config, tmp_path / "run", profile_steps=2)
     (trace,) = (tmp_path / "run" / "profile").rglob("*.xplane.pb")
     assert trace.stat().st_size > 1000
+
+
+def test_photo_degradations_reach_steps_validation_and_evaluation(tmp_path, photo_folder):
+    photo = {
+        "degradation.sigma_range": (1.0, 2.0),
+        "degradation.anisotropic_share": 0.3,
+        "degradation.noise_share": 0.5,
+        "degradation.max_noise": 12.0,
+        "degradation.jpeg_share": 0.5,
+        "degradation.jpeg_quality": (30, 100),
+    }
+    rows, cells = {}, {}
+    for name, degradation in {"paper": {}, "photo": photo}.items():
+        changes = {
+            "total_steps": 1,
+            "validation.sigmas": (0.0, 2.0),
+            "validation.degradation": name,
+            **degradation,
+        }
+        config = tiny_config(photo_folder, **changes)
+        assert train_and_evaluate(config, tmp_path / name) is None
+        rows[name] = metrics_rows(tmp_path / name)
+        path = tmp_path / name / "evaluation/1/results.json"
+        means = json.loads(path.read_text())["means_by_sigma"]
+        cells[name] = {(mean["sigma"], mean["noise"], mean["jpeg"]) for mean in means}
+    for key in ("train/loss_db", "val/psnr_y_crop4"):
+        paper, photo = ([r[key] for r in rows[name] if key in r] for name in rows)
+        assert len(paper) == len(photo) == 1 and paper != photo
+    assert cells["paper"] == {(s, 0, None) for s in (1, 1.25, 1.5, 1.75, 2)}
+    assert cells["photo"] == {
+        (s, n, j) for s in (0, 2) for n in (0, 5) for j in (None, 75)
+    }

@@ -56,7 +56,7 @@ class EDSR(nn.Module):
         def conv(features: int, name: str, **settings: Any) -> Conv:
             return Conv(features, dtype=self.dtype, name=name, **settings)
 
-        # What a block adds starts at a tenth of He's scale, whatever the residual scale.
+        # A block's output starts at a tenth of He's scale for every residual scale.
         small = nn.initializers.variance_scaling(
             0.02 / self.residual_scale**2, "fan_in", "normal"
         )
