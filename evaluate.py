@@ -8,9 +8,9 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
+from eddsrn_jax.command_line import run_command
 from eddsrn_jax.errors import UsageError
-from eddsrn_jax.processes import connect_by_flags
-from eddsrn_jax.runtime import run_command
+from eddsrn_jax.process_flags import connect_by_flags
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Workdir of the run to score.")
 _WEIGHTS = flags.DEFINE_string(
@@ -148,12 +148,12 @@ def main() -> None:
     }
     # Here, so that --help and wrong flags answer at once.
     if _CONFIG.value:
-        from eddsrn_jax.comparison import compare
+        from eddsrn_jax.evaluation.table import compare
 
         compare(_CONFIG.value, figure=_FIGURE.value, **scoring)
         return
-    from eddsrn_jax.evaluation import evaluate_network
-    from eddsrn_jax.protocol import SPOILINGS
+    from eddsrn_jax.evaluation.inputs import SPOILINGS
+    from eddsrn_jax.evaluation.network import evaluate_network
 
     if _DEGRADATION.value == "photo":
         beside = [] if _WEIGHTS.value == "gaussian" else ["gaussian"]

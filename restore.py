@@ -9,8 +9,8 @@ from pathlib import Path
 
 from absl import flags
 
+from eddsrn_jax.command_line import run_command
 from eddsrn_jax.errors import UsageError
-from eddsrn_jax.runtime import run_command
 
 _OUTPUTS = flags.DEFINE_list("outputs", ["sr"], "sr, deblurred or both, with a comma.")
 _OUTPUT_DIR = flags.DEFINE_string(
@@ -92,9 +92,9 @@ def main(arguments: list[str]) -> int:
     if _OUTPUT.value and _OUTPUT_DIR.value:
         raise UsageError("--output and --output_dir: expected one of them")
     # Here, so that --help and wrong flags answer at once.
-    from eddsrn_jax.batch import restore_files
-    from eddsrn_jax.jobs import Limits, Placing
-    from eddsrn_jax.restoration import Restorer
+    from eddsrn_jax.restoration.batch import restore_files
+    from eddsrn_jax.restoration.jobs import Limits, Placing
+    from eddsrn_jax.restoration.restorer import Restorer
 
     jobs = restore_files(
         [Path(argument).expanduser() for argument in arguments],

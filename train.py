@@ -7,9 +7,9 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
+from eddsrn_jax.command_line import run_command
 from eddsrn_jax.errors import UsageError
-from eddsrn_jax.processes import connect_by_flags
-from eddsrn_jax.runtime import run_command
+from eddsrn_jax.process_flags import connect_by_flags
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Recipe, such as configs/eddsrn.py.", lock_config=True
@@ -31,7 +31,7 @@ _PROFILE = flags.DEFINE_integer(
 def main() -> int:
     """Trains as the flags say; returns 130 after Ctrl-C, else 0."""
     # Imported here, so that --help and wrong flags are answered immediately.
-    from eddsrn_jax.training import train_and_evaluate
+    from eddsrn_jax.training.loop import train_and_evaluate
 
     # Some config files take a size, as in configs/srresnet.py:lite.
     given = config_flags.get_config_filename(flags.FLAGS["config"])

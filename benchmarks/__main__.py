@@ -15,8 +15,8 @@ from typing import Any
 import jax
 from absl import flags
 
+from eddsrn_jax.command_line import run_command
 from eddsrn_jax.errors import UsageError
-from eddsrn_jax.runtime import run_command
 
 Row = dict[str, Any]
 

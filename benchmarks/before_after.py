@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
+from eddsrn_jax.command_line import run_command
 from eddsrn_jax.data.sources import open_split
+from eddsrn_jax.evaluation.baselines.bicubic import bicubic
+from eddsrn_jax.evaluation.inputs import degrade_photo
+from eddsrn_jax.evaluation.results import before_after
 from eddsrn_jax.images import read_image, write_image
-from eddsrn_jax.protocol import bicubic, degrade_photo
-from eddsrn_jax.restoration import Restorer
-from eddsrn_jax.results import before_after
-from eddsrn_jax.runtime import run_command
+from eddsrn_jax.restoration.restorer import Restorer
 
 _WEIGHTS = flags.DEFINE_string("weights", None, "The shipped ones by default.")
 _OUTPUT = flags.DEFINE_string("output", "docs/before_after.png", "File to write.")

@@ -1,4 +1,6 @@
-"""Fits the constants of `eddsrn_jax/blur.py`, and measures the current ones.
+"""Fits the constants of the blur estimate (eddsrn_jax.restoration.blur_estimate).
+
+It also measures the current ones.
 
     python -m benchmarks.blur_estimator [--train=DIR] [--valid=DIR --valid=DIR]
 
@@ -17,16 +19,16 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from eddsrn_jax.blur import (
+from eddsrn_jax.command_line import run_command
+from eddsrn_jax.evaluation.inputs import cut_to_scale, degrade_photo
+from eddsrn_jax.images import list_images, read_image
+from eddsrn_jax.models import SCALE
+from eddsrn_jax.restoration.blur_estimate import (
     estimate_sigma,
     log_ratios,
     outside_trained_range,
     quadratic_terms,
 )
-from eddsrn_jax.images import list_images, read_image
-from eddsrn_jax.models import SCALE
-from eddsrn_jax.protocol import cut_to_scale, degrade_photo
-from eddsrn_jax.runtime import run_command
 
 _TRAIN = flags.DEFINE_string("train", None, "Folder of photographs to fit on.")
 _VALID = flags.DEFINE_multi_string("valid", [], "Folders of photographs to measure on.")

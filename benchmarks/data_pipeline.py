@@ -13,11 +13,11 @@ from pathlib import Path
 
 from absl import flags
 
+from eddsrn_jax.command_line import run_command
 from eddsrn_jax.data.crops import CropSampler
 from eddsrn_jax.data.pack import open_pack
-from eddsrn_jax.data.pipeline import stream_batches
 from eddsrn_jax.data.sources import folder_source
-from eddsrn_jax.runtime import run_command
+from eddsrn_jax.data.streaming import stream_batches
 
 _PHOTOS = flags.DEFINE_string("photos", None, "Folder of photographs.", required=True)
 _PATCH_SIZE = flags.DEFINE_integer("patch_size", 256, "Side of a crop.")

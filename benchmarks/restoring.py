@@ -13,13 +13,13 @@ import torch
 
 from benchmarks.timing import interleave
 from benchmarks.twin import Twin, make_twin, torch_device
+from eddsrn_jax.checkpoints.weights import SHIPPED, read_network
 from eddsrn_jax.data.sources import folder_source, open_split
-from eddsrn_jax.evaluation import read_photos
+from eddsrn_jax.evaluation.inputs import cut_to_scale, degrade_photo
+from eddsrn_jax.evaluation.network import read_photos
 from eddsrn_jax.models import EDDSRN, SCALE, STRIDE, SRResNet
-from eddsrn_jax.protocol import cut_to_scale, degrade_photo
-from eddsrn_jax.restoration import Restorer
-from eddsrn_jax.tiling import cut
-from eddsrn_jax.weights import SHIPPED, read_network
+from eddsrn_jax.restoration.restorer import Restorer
+from eddsrn_jax.restoration.tiles import cut
 
 # Size of DIV2K's photos after shrinking by 4, in pixels.
 HEIGHT, WIDTH = 339, 510

@@ -19,10 +19,10 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from eddsrn_jax.complexity import convolutions
+from eddsrn_jax.checkpoints.weights import SHIPPED, read_network
+from eddsrn_jax.command_line import run_command
 from eddsrn_jax.models import EDDSRN, SCALE
-from eddsrn_jax.runtime import run_command
-from eddsrn_jax.weights import SHIPPED, read_network
+from eddsrn_jax.models.complexity import convolutions
 
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Crops of a training step.")
 _SIDE = flags.DEFINE_integer("side", 192, "Of a crop.")

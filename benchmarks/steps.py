@@ -7,11 +7,11 @@ import ml_collections
 import numpy as np
 
 from configs import eddsrn, eddsrn_half, eddsrn_lite
-from eddsrn_jax import parallel
-from eddsrn_jax.assembly import compile_step
+from eddsrn_jax.mesh import make_mesh, replicate, shard_batch
 from eddsrn_jax.models import init_params, make_network
-from eddsrn_jax.optimizer import make_optimizer
-from eddsrn_jax.steps import create_train_state
+from eddsrn_jax.training.optimizer import make_optimizer
+from eddsrn_jax.training.setup import compile_step
+from eddsrn_jax.training.state import create_train_state
 
 CONFIGS = {"lite": eddsrn_lite, "half-size": eddsrn_half, "paper-size": eddsrn}
 Batch = dict[str, np.ndarray]
@@ -32,13 +32,13 @@ def prepare_step(config: ml_collections.ConfigDict, batch: Batch) -> tuple[Any, 
     optimizer, _ = make_optimizer(
         **config.optimizer, steps_per_epoch=1000, total_steps=100_000
     )
-    mesh = parallel.make_mesh(jax.devices()[:1])
+    mesh = make_mesh(jax.devices()[:1])
     losses = ("loss", "loss_sr", "loss_db")
     params = init_params(model, jax.random.key(0))
     state = create_train_state(params, optimizer, losses=losses)
     step = compile_step(config, model, optimizer, mesh)
-    state = parallel.replicate(state, mesh)
-    return step, state, (parallel.split_batch(batch, mesh),)
+    state = replicate(state, mesh)
+    return step, state, (shard_batch(batch, mesh),)
 
 
 def step_memory(config: ml_collections.ConfigDict, batch: Batch) -> float:

@@ -27,8 +27,9 @@ from absl import flags
 from ml_collections import config_flags
 from PIL import Image
 
+from eddsrn_jax.command_line import run_command
 from eddsrn_jax.errors import UsageError
-from eddsrn_jax.runtime import make_folder, run_command
+from eddsrn_jax.files import make_folder
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Recipe, such as configs/eddsrn_half.py:large."
@@ -87,12 +88,18 @@ def train(photos: Path, out: Path) -> None:
     start = time.monotonic()
     deadline = start + 60 * _MINUTES.value
     # Imported here, so that --help answers at once.
-    from eddsrn_jax import parallel
-    from eddsrn_jax.assembly import compile_step, load_params, open_batches, open_data
-    from eddsrn_jax.complexity import count_parameters
-    from eddsrn_jax.losses import loss_names
+    from eddsrn_jax.mesh import make_mesh, process_rows, replicate
     from eddsrn_jax.models import abstract_outputs, init_params, make_network
-    from eddsrn_jax.steps import create_train_state, mean_metrics
+    from eddsrn_jax.models.complexity import count_parameters
+    from eddsrn_jax.training.losses import loss_names
+    from eddsrn_jax.training.setup import (
+        compile_step,
+        load_params,
+        open_batches,
+        open_data,
+    )
+    from eddsrn_jax.training.state import create_train_state
+    from eddsrn_jax.training.step import mean_metrics
 
     config = _CONFIG.value
     config.data.source = f"folder:{photos}"
@@ -115,13 +122,13 @@ def train(photos: Path, out: Path) -> None:
     )
     clip = optax.clip_by_global_norm(config.optimizer.clip_norm or math.inf)
     optimizer = optax.chain(clip, adam)
-    mesh = parallel.make_mesh()
+    mesh = make_mesh()
     state = create_train_state(
         params, optimizer, losses=loss_names(abstract_outputs(model)), averaged=True
     )
-    state = parallel.replicate(state, mesh)
+    state = replicate(state, mesh)
     step_fn = compile_step(config, model, optimizer, mesh)
-    rows = parallel.process_rows(config.batch_size, mesh)
+    rows = process_rows(config.batch_size, mesh)
     batches = open_batches(config, sampler, range(2**31), mesh, rows)
 
     state, _ = step_fn(state, (next(batches),))
@@ -138,7 +145,7 @@ def train(photos: Path, out: Path) -> None:
     while (now := time.monotonic()) < finish or int(state.step) < 2:
         share = min((now - begun) / max(finish - begun, 1e-9), 1.0)
         rate = config.optimizer.learning_rate * learning_rate_at(share)
-        state = with_learning_rate(state, parallel.replicate(np.float32(rate), mesh))
+        state = with_learning_rate(state, replicate(np.float32(rate), mesh))
         state, metrics = step_fn(state, (next(batches),))
         in_flight.append(metrics["loss"])
         if len(in_flight) > _STEPS_IN_FLIGHT:
@@ -185,7 +192,7 @@ def with_learning_rate(state: Any, rate: jax.Array) -> Any:
 
 def write_pieces(out: Path, model: Any, state: Any, config: Any) -> None:
     """Writes the averaged weights in float16 and in pieces; replaces earlier pieces."""
-    from eddsrn_jax.weights import Network, write_network
+    from eddsrn_jax.checkpoints.weights import Network, write_network
 
     path = out / "weights.safetensors"
     network = Network(

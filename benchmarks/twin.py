@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from eddsrn_jax.models import EDDSRN, SCALE, STRIDE, HalfSizeEDDSRN, SRResNet
 from eddsrn_jax.models.front_end import find_bank
-from eddsrn_jax.resize import downscale_matrix
+from eddsrn_jax.ops.resize import downscale_matrix
 
 Tensors = dict[str, torch.Tensor]
 
@@ -235,7 +235,7 @@ def _torch_layout(name: str, value: np.ndarray) -> np.ndarray:
 
 
 def bicubic_upscale(x: torch.Tensor) -> torch.Tensor:
-    """Enlarges images by 4, as eddsrn_jax.resize.bicubic_upscale does.
+    """Enlarges images by 4, as eddsrn_jax.ops.resize.bicubic_upscale does.
 
     PyTorch's bicubic filter has the same kernel only with antialiasing. It treats edges
     differently, so the images are first extended by mirroring.
@@ -248,7 +248,7 @@ def bicubic_upscale(x: torch.Tensor) -> torch.Tensor:
     return x[:, :, edge:-edge, edge:-edge]
 
 
-# Losses of a difference of images [N, 3, H, W], by their names in eddsrn_jax.losses.
+# Losses of a difference of images [N, 3, H, W], by their names in JAX.
 _LOSSES: dict[str, Callable[[torch.Tensor, float], torch.Tensor]] = {
     "mse": lambda x, _: x.square().mean(),
     "charbonnier": lambda x, eps: torch.sqrt(x.square() + eps**2).mean(),
@@ -257,7 +257,7 @@ _LOSSES: dict[str, Callable[[torch.Tensor, float], torch.Tensor]] = {
 
 
 class TrainerTwin:
-    """Trains a twin with the steps of eddsrn_jax.steps: degradation, gradient, Adam."""
+    """Trains a twin as the JAX training step does: degradation, gradient, Adam."""
 
     def __init__(self, twin: Twin, config: ml_collections.ConfigDict, *, dtype: str):
         self._twin, self._config = twin, config
@@ -290,7 +290,7 @@ class TrainerTwin:
     def loss(
         self, hr: torch.Tensor, sharp: torch.Tensor, blurred: torch.Tensor
     ) -> torch.Tensor:
-        """Returns the joint loss, see eddsrn_jax.losses.joint_loss.
+        """Returns the joint loss, see eddsrn_jax.training.losses.joint_loss.
 
         Args:
             hr: targets of the x4 image, [N, 3, H, W].
@@ -313,7 +313,7 @@ def _turned(x: torch.Tensor, transpose: int, rows: int, columns: int) -> torch.T
 def degrade(
     hr: torch.Tensor, sigma: torch.Tensor, *, max_sigma: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Shrinks and blurs a batch, as eddsrn_jax.degradation.degrade does an image.
+    """Shrinks and blurs a batch, as eddsrn_jax.ops.degradation.degrade does an image.
 
     Args:
         hr: float [N, H, H, 3] in [0, 1].

@@ -119,7 +119,7 @@ def get_config() -> ml_collections.ConfigDict:
     # Constant of the Charbonnier loss, sqrt(difference^2 + eps^2), for images in [0, 1].
     config.loss.eps = 1e-3
 
-    # Training against a discriminator, see eddsrn_jax.adversarial.
+    # Training against a discriminator, see eddsrn_jax.training.adversarial.
     config.adversarial = ml_collections.ConfigDict()
     # Weight of the adversarial loss, which is added to the total. 0: no discriminator.
     config.adversarial.weight = 0.0

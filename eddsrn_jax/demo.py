@@ -14,8 +14,8 @@ from typing import Any
 from absl import flags
 from PIL import Image
 
+from eddsrn_jax.command_line import run_command
 from eddsrn_jax.errors import InputError
-from eddsrn_jax.runtime import run_command
 
 _PORT = flags.DEFINE_integer(
     "port", None, "Of 127.0.0.1; the first free one from 7860 on by default."
@@ -50,8 +50,8 @@ def restore_upload(
     Raises:
         InputError: the file cannot be restored. The message names it without its folder.
     """
-    from eddsrn_jax.batch import restore_files
-    from eddsrn_jax.jobs import Limits, Placing
+    from eddsrn_jax.restoration.batch import restore_files
+    from eddsrn_jax.restoration.jobs import Limits, Placing
 
     (job,) = restore_files(
         [path],
@@ -82,8 +82,8 @@ def before(path: Path, like: Path) -> Image.Image:
 def write_examples(folder: Path) -> list[str]:
     """Writes small blurry versions of the two bundled photos kept for validation."""
     from eddsrn_jax.data.sources import open_split
+    from eddsrn_jax.evaluation.inputs import cut_to_scale, degrade_photo
     from eddsrn_jax.images import read_image, write_image
-    from eddsrn_jax.protocol import cut_to_scale, degrade_photo
 
     paths = []
     for file in open_split("bundled").validation.files():
@@ -168,7 +168,7 @@ def _slider(gr: Any, label: str, name: str) -> Any:
 
 def main() -> None:
     """Serves the page until it is stopped."""
-    from eddsrn_jax.restoration import Restorer
+    from eddsrn_jax.restoration.restorer import Restorer
 
     restorer = Restorer.from_pretrained(weights=_WEIGHTS.value, workdir=_WORKDIR.value)
     # Python does not exit cleanly while a Gradio thread runs JAX. This executor's thread

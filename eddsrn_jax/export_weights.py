@@ -8,7 +8,8 @@ from pathlib import Path
 
 from absl import flags
 
-from eddsrn_jax.runtime import make_folder, run_command
+from eddsrn_jax.command_line import run_command
+from eddsrn_jax.files import make_folder
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run of train.py.", required=True)
 _STEP = flags.DEFINE_integer("step", None, "Checkpoint; the best one by default.")
@@ -25,9 +26,9 @@ _DTYPE = flags.DEFINE_enum(
 
 def main() -> None:
     """Exports the network that the flags name."""
-    from eddsrn_jax.checkpoint import read_run
-    from eddsrn_jax.complexity import count_parameters
-    from eddsrn_jax.weights import write_network
+    from eddsrn_jax.checkpoints.manager import read_run
+    from eddsrn_jax.checkpoints.weights import write_network
+    from eddsrn_jax.models.complexity import count_parameters
 
     path = Path(_OUT.value).expanduser()
     network = read_run(Path(_WORKDIR.value).expanduser(), _STEP.value)

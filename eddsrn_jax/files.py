@@ -103,3 +103,27 @@ def _lock(file: TextIO, folder: Path, wait: bool) -> bool:
         _log.warning("%s cannot be locked: %s", folder, error)
         return False
     return True
+
+
+def cache_root() -> Path:
+    """Returns the user's cache folder for this project."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "eddsrn_jax"
+
+
+def make_folder(folder: Path, name: str) -> None:
+    """Makes a folder if it is absent.
+
+    Args:
+        folder: path of the folder.
+        name: flag or config value that names the folder, for the error message.
+
+    Raises:
+        InputError: the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{name}={folder}: cannot be made a folder ({error.strerror})"
+        ) from error

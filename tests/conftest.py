@@ -19,10 +19,10 @@ import pytest
 from PIL import Image
 from tiny import tiny_config
 
+from eddsrn_jax.compiler import enable_compilation_cache
 from eddsrn_jax.data.sources import open_split
 from eddsrn_jax.images import read_image
-from eddsrn_jax.runtime import enable_compilation_cache
-from eddsrn_jax.training import train_and_evaluate
+from eddsrn_jax.training.loop import train_and_evaluate
 
 # Some tests send Ctrl-C to processes. A shell makes its background commands ignore it,
 # and their child processes inherit that, so the default is restored here.

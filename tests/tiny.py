@@ -6,10 +6,10 @@ import jax
 import optax
 
 from configs import eddsrn
-from eddsrn_jax.checkpoint import Checkpoints
-from eddsrn_jax.config import flatten
+from eddsrn_jax.checkpoints.manager import Checkpoints
+from eddsrn_jax.config_values import flatten
 from eddsrn_jax.models import EDDSRN, init_params
-from eddsrn_jax.steps import create_train_state
+from eddsrn_jax.training.state import create_train_state
 
 SMALL = {
     "features": (8, 8, 16, 16),

@@ -1,1 +1,1 @@
-"""From photos to uint8 crops: sources, packs, the crop plan, the pipelines."""
+"""From photos to uint8 crops: sources, the pack, the crop plan, the pipelines."""

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from eddsrn_jax import parallel
 from eddsrn_jax.data.crops import CropSampler
 from eddsrn_jax.errors import InputError
+from eddsrn_jax.mesh import DATA_AXIS, device_memory, replicate, shard_batch
 
 # A byte's address is a block and an offset in it, because one int32 ends at 2 GB.
 _BLOCK = 256
@@ -35,14 +35,14 @@ def resident_batches(
 
     Returns:
         An iterator over the batches, the same as `CropSampler.batch` would give after
-        `split_batch`.
+        `shard_batch`.
 
     Raises:
         InputError: the photos do not fit in a device's memory.
     """
     sizes = [3 * height * width for height, width in sampler.sizes]
     count = -(-sum(sizes) // _BLOCK) + _blocks_touched(sampler.patch_size)
-    memory = parallel.device_memory(mesh.local_devices[0])
+    memory = device_memory(mesh.local_devices[0])
     if count * _BLOCK > _MEMORY_SHARE * memory:
         raise InputError(
             f"config.data.pipeline='resident': {count * _BLOCK / 1e9:.2f} GB of"
@@ -53,13 +53,13 @@ def resident_batches(
     starts = np.cumsum([0, *sizes])
     for image, start in zip(sampler.images, starts, strict=False):
         data[start : start + image.size] = image.reshape(-1)
-    blocks = parallel.replicate(data.reshape(count, _BLOCK), mesh)
+    blocks = replicate(data.reshape(count, _BLOCK), mesh)
     cut = jax.jit(
         jax.shard_map(
             functools.partial(_cut, side=sampler.patch_size),
             mesh=mesh,
-            in_specs=(PartitionSpec(), PartitionSpec(parallel.DATA_AXIS)),
-            out_specs=PartitionSpec(parallel.DATA_AXIS),
+            in_specs=(PartitionSpec(), PartitionSpec(DATA_AXIS)),
+            out_specs=PartitionSpec(DATA_AXIS),
             check_vma=False,
         )
     )
@@ -72,7 +72,7 @@ def resident_batches(
             block, offset = np.divmod(first, _BLOCK)
             places = {"block": block, "offset": offset, "stride": 3 * width}
             places = {name: x.astype(np.int32) for name, x in places.items()}
-            yield cut(blocks, parallel.split_batch({**places, "key": plan.key}, mesh))
+            yield cut(blocks, shard_batch({**places, "key": plan.key}, mesh))
 
     return batches()
 

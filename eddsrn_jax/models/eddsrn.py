@@ -20,7 +20,7 @@ from eddsrn_jax.models.layers import (
     max_pool_2x2,
     pad_to_multiple,
 )
-from eddsrn_jax.resize import bicubic_upscale
+from eddsrn_jax.ops.resize import bicubic_upscale
 
 SCALE = 4
 # The trunk pools three times, so its input must be a multiple of this.

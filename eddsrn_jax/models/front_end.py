@@ -29,7 +29,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from eddsrn_jax.errors import InputError
-from eddsrn_jax.resize import PRECISION
+from eddsrn_jax.ops.resize import PRECISION
 
 # Side of the periodic plane on which covariances of pixels are computed.
 _PLANE = 256

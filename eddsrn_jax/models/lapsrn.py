@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 
 from eddsrn_jax.models.front_end import front_end_reach, network_input
 from eddsrn_jax.models.layers import RESIDUAL_NORMAL, Conv, TransposedConv
-from eddsrn_jax.models.luminance import luminance, with_chroma
+from eddsrn_jax.ops.color import luminance, with_chroma
 
 
 def bilinear(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = "float32"):

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from eddsrn_jax.mesh import DATA_AXIS
 from eddsrn_jax.models.convolution import convolve
-from eddsrn_jax.parallel import DATA_AXIS
-from eddsrn_jax.resize import bicubic_upscale, mirrored
+from eddsrn_jax.ops.resize import bicubic_upscale, mirrored
 
 # He et al., ICCV 2015: keeps the variance of activations through layers with ReLU.
 HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_in", "normal")

@@ -10,8 +10,8 @@ from jax.typing import DTypeLike
 
 from eddsrn_jax.models.front_end import front_end_reach, network_input
 from eddsrn_jax.models.layers import RESIDUAL_NORMAL, Conv
-from eddsrn_jax.models.luminance import luminance, with_chroma
-from eddsrn_jax.resize import bicubic_upscale
+from eddsrn_jax.ops.color import luminance, with_chroma
+from eddsrn_jax.ops.resize import bicubic_upscale
 
 
 class VDSR(nn.Module):

@@ -1,0 +1,371 @@
+"""Checkpoints of a run: saved in the background, verified when read.
+
+A checkpoint has the items "params" (all that evaluation needs), "train" (the rest of
+the training state), "config" and "checksums".
+"""
+
+import contextlib
+import gc
+import logging
+import math
+import os
+import shutil
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any, Protocol, Self, TypeVar
+
+import jax
+import ml_collections
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from eddsrn_jax.checkpoints.checksums import (
+    DamagedError,
+    checksum,
+    json_checksum,
+    system_error,
+)
+from eddsrn_jax.checkpoints.saved_checkpoint import SavedStep
+from eddsrn_jax.checkpoints.weights import Network, with_params
+from eddsrn_jax.distributed import gather, lost_a_process
+from eddsrn_jax.errors import InputError
+
+_log = logging.getLogger(__name__)
+
+# Metrics that rank checkpoints, highest first; only the first one present counts.
+BEST_METRICS = ("val/psnr_y_crop4", "val/deblurred_psnr_y_crop4")
+# Allowance for what a checkpoint stores beside its arrays: names, shapes, indices.
+_BYTES_OF_NAMES = 1_000_000
+
+
+def _score(metrics: dict[str, float]) -> float:
+    """Returns the score that is highest in the best checkpoint."""
+    return next((metrics[name] for name in BEST_METRICS if name in metrics), -math.inf)
+
+
+class State(Protocol):
+    """What a state must offer so that it can be saved and restored."""
+
+    step: Any
+
+    def split(self) -> tuple[Any, dict[str, Any]]:
+        """Returns the parameters that evaluation uses, and the other arrays by name."""
+
+    def join(self, params: Any, rest: dict[str, Any]) -> Self:
+        """Returns a state of this kind that `split` would split so."""
+
+
+_State = TypeVar("_State", bound=State)
+
+
+class Checkpoints:
+    """Checkpoints of a run's workdir; the two latest and the best one are kept."""
+
+    def __init__(self, workdir: Path, *, read_only: bool = False):
+        """Opens the checkpoints of a workdir.
+
+        Args:
+            workdir: workdir of the run.
+            read_only: True changes nothing on disk, as a run may be writing there.
+
+        Raises:
+            InputError: none of the checkpoints is whole, or `read_only` is set and there
+                is no checkpoint.
+        """
+        self._folder = workdir.expanduser().resolve() / "checkpoints"
+        if read_only and not self._folder.is_dir():
+            raise InputError(f"{workdir}: no checkpoints in it (not a run's workdir?)")
+
+        best = preservation_policy.BestN(
+            get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False
+        )
+        # Two, so that a damaged checkpoint costs only the steps since the one before it.
+        policy = preservation_policy.AnyPreservationPolicy(
+            [preservation_policy.LatestN(2), best]
+        )
+        arrays, values = ocp.StandardCheckpointHandler, ocp.JsonCheckpointHandler
+        options = ocp.CheckpointManagerOptions(
+            # With the policy alone orbax would keep the best one but write no metrics.
+            best_fn=_score,
+            preservation_policy=None if read_only else policy,
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
+            # Otherwise orbax reads all metrics here, and fails if one file is damaged.
+            lightweight_initialize=read_only,
+        )
+        handlers = {
+            **{"params": arrays(), "train": arrays()},
+            **{"config": values(), "checksums": values()},
+        }
+        if not read_only:
+            # A folder that cannot be made fails here, not at the first save.
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._set_aside_damaged_metrics()
+        self._manager = ocp.CheckpointManager(
+            self._folder, options=options, item_handlers=handlers
+        )
+        if read_only and not self._manager.all_steps():
+            raise InputError(f"{self._folder}: no finished checkpoint in it")
+
+    def save(
+        self,
+        state: State,
+        config: ml_collections.ConfigDict,
+        *,
+        metrics: dict[str, float] | None,
+    ) -> None:
+        """Starts saving in the background.
+
+        Returns once the checksums are computed and the state is copied.
+
+        Args:
+            state: state to save; it may be donated right after.
+            config: config of the run.
+            metrics: validation metrics of this state; None if it was not validated.
+
+        Raises:
+            OSError: the disk has no room, or the previous save failed.
+        """
+        params, train = state.split()
+        self._check_room(params, train)
+        sums = {
+            **{"params": checksum(params), "train": checksum(train)},
+            **{"config": json_checksum(config.to_dict())},
+            **{"metrics": json_checksum(metrics)},
+        }
+        with self._writing():
+            self._manager.save(
+                int(state.step),
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardSave(params),
+                    train=ocp.args.StandardSave(train),
+                    config=ocp.args.JsonSave(config.to_dict()),
+                    checksums=ocp.args.JsonSave(sums),
+                ),
+                metrics=metrics,
+                force=True,
+            )
+
+    def _check_room(self, *trees: Any) -> None:
+        """Raises OSError if the checkpoint does not fit on the disk."""
+        needed = sum(x.nbytes for x in jax.tree.leaves(trees)) + _BYTES_OF_NAMES
+        free = shutil.disk_usage(self._folder).free
+        if needed > free:
+            raise OSError(
+                f"{self._folder}: a checkpoint takes {needed / 1e6:,.1f} MB, free are"
+                f" {free / 1e6:,.1f} MB; those before it are whole"
+            )
+
+    def wait(self) -> None:
+        """Blocks until every started save is on disk.
+
+        Raises:
+            OSError: a checkpoint cannot be written.
+        """
+        with self._writing():
+            self._manager.wait_until_finished()
+
+    def check(self) -> None:
+        """Raises the error of a save that has ended, as `wait` does; does not block."""
+        if not self._manager.is_saving_in_progress():
+            self.wait()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turns system errors within the block into one-line OSErrors."""
+        try:
+            yield
+            return
+        except (OSError, ValueError) as error:
+            if (number := system_error(error)) is None:
+                raise
+        # Outside the `except` block nothing refers to the error any more, so this frees
+        # the writes that orbax gave up. Each would complain at the end of the process.
+        gc.collect()
+        raise OSError(
+            f"{self._folder}: a checkpoint cannot be written ({os.strerror(number)});"
+            " those before it are whole"
+        )
+
+    def restore_latest(
+        self, like: _State
+    ) -> tuple[_State, ml_collections.ConfigDict] | None:
+        """Restores the newest whole checkpoint, on the devices of `like`.
+
+        Newer damaged checkpoints are named in warnings and moved aside, never deleted.
+
+        Args:
+            like: state with the expected shapes and the wanted shardings.
+
+        Returns:
+            The state and its config; None if there is no checkpoint.
+
+        Raises:
+            InputError: there are only damaged checkpoints, or the newest whole one is of
+                another architecture or kind of run.
+        """
+        params, train = like.split()
+        damaged = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            reason = None
+            try:
+                restored = self._saved(step).restore(params=params, train=train)
+            except DamagedError as error:
+                reason = str(error)
+            # All processes must agree: if one cannot read this checkpoint, all skip it.
+            if reasons := [*filter(None, gather(reason))]:
+                _log.warning("%s", reasons[0])
+                damaged.append(step)
+                continue
+            if damaged:
+                self._move_aside(damaged)
+                self._manager.reload()
+            state = like.join(restored["params"], restored["train"])
+            return state, restored["config"]
+        if damaged:
+            raise self._none_whole(damaged)
+        if aside := sorted(self._folder.parent.glob("damaged-checkpoint-*")):
+            raise InputError(
+                f"{self._folder}: no checkpoint in it, only damaged ones beside it"
+                f" ({aside[0].name}); move them away to start over"
+            )
+        return None
+
+    def _none_whole(self, damaged: Collection[int]) -> InputError:
+        return InputError(
+            f"{self._folder}: none of its {len(damaged)} checkpoints can be restored;"
+            " move the folder away to start over"
+        )
+
+    def restore_params(
+        self, step: int | None = None, *, like: Any | None = None
+    ) -> tuple[int, ml_collections.ConfigDict, Any]:
+        """Restores and verifies only the parameters of a checkpoint.
+
+        Args:
+            step: step of the checkpoint. None takes the best by validation. If there is
+                none, or it is damaged, None takes the newest whole one.
+            like: tree of the expected shapes; None takes those of the config's network.
+
+        Returns:
+            The checkpoint's step, config and parameters.
+
+        Raises:
+            InputError: the checkpoint does not exist, is damaged, or is of another
+                architecture.
+        """
+        restored = self._restore_best(step, like)
+        return restored["network"].step, restored["config"], restored["params"]
+
+    def restore_network(
+        self, step: int | None = None
+    ) -> tuple[Network, ml_collections.ConfigDict]:
+        """Restores the network of a checkpoint, and the config of its run.
+
+        Args:
+            step: see `restore_params`.
+
+        Raises:
+            InputError: the checkpoint does not exist, is damaged, or has a config that
+                describes no network.
+        """
+        restored = self._restore_best(step)
+        origin = f"{self._folder}/{restored['network'].step}"
+        network = with_params(restored["network"], restored["params"], origin=origin)
+        return network, restored["config"]
+
+    def _restore_best(self, step: int | None, like: Any | None = None) -> dict[str, Any]:
+        """Restores the checkpoint that `restore_params` describes."""
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        if step is not None and step not in steps:
+            raise InputError(f"{self._folder}: no step {step}, only {steps[::-1]}")
+        wanted = [step]
+        if step is None:
+            best = self._best_step()
+            wanted = sorted(steps, key=lambda s: s != best)
+        for candidate in wanted:
+            try:
+                return self._saved(candidate).restore(params=like)
+            except DamagedError as error:
+                if candidate == wanted[-1]:
+                    raise InputError(str(error)) from error
+                _log.warning("%s; another one is taken", error)
+
+    def _saved(self, step: int) -> SavedStep:
+        return SavedStep(self._folder / str(step), self._manager)
+
+    def _best_step(self) -> int | None:
+        """Returns the best step by validation, of those whose metrics are undamaged."""
+        scores = {}
+        for step in self._manager.all_steps():
+            try:
+                metrics = self._saved(step).metrics()
+            except DamagedError as error:
+                _log.warning("%s; whether it is the best is not known", error)
+                continue
+            if metrics:
+                scores[step] = _score(metrics), step
+        return max(scores, key=scores.get, default=None)
+
+    def _set_aside_damaged_metrics(self) -> None:
+        """Moves checkpoints with damaged metrics aside.
+
+        With them orbax would open no checkpoint, or keep a wrong one as the best.
+        """
+        reasons = {}
+        steps = {path.name for path in self._folder.glob("*") if path.name.isdecimal()}
+        for step in steps:
+            try:
+                SavedStep(self._folder / step).metrics()
+            except DamagedError as error:
+                reasons[step] = str(error)
+        # All processes must agree: damage that one of them finds counts for all.
+        reasons = {k: v for found in gather(reasons) for k, v in found.items()}
+        for reason in reasons.values():
+            _log.warning("%s", reason)
+        if steps and len(reasons) == len(steps):
+            raise self._none_whole(steps)
+        if reasons:
+            self._move_aside(reasons)
+
+    def _move_aside(self, steps: Collection[int | str]) -> None:
+        """Renames damaged checkpoints, as their steps will be saved again."""
+        for step in steps if jax.process_index() == 0 else ():
+            target = self._folder.parent / f"damaged-checkpoint-{step}"
+            number = 1
+            while target.exists():
+                number += 1
+                target = target.with_name(f"damaged-checkpoint-{step}-{number}")
+            (self._folder / str(step)).rename(target)
+        # A barrier: no process lists the checkpoints again before they are renamed.
+        gather(None)
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, *__: object) -> None:
+        # Closing the manager would wait for processes that may have ended.
+        if error and lost_a_process(error):
+            return
+        try:
+            with self._writing():
+                self._manager.close()
+        except OSError as second:
+            if error is None:
+                raise
+            # The first error ends the run; this one is only reported.
+            _log.warning("%s", second)
+
+
+def read_run(workdir: Path, step: int | None = None) -> Network:
+    """Reads the network of a run's checkpoint.
+
+    Args:
+        workdir: workdir of the run.
+        step: see `Checkpoints.restore_params`.
+
+    Raises:
+        InputError: see `Checkpoints.restore_network`.
+    """
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        return checkpoints.restore_network(step)[0]

@@ -1,0 +1,121 @@
+"""One checkpoint on disk: its items are verified and checked before they are used."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import orbax.checkpoint as ocp
+
+from eddsrn_jax import config_values
+from eddsrn_jax.checkpoints.checksums import (
+    DamagedError,
+    checksum,
+    json_checksum,
+    reading,
+    verify,
+)
+from eddsrn_jax.checkpoints.weights import Network, check_matches, describe_network
+from eddsrn_jax.errors import InputError
+
+
+class SavedStep:
+    """A checkpoint on disk, whose files may be damaged or untrusted."""
+
+    def __init__(self, folder: Path, manager: ocp.CheckpointManager | None = None):
+        """Keeps the arguments; reads no file yet.
+
+        Args:
+            folder: folder of the checkpoint, named after its step.
+            manager: manager that reads the arrays; without it only metrics can be read.
+        """
+        self._folder, self._step, self._manager = folder, int(folder.name), manager
+
+    def restore(self, **like: Any) -> dict[str, Any]:
+        """Restores and verifies the checkpoint's items.
+
+        Args:
+            like: trees of the expected shapes and wanted shardings: "params", and "train"
+                if it is to be restored. None as "params" takes the shapes of the
+                config's network.
+
+        Returns:
+            The arrays of each item in `like`, "config", and "network", which has shapes
+            for parameters.
+
+        Raises:
+            InputError: the checkpoint is of another architecture or kind of run.
+            DamagedError: the files do not hold what was saved.
+            OSError: the system cannot read the files now.
+        """
+        with reading(self._folder):
+            sums = self._json("checksums")
+            config = self._json("config")
+            verify("config", json_checksum(config), sums)
+            config = config_values.from_json(config)
+            # Checked before any array is read: untrusted arrays may be of any size.
+            network = self._describe(config)
+            if like["params"] is None:
+                like["params"] = network.params
+            check_matches(self._shapes("params"), like["params"], str(self._folder))
+            if "train" in like:
+                self._check_state(like["train"])
+            args = {name: ocp.args.StandardRestore(like[name]) for name in like}
+            composite = ocp.args.Composite(**args)
+            restored = dict(self._manager.restore(self._step, args=composite))
+            for name in like:
+                verify(name, checksum(restored[name]), sums)
+        self.metrics()
+        return {**restored, "config": config, "network": network}
+
+    def metrics(self) -> dict[str, float] | None:
+        """Returns the verified validation metrics; None if there was no validation.
+
+        Raises:
+            DamagedError, OSError: see `restore`.
+        """
+        path = self._folder / "metrics" / "metrics"
+        with reading(self._folder):
+            metrics = json.loads(path.read_text()) if path.exists() else None
+            verify("metrics", json_checksum(metrics), self._json("checksums"))
+        return metrics
+
+    def _json(self, item: str) -> Any:
+        return json.loads((self._folder / item / "metadata").read_text())
+
+    def _shapes(self, item: str) -> Any:
+        """Returns the names, shapes and dtypes of an item's arrays."""
+        return self._manager.item_metadata(self._step)[item].tree
+
+    def _describe(self, config: ml_collections.ConfigDict) -> Network:
+        """Returns the config's network, which must fit the saved parameters."""
+        values, saved = config_values.flatten(config), self._shapes("params")
+        description = {
+            **{name: values.get(name) for name in ("network", "name")},
+            "model": config.to_dict().get("model"),
+            "step": self._step,
+            "sigma_range": values.get("degradation.sigma_range"),
+        }
+        origin, count = str(self._folder), len(jax.tree.leaves(saved))
+        network = describe_network(description, num_arrays=count, origin=origin)
+        try:
+            check_matches(saved, network.params, origin)
+        except InputError as error:
+            raise DamagedError(f"{origin} cannot be restored: {error}") from error
+        return network
+
+    def _check_state(self, like: Any) -> None:
+        """Raises InputError if a run of another kind saved the state."""
+        names = self._shapes("train").keys()
+        if (saved := "params" in names) != ("params" in like):
+            raise InputError(
+                f"{self._folder} was saved with {'an' if saved else 'no'} average of the"
+                " weights: config.ema_decay cannot be switched on or off within a run"
+                " (config.init_from starts another one from its weights)"
+            )
+        if names != like.keys():
+            raise InputError(
+                f"{self._folder} is of another version or config (adversarial or not) and"
+                " cannot be resumed; config.init_from starts another run from its weights"
+            )

@@ -1,1 +1,0 @@
-"""Classical methods, which need no training."""

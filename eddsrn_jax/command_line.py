@@ -1,0 +1,156 @@
+"""What all commands share: flags, messages, one-line errors, exit codes."""
+
+import logging
+import math
+import os
+import re
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from absl import app, flags
+from absl import logging as absl_logging
+from tqdm import tqdm
+
+from eddsrn_jax.compiler import enable_compilation_cache, set_xla_flags
+from eddsrn_jax.distributed import lost_a_process
+from eddsrn_jax.errors import InputError, UsageError
+
+_log = logging.getLogger(__name__)
+
+
+class _AroundProgressBars(logging.Handler):
+    """A logging handler that writes to stderr without breaking a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+def _show_messages() -> None:
+    """Shows the log messages of this package, but not those of its libraries."""
+    # Orbax logs long messages, from its threads, about errors that it raises later.
+    absl_logging.set_verbosity(absl_logging.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    sys.unraisablehook = _show_unraisable
+    # These warnings are about broken EXIF data and do not name the file. Restoring
+    # collects them and names it.
+    warnings.filterwarnings(
+        "ignore", category=UserWarning, module=r"PIL\.|eddsrn_jax\.images"
+    )
+    handler = _AroundProgressBars()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logger = logging.getLogger("eddsrn_jax")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+def _show_unraisable(unraisable: Any) -> None:
+    """Shows an unraisable exception, unless it comes from orbax's abandoned I/O.
+
+    When one of many reads or writes fails, orbax does not wait for the others. Nothing is
+    left to receive the errors that tensorstore reports for them.
+    """
+    code = getattr(unraisable.object, "cr_code", None)
+    of_orbax = code and f"{os.sep}orbax{os.sep}" in code.co_filename
+    if not of_orbax and str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
+
+
+def run_command(
+    main: Callable[..., int | None], *, takes_arguments: bool = False
+) -> None:
+    """Runs a command's main function: logging, cache, one-line errors, exit code.
+
+    An error that the user can fix ends the command with one line on stderr. The exit code
+    is then 1, or 2 if the flags or arguments are wrong. Any other error is a defect, and
+    its traceback is shown.
+
+    Args:
+        main: main function; returns the exit code, or None for 0.
+        takes_arguments: whether to call `main` with the list of arguments after the
+            flags; if False, such arguments are an error.
+    """
+
+    def guarded(argv: list[str]) -> int | None:
+        _show_messages()
+        set_xla_flags()
+        enable_compilation_cache()
+        # SIGTERM unwinds the stack, as Ctrl-C does, so that no temporary file is left.
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+        try:
+            if takes_arguments:
+                return main(argv[1:])
+            if len(argv) > 1:
+                raise UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+            return main()
+        except (InputError, OSError, FloatingPointError) as error:
+            _show_error(error)
+            return _leave(2 if isinstance(error, UsageError) else 1)
+        except (jax.errors.JaxRuntimeError, ValueError) as error:
+            if not lost_a_process(error):
+                raise
+            first, *_ = str(error).splitlines()
+            _show_error(f"another process of this run has ended, or is not seen: {first}")
+            return _leave(1)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return _leave(128 + signal.SIGINT)
+        except SystemExit as error:
+            return _leave(error.code)
+
+    app.run(guarded, flags_parser=_parse_flags)
+
+
+def _leave(code: int) -> int:
+    """Returns the exit code; in a multi-process run, exits immediately instead.
+
+    A normal exit would wait for the other processes.
+    """
+    if jax.distributed.is_initialized():
+        sys.stdout.flush()
+        os._exit(code)
+    return code
+
+
+def _show_error(error: object) -> None:
+    print(f"error: {error}", file=sys.stderr)
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    """Parses flags with absl; shows errors of absl and ml_collections in one line."""
+    try:
+        arguments = flags.FLAGS(argv)
+        for name, value in flags.FLAGS.flag_values_dict().items():
+            # The bounds of a flag do not exclude NaN.
+            if isinstance(value, float) and math.isnan(value):
+                raise flags.Error(f"flag --{name}={value}: expected a number")
+        return arguments
+    except (SystemExit, BrokenPipeError):
+        # --help exits here; the reader of its output may have closed the pipe.
+        sys.exit(0)
+    except flags.Error as error:
+        # The message about an error in a config file contains the whole traceback; its
+        # last line is the error.
+        flag, traced, traceback = str(error).partition("Error whilst parsing config")
+        message = flag + traceback.splitlines()[-1] if traced else flag
+        _show_error(" ".join(message.split()))
+    except Exception as error:
+        # Parsing the flags runs the config file and sets its values, so any exception
+        # can occur.
+        reason = error
+        while isinstance(reason, Exception) and reason.args:
+            reason = reason.args[0]
+        _show_error(f"--config: {'. '.join(str(reason).splitlines())}{_place(error)}")
+    sys.exit(2)
+
+
+def _place(error: Exception) -> str:
+    """Returns where in a config file an error was raised; empty if it was elsewhere."""
+    frames = traceback.extract_tb(error.__traceback__)
+    *_, last = (x for x in frames if not re.search("^<|site-packages", x.filename))
+    return "" if last.filename == __file__ else f" ({last.filename}, line {last.lineno})"

@@ -1,0 +1,96 @@
+"""How XLA compiles: its flags on CPUs, and its cache of compiled programs."""
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import warnings
+from pathlib import Path
+
+import jax
+import jaxlib
+
+from eddsrn_jax.files import cache_root
+
+_log = logging.getLogger(__name__)
+
+
+def enable_compilation_cache(folder: Path | None = None) -> None:
+    """Keeps compiled programs between runs, where that is possible.
+
+    The folder's name contains jaxlib's version and a hash of the processor's features: a
+    cache shared between versions or processors is reported to crash. The environment
+    variable JAX_COMPILATION_CACHE_DIR takes precedence.
+    """
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return
+    # Before 0.11, jaxlib rejects its own cached CPU programs with long messages (jax
+    # issue 38445).
+    if jaxlib.version.__version_info__ < (0, 11):
+        return
+    name = f"jaxlib-{jaxlib.__version__}-{_processor()}"
+    folder = (folder or cache_root() / "xla") / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        _log.warning("no compilation cache: %s", error)
+        return
+    # XLA cannot cache programs that use oneDNN ("MemoryError: std::bad_alloc").
+    warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry")
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _processor() -> str:
+    """Returns a short hash of the processor's instruction sets."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        features = next(line for line in lines if line.startswith(("flags", "Features")))
+    except (OSError, StopIteration):
+        features = platform.processor()
+    return hashlib.sha256(features.encode()).hexdigest()[:8]
+
+
+# GPUs and TPUs ignore these flags. On CPUs, this one disables one way of lowering
+# convolutions. A training step then takes 0.8 times as long.
+_XLA_FLAGS = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
+# oneDNN computes convolutions and large matrix products, Eigen those that oneDNN leaves.
+_XLA_FLAGS_X86 = (
+    f"{_XLA_FLAGS},-individual_dot,-dot --xla_cpu_experimental_onednn_custom_call=true"
+)
+# Parameters of glibc's mallopt.
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
+
+
+def set_xla_flags() -> None:
+    """Sets XLA flags that speed up CPUs, unless the user has set XLA_FLAGS.
+
+    It must be called before JAX starts. On x86 the flags turn on oneDNN. On two cores of
+    an Intel Xeon with AVX-512, a training step of the lite network then takes 0.83 times
+    as long, in bfloat16 half as long, and restoring takes 0.5 times as long. XLA cannot
+    cache these programs between runs: train.py takes 14 seconds to start, 1 to 3 seconds
+    more than with the cache.
+    """
+    if "XLA_FLAGS" in os.environ:
+        return
+    if platform.machine() in ("x86_64", "AMD64"):
+        os.environ["XLA_FLAGS"] = _XLA_FLAGS_X86
+        _keep_freed_memory()
+    else:
+        os.environ["XLA_FLAGS"] = _XLA_FLAGS
+
+
+def _keep_freed_memory() -> None:
+    """Lets the process keep freed memory, so that each step finds it mapped already.
+
+    By default glibc returns every large buffer to the kernel, which clears its pages
+    again in each step. With memory kept, a step with oneDNN takes 0.9 times as long. On
+    other C libraries the function does nothing.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        mallopt = ctypes.CDLL(None).mallopt
+        # All buffers, however large, come from a single heap that never shrinks.
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(_M_ARENA_MAX, 1)

@@ -1,0 +1,47 @@
+"""Configs by dotted names, from JSON, and compared."""
+
+from typing import Any
+
+import flax.traverse_util
+import ml_collections
+
+from eddsrn_jax.errors import InputError
+
+
+def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Returns the values of a config by their dotted names."""
+    return flax.traverse_util.flatten_dict(config.to_dict(), sep=".")
+
+
+def text(config: ml_collections.ConfigDict, name: str) -> str:
+    """Returns a text value of a config that may be untrusted, by its dotted name.
+
+    Raises:
+        InputError: the value is missing or no text.
+    """
+    values = flatten(config)
+    if name not in values:
+        raise InputError(f"config.{name} is missing")
+    if not isinstance(values[name], str):
+        raise InputError(f"config.{name}={values[name]!r}: expected text")
+    return values[name]
+
+
+def from_json(values: dict[str, Any]) -> ml_collections.ConfigDict:
+    """Restores a locked config from JSON values; JSON turned its tuples into lists."""
+
+    def restore(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: restore(v) for key, v in value.items()}
+        return tuple(restore(v) for v in value) if isinstance(value, list) else value
+
+    # Old configs do not name their network: EDDSRN was the only one.
+    return ml_collections.ConfigDict({"network": "EDDSRN", **restore(values)}).lock()
+
+
+def differences(
+    old: ml_collections.ConfigDict, new: ml_collections.ConfigDict
+) -> dict[str, tuple[Any, Any]]:
+    """Returns the differing values of two configs, (old, new), by their dotted names."""
+    a, b = flatten(old), flatten(new)
+    return {k: (a.get(k), b.get(k)) for k in a | b if a.get(k) != b.get(k)}

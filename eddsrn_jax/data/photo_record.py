@@ -1,0 +1,186 @@
+"""Keeps a run on the photos that it began with.
+
+The run's workdir records their files. If files have changed since, a resumed run warns
+and takes the photos from their packs, so the crops of its steps stay the same.
+"""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from eddsrn_jax.config_values import text
+from eddsrn_jax.data.pack import Pack, open_pack, read_pack
+from eddsrn_jax.data.sources import Listing, Source, open_split
+from eddsrn_jax.errors import InputError
+from eddsrn_jax.files import cache_root, write_text
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class PhotoRecord:
+    """Record of the photos of a run.
+
+    Attributes:
+        wanted: arguments of `open_split` that the config gave.
+        train, validation: files of the two sets.
+    """
+
+    wanted: Mapping[str, str]
+    train: Listing
+    validation: Listing
+
+
+def open_packs(
+    wanted: Mapping[str, str],
+    cache_dir: Path,
+    *,
+    workdir: Path | None = None,
+    active: bool = True,
+    download: bool = False,
+    on_error: str = "skip",
+) -> tuple[Pack, Pack]:
+    """Opens the packs of the photos to train on and of those to validate on.
+
+    Args:
+        wanted: arguments of `open_split` that say where the photos are.
+        cache_dir: folder of the packs.
+        workdir: workdir of the run; None if there is no run. From its first checkpoint
+            on a run keeps the photos in its `photographs.json`, unless `wanted` changes.
+        active: whether this process writes `photographs.json`.
+        download: see `tfds_download` of `open_split`.
+        on_error: see `open_pack`.
+
+    Raises:
+        InputError: there are no photos; or files have changed, and there is no pack of
+            the photos that the run began with; or see `open_pack`.
+        OSError: see `open_pack`.
+    """
+    record, sources, changes = _choose(wanted, workdir, download=download)
+    packs = []
+    for listing in (record.train, record.validation):
+        if source := sources.get(listing):
+            packs.append(open_pack(source, cache_dir, on_error=on_error))
+        else:
+            packs.append(_packed(listing, cache_dir, workdir, changes))
+            packs[-1].announce(on_error)
+    if workdir and active:
+        content = json.dumps(dataclasses.asdict(record), indent=1) + "\n"
+        write_text(_record(workdir), content)
+    return tuple(packs)
+
+
+def open_validation(
+    wanted: Mapping[str, str], cache_dir: Path, *, workdir: Path
+) -> Source:
+    """Opens the photos that a run holds out for validation.
+
+    Args:
+        wanted, cache_dir, workdir: see `open_packs`.
+
+    Raises:
+        InputError: see `open_packs`.
+    """
+    record, sources, changes = _choose(wanted, workdir)
+    if source := sources.get(record.validation):
+        return source
+    return _packed(record.validation, cache_dir, workdir, changes).as_source()
+
+
+def photo_places(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Returns where a run's photos and packs are: arguments of the functions above.
+
+    Raises:
+        InputError: the config, which may be untrusted, lacks a value.
+    """
+    names = ("source", "validation_source", "tfds_data_dir")
+    folder = text(config, "data.cache_dir") or cache_root() / "packs"
+    return {
+        "wanted": {name: text(config, f"data.{name}") for name in names},
+        "cache_dir": Path(folder).expanduser(),
+    }
+
+
+def _record(workdir: Path) -> Path:
+    return workdir / "photographs.json"
+
+
+def _choose(
+    wanted: Mapping[str, str], workdir: Path | None, *, download: bool = False
+) -> tuple[PhotoRecord, dict[Listing, Source], str]:
+    """Returns a run's record, the sources as they are now, and the changes in words."""
+    # Before its first checkpoint a run has learnt nothing from its photos.
+    resumes = workdir and any((workdir / "checkpoints").glob("[0-9]*"))
+    record = _read(_record(workdir)) if resumes and _record(workdir).exists() else None
+    if record and record.wanted != wanted:
+        record = None
+    try:
+        split = open_split(**wanted, tfds_download=download)
+        now = PhotoRecord(wanted, split.train.listing(), split.validation.listing())
+        sources = {now.train: split.train, now.validation: split.validation}
+        changes = _changes(record or now, now)
+    except (InputError, OSError) as error:
+        if not record:
+            raise
+        sources, changes = {}, str(error)
+    if changes:
+        _log.warning(
+            "%s: the photographs that the run began with have changed (%s); they are"
+            " taken as they were packed",
+            *(_record(workdir), changes),
+        )
+    return record or now, sources, changes
+
+
+def _packed(listing: Listing, cache_dir: Path, workdir: Path, changes: str) -> Pack:
+    """Opens the pack of photos whose files have changed; InputError if there is none."""
+    if pack := read_pack(listing, cache_dir):
+        return pack
+    raise InputError(
+        f"{_record(workdir)}: the photographs that the run began with have changed"
+        f" ({changes}), and the pack of {listing.name} is not in {cache_dir}; bring one"
+        " of them back, or delete this file to go on with the photographs that there are"
+        " now"
+    )
+
+
+def _changes(before: PhotoRecord, now: PhotoRecord) -> str:
+    """Describes how the files of two records differ, over both sets; empty if equal."""
+    if before == now:
+        return ""
+    old, new = (
+        {path: stat for path, *stat in (*x.train.files, *x.validation.files)}
+        for x in (before, now)
+    )
+    kinds = {
+        "added": new.keys() - old.keys(),
+        "removed": old.keys() - new.keys(),
+        "changed": {path for path in new.keys() & old.keys() if new[path] != old[path]},
+    }
+    named = [
+        f"{len(paths)} {kind}: {_first(paths)}" for kind, paths in kinds.items() if paths
+    ]
+    return "; ".join(named) or "divided otherwise"
+
+
+def _first(paths: Collection[str], most: int = 3) -> str:
+    return ", ".join(sorted(paths)[:most]) + " ..." * (len(paths) > most)
+
+
+def _read(path: Path) -> PhotoRecord:
+    try:
+        values = json.loads(path.read_text())
+        for part in ("train", "validation"):
+            files = ((str(p), int(size), int(t)) for p, size, t in values[part]["files"])
+            values[part] = Listing(str(values[part]["name"]), tuple(files))
+        return PhotoRecord(**values)
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"{path}: cannot be read ({error!r}); delete it to go on with the photographs"
+            " that there are now"
+        ) from error

@@ -1,0 +1,159 @@
+"""The processes of a run: connecting them, gathering values, stopping together."""
+
+import ctypes
+import json
+import logging
+import os
+import re
+import signal
+import socket
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from eddsrn_jax.errors import UsageError
+
+_log = logging.getLogger(__name__)
+
+# Seconds without a heartbeat after which a process counts as dead and the others end.
+_HEARTBEAT_TIMEOUT = 30
+# Matches errors of collective operations and of the coordination between processes.
+_FAILED = re.compile("Gloo|NCCL|[Cc]oordination|^UNAVAILABLE|^DEADLINE_EXCEEDED|^ABORTED")
+
+# Replaces the operating system's handler of a signal, which need not be Python's, and
+# returns the previous one.
+_exchange_handler = ctypes.pythonapi.PyOS_setsig
+_exchange_handler.argtypes = [ctypes.c_int, ctypes.c_void_p]
+_exchange_handler.restype = ctypes.c_void_p
+# JAX's handler of SIGTERM in a multi-process run.
+_jax_handler: int | None = None
+
+
+def connect(
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+) -> None:
+    """Connects the processes of a run, if there are several.
+
+    It must be called before the process uses a device.
+
+    Args:
+        coordinator: HOST:PORT of the first process. If None, it comes from the
+            environment of SLURM's srun or of a TPU pod. Without either, the run has one
+            process.
+        num_processes: number of processes of the run.
+        process_id: index of this process, from 0.
+
+    Raises:
+        UsageError: an argument is missing, the arguments are inconsistent, the port is
+            taken, or no other process is found.
+    """
+    numbers = (num_processes, process_id)
+    if coordinator and not re.fullmatch(r".+:\d{1,5}", coordinator):
+        raise UsageError(f"--coordinator={coordinator}: expected HOST:PORT")
+    if coordinator and (None in numbers or process_id >= num_processes):
+        raise UsageError(
+            f"--coordinator={coordinator} needs --num_processes and a --process_id below"
+            f" it, not {num_processes} and {process_id}"
+        )
+    if not coordinator and numbers != (None, None):
+        raise UsageError("--num_processes, --process_id: expected a --coordinator too")
+    if coordinator and process_id == 0:
+        _check_free(coordinator)
+    several = coordinator or _several_by_environment()
+    # jax_platforms names TPUs if there are any. Only JAX can tell whether they are part
+    # of a pod.
+    if not several and "tpu" not in (jax.config.jax_platforms or ""):
+        return
+    if several:
+        _log.info("waiting for the other processes")
+    try:
+        _initialize(coordinator, num_processes, process_id)
+    except (ValueError, OSError) as error:
+        if several:
+            raise UsageError(f"the other processes cannot be found: {error}") from error
+        _log.warning("no pod of TPUs is found, this is the only process: %s", error)
+    # The first collective operation times out after half a minute; later ones do not. So
+    # it comes here, before a process may need longer than that to open its photos.
+    gather(None)
+    if jax.process_index() > 0:
+        # The first process logs for all; every process logs its own errors.
+        logging.getLogger("eddsrn_jax").setLevel(logging.ERROR)
+
+
+def _check_free(coordinator: str) -> None:
+    """Raises UsageError if another program uses the port, with which JAX would crash."""
+    port = int(coordinator.rpartition(":")[2])
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except (OSError, OverflowError) as error:
+            raise UsageError(f"--coordinator={coordinator}: {error}") from error
+
+
+def _initialize(*of_this_process: str | int | None) -> None:
+    """Connects the processes; restores Python's SIGTERM handler, which JAX replaces."""
+    global _jax_handler
+    # Python's handlers cannot run while JAX waits for the other processes; the system's
+    # default handlers can.
+    handlers = {
+        number: signal.signal(number, signal.SIG_DFL)
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        jax.distributed.initialize(
+            *of_this_process,
+            heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT,
+            shutdown_timeout_seconds=_HEARTBEAT_TIMEOUT,
+        )
+    finally:
+        _jax_handler = _exchange_handler(signal.SIGTERM, None)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def request_stop() -> None:
+    """Makes `stop_requested` return True in all processes, after the same later step."""
+    if _jax_handler is None:
+        raise RuntimeError("the processes were not joined by distributed.connect")
+    # JAX takes SIGTERM as the notice that a machine is being preempted.
+    handler = _exchange_handler(signal.SIGTERM, _jax_handler)
+    signal.raise_signal(signal.SIGTERM)
+    _exchange_handler(signal.SIGTERM, handler)
+
+
+def stop_requested(step: int) -> bool:
+    """Returns whether all processes stop after this step; must be called at each step."""
+    return multihost_utils.reached_preemption_sync_point(step)
+
+
+def lost_a_process(error: BaseException) -> bool:
+    """Returns whether an error means that another process ended or is unreachable."""
+    if not jax.distributed.is_initialized():
+        return False
+    # The type depends on the operation that was waiting for the other process.
+    of_jax = isinstance(error, jax.errors.JaxRuntimeError | ValueError)
+    return of_jax and _FAILED.search(str(error)) is not None
+
+
+def _several_by_environment() -> bool:
+    """Returns whether srun, or Kubernetes with TPUs, has started several processes."""
+    by_srun = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
+    return by_srun or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+
+
+def gather(value: Any) -> list[Any]:
+    """Gathers a JSON-compatible value of each process; returns them in process order."""
+    if jax.process_count() == 1:
+        return [value]
+    data = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.array(data.size))
+    padded = np.pad(data, (0, int(sizes.max()) - data.size))
+    rows = np.asarray(multihost_utils.process_allgather(padded))
+    return [
+        json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)
+    ]

@@ -1,0 +1,1 @@
+"""Scores of networks and of other methods, as tables, files and figures."""

@@ -1,0 +1,1 @@
+"""Methods to compare networks with, and methods made of others."""

@@ -1,0 +1,317 @@
+"""Evaluation of a trained network: data sets, baselines, tables, result files."""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import itertools
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+
+from eddsrn_jax.checkpoints.manager import Checkpoints
+from eddsrn_jax.checkpoints.torch_weights import read_peers
+from eddsrn_jax.checkpoints.weights import Network, find_weights, read_network
+from eddsrn_jax.data.photo_record import open_validation, photo_places
+from eddsrn_jax.data.sources import Source, folder_source
+from eddsrn_jax.distributed import gather
+from eddsrn_jax.errors import InputError
+from eddsrn_jax.evaluation.baselines.bicubic import bicubic, untouched
+from eddsrn_jax.evaluation.baselines.ensemble import self_ensemble
+from eddsrn_jax.evaluation.inputs import HEADLINE_SIGMAS, SPOILINGS, Spoiling
+from eddsrn_jax.evaluation.results import Row, format_gains, format_table, write_results
+from eddsrn_jax.evaluation.scoring import Method, Photo, evaluate
+from eddsrn_jax.files import below, make_folder
+from eddsrn_jax.models import abstract_outputs
+from eddsrn_jax.restoration.restorer import Restorer
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Candidate:
+    """A network to evaluate, and its origin.
+
+    Attributes:
+        network: model and weights.
+        origin: description of the network for the result files.
+        title: description of the network to print.
+        folder: default folder for its results.
+        config: config of its run; None for a weights file.
+    """
+
+    network: Network
+    origin: dict[str, Any]
+    title: str
+    folder: Path
+    config: ml_collections.ConfigDict | None = None
+
+
+def evaluate_network(
+    *,
+    workdir: Path | None = None,
+    step: int | None = None,
+    weights: Path | None = None,
+    datasets: Mapping[str, Path] | None = None,
+    validation: bool = True,
+    validation_set: Source | None = None,
+    sigmas: Sequence[float] | None = HEADLINE_SIGMAS,
+    spoilings: Sequence[Spoiling] = SPOILINGS["paper"],
+    beside: Sequence[str] = (),
+    seed: int = 0,
+    max_photos: int | None = None,
+    dtype: str | None = None,
+    ensemble: bool = False,
+    wiener: bool = False,
+    peers: Path | None = None,
+    save_images: bool = False,
+    output_dir: Path | None = None,
+) -> list[Row]:
+    """Scores a network and the baselines; prints and writes the results.
+
+    Args:
+        workdir: workdir of the run that trained the network.
+        step: step of the checkpoint; None for the one with the best validation score.
+        weights: name of shipped weights or a file, see `find_weights`. If weights and
+            workdir are both None, the default weights are used.
+        datasets: folders of photos to score, by name.
+        validation: whether to score the run's own validation set.
+        validation_set: the run's validation set, if the caller has it open; None opens
+            it.
+        sigmas, spoilings: see `scoring.evaluate`.
+        beside: names of shipped weights to score as well.
+        seed: seed of random sigmas and of noise.
+        max_photos: maximum number of photos from each set; None for all.
+        dtype: computation dtype, such as "bfloat16"; None for the network's own.
+        ensemble: whether to score the network's self-ensemble as well.
+        wiener: whether to score the Wiener filter, which takes the true sigma, as well.
+        peers: folder with published weights of other networks to score as well, see
+            `read_peers`.
+        save_images: whether to write every image.
+        output_dir: folder for results and images. Default: `workdir/evaluation/STEP`, or
+            `evaluation/NAME` for weights. If that exists, `-2`, `-3` and so on follow
+            the name.
+
+    Returns:
+        The rows of all sets. Processes other than the first only score their share of
+        the photos and return an empty list.
+
+    Raises:
+        InputError: the checkpoint, weights, folder or validation set does not exist, or
+            there is no photo to score.
+    """
+    candidate = _open_run(workdir, step) if workdir else _open_weights(weights)
+    sources = open_folders(datasets or {})
+    if validation and validation_set:
+        sources[:0] = [validation_set]
+    elif validation and candidate.config:
+        sources[:0] = _held_out(candidate.config, workdir, required=not sources)
+    # An unwritable folder should fail here, not after all the scoring.
+    output_dir = open_output(output_dir, candidate.folder)
+
+    methods = _methods(candidate.network, dtype=dtype, ensemble=ensemble)
+    if wiener:
+        # Importing SciPy's transforms takes a while.
+        from eddsrn_jax.evaluation.baselines.wiener import Wiener
+
+        methods["Wiener, told sigma"] = Wiener()
+    for name in beside:
+        methods[f"weights {name}"] = Restorer.from_pretrained(weights=name, dtype=dtype)
+    if peers:
+        for name, peer in read_peers(peers).items():
+            methods[name] = Restorer(peer.model, peer.params)
+    rows = score_sources(
+        methods,
+        sources,
+        output_dir,
+        sigmas=sigmas,
+        spoilings=spoilings,
+        seed=seed,
+        max_photos=max_photos,
+        save_images=save_images,
+        origin={
+            **candidate.origin,
+            "dtype": dtype or candidate.network.model.dtype,
+            "datasets": {name: str(path) for name, path in (datasets or {}).items()},
+        },
+    )
+    if jax.process_index() > 0:
+        return []
+    spoiled = any(spoiling != Spoiling() for spoiling in spoilings)
+    print(format_gains(rows) if spoiled else format_table(rows))
+    print(f"\n{candidate.title}; scores in {output_dir / 'results.json'}")
+    for name in dict.fromkeys(row.dataset for row in rows):
+        print(f"before and after: {example_path(output_dir, name)}")
+    return rows
+
+
+def open_folders(datasets: Mapping[str, Path]) -> list[Source]:
+    """Opens folders of photos as sources; raises InputError if one has no photo."""
+    return [folder_source(folder, name) for name, folder in datasets.items()]
+
+
+def example_path(output_dir: Path, dataset: str) -> Path:
+    """Returns the path of a set's before/after picture."""
+    return below(output_dir, f"before_after_{dataset}.png")
+
+
+def score_sources(
+    methods: Mapping[str, Method],
+    sources: Sequence[Source],
+    output_dir: Path,
+    *,
+    sigmas: Sequence[float] | None,
+    spoilings: Sequence[Spoiling] = SPOILINGS["paper"],
+    seed: int,
+    max_photos: int | None,
+    save_images: bool,
+    origin: Mapping[str, Any],
+) -> list[Row]:
+    """Scores methods on sets; writes the results and an example picture of each set.
+
+    Every process scores its share of the photos. The first process writes the results.
+
+    Args:
+        methods: see `scoring.evaluate`.
+        sources: sets to score.
+        output_dir: existing folder for the results.
+        sigmas, spoilings: see `scoring.evaluate`.
+        seed, max_photos, save_images: see `evaluate_network`.
+        origin: origin of the methods, for the result files.
+
+    Returns:
+        The rows of all sets.
+
+    Raises:
+        InputError: there is no set or no photo, or two sets have the same name.
+    """
+    names = [source.name for source in sources]
+    if len(set(names)) < len(names):
+        raise InputError(f"two sets of the same name among {', '.join(names)}")
+    if not sources:
+        raise InputError("nothing to score: give --dataset=NAME=DIR")
+    share, rows = (jax.process_index(), jax.process_count()), []
+    for source in sources:
+        found = evaluate(
+            methods,
+            itertools.islice(read_photos(source), max_photos),
+            dataset=source.name,
+            sigmas=sigmas,
+            spoilings=spoilings,
+            seed=seed,
+            save_dir=below(output_dir, "images", source.name) if save_images else None,
+            example_path=None if share[0] else example_path(output_dir, source.name),
+            share=share,
+        )
+        found = _in_turn(gather([dataclasses.asdict(row) for row in found]))
+        if not found:
+            _log.warning("%s: no photograph in it could be scored", source.name)
+        rows.extend(found)
+    if not rows:
+        raise InputError(f"nothing to score in {', '.join(names)}")
+    protocol = {
+        **origin,
+        "sigmas": list(sigmas) if sigmas else "random",
+        "spoilings": [str(spoiling) for spoiling in spoilings],
+        "seed": seed,
+        "max_photos": max_photos,
+        "device": jax.devices()[0].device_kind,
+        "versions": {
+            name: importlib.metadata.version(name)
+            for name in ("jax", "jaxlib", "flax", "numpy", "scikit-image")
+        },
+    }
+    if share[0] == 0:
+        write_results(output_dir, rows, protocol=protocol)
+    return rows
+
+
+def _in_turn(shares: Sequence[list[dict[str, Any]]]) -> list[Row]:
+    """Merges the rows of all processes into the order that a single process has.
+
+    The photos of the processes alternate.
+    """
+    groups = [
+        [list(group) for _, group in itertools.groupby(share, lambda row: row["image"])]
+        for share in shares
+    ]
+    turns = itertools.chain.from_iterable(itertools.zip_longest(*groups, fillvalue=[]))
+    return [Row(**row) for group in turns for row in group]
+
+
+def _open_run(workdir: Path, step: int | None) -> _Candidate:
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        network, config = checkpoints.restore_network(step)
+    return _Candidate(
+        network,
+        {"workdir": str(workdir), "step": network.step, "config": config.to_dict()},
+        f"checkpoint {network.step} of {workdir}",
+        workdir / "evaluation" / str(network.step),
+        config,
+    )
+
+
+def _open_weights(path: Path | None) -> _Candidate:
+    network, path = read_network(path), find_weights(path)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    return _Candidate(
+        network,
+        {"weights": str(path), "sha256": sha256, "step": network.step},
+        f"{path}, step {network.step}",
+        Path("evaluation", path.stem),
+    )
+
+
+def _methods(network: Network, *, dtype: str | None, ensemble: bool) -> dict[str, Method]:
+    """Returns the methods to score by name: baselines, then the network."""
+    model = network.model.clone(dtype=dtype) if dtype else network.model
+    restorer = Restorer(model, network.params)
+    methods = {"bicubic": bicubic, network.name: restorer}
+    if ensemble:
+        methods[f"{network.name}, x8 ensemble"] = self_ensemble(restorer)
+    if "deblurred" in abstract_outputs(model):
+        methods = {"blurred input": untouched, **methods}
+    return methods
+
+
+def open_output(folder: Path | None, default: Path) -> Path:
+    """Creates the folder for results and returns its path.
+
+    If `folder` is None, the default is used, or its first numbered variant if it exists.
+    """
+    # The first process chooses for all: once it has created the folder, the others would
+    # find the name taken.
+    chosen = Path(gather(str(folder or _free_folder(default)))[0])
+    make_folder(chosen, "--output_dir")
+    return chosen
+
+
+def _free_folder(folder: Path) -> Path:
+    """Returns the folder, or its first numbered variant, that does not exist yet."""
+    numbered = (f"{folder.name}-{i}" for i in itertools.count(2))
+    candidates = map(folder.with_name, itertools.chain([folder.name], numbered))
+    return next(path for path in candidates if not path.exists())
+
+
+def read_photos(source: Source) -> Iterator[Photo]:
+    """Decodes the photos of a source; skips unreadable ones with a warning."""
+    for file in source.files():
+        try:
+            yield file.name, file.read()
+        except InputError as error:
+            _log.warning("%s; left out", error)
+
+
+def _held_out(
+    config: ml_collections.ConfigDict, workdir: Path, *, required: bool
+) -> list[Source]:
+    try:
+        return [open_validation(**photo_places(config), workdir=workdir)]
+    except InputError as error:
+        if required:
+            raise
+        _log.warning("the run's validation set is left out: %s", error)
+        return []

@@ -1,0 +1,223 @@
+"""Scoring any method on any set of photos.
+
+Each photo is cut to a multiple of the scale, shrunk and blurred. Every method gets the
+result in 8 bits. Its 8-bit outputs are scored: "sr" against the photo, "deblurred"
+against the rounded small sharp image.
+"""
+
+import concurrent.futures
+import itertools
+import logging
+import os
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from eddsrn_jax.evaluation.inputs import (
+    HEADLINE_SIGMAS,
+    RANDOM_SIGMA_RANGE,
+    SPOILINGS,
+    Spoiling,
+    cut_to_scale,
+    degrade_photo,
+    random_sigma,
+    spoil,
+)
+from eddsrn_jax.evaluation.metrics import MIN_SIDE, psnr_y, score
+from eddsrn_jax.evaluation.results import Row, before_after
+from eddsrn_jax.files import below
+from eddsrn_jax.images import write_image
+from eddsrn_jax.models import SCALE
+from eddsrn_jax.restoration.outputs import Restored
+
+_log = logging.getLogger(__name__)
+
+# Maps lr_blur, uint8 [h, w, 3], to uint8 images. It also takes sigma if its attribute
+# `takes_sigma` is true.
+Method = Callable[..., Restored]
+# A name and uint8 [H, W, 3].
+Photo = tuple[str, np.ndarray]
+
+
+def evaluate(
+    methods: Mapping[str, Method],
+    photos: Iterable[Photo],
+    *,
+    dataset: str,
+    sigmas: Sequence[float] | None = HEADLINE_SIGMAS,
+    spoilings: Sequence[Spoiling] = SPOILINGS["paper"],
+    seed: int = 0,
+    save_dir: Path | None = None,
+    example_path: Path | None = None,
+    share: tuple[int, int] = (0, 1),
+) -> list[Row]:
+    """Scores methods on photos.
+
+    Photos that are too small for the metrics are skipped with a warning.
+
+    Args:
+        methods: methods by name. If one has a method `prepare(height, width)`, as
+            Restorer has, that is called first, so that times contain no compilation.
+        photos: names and uint8 [H, W, 3].
+        dataset: name of the set.
+        sigmas: blurs at which every photo is scored; None draws one for each photo.
+        spoilings: degradations after the blur; every photo is scored with each of them.
+        seed: seed of drawn sigmas and of noise.
+        save_dir: folder for all images; None writes none.
+        example_path: file for a before/after picture of the first photo at the middle
+            sigma; None writes none.
+        share: (i, n) selects photos i, i + n, i + 2 n and so on.
+
+    Returns:
+        A row for each output of each method, photo, sigma and spoiling.
+    """
+    rows: list[Row] = []
+    stems: set[str] = set()
+    max_sigma = max(sigmas or RANDOM_SIGMA_RANGE)
+    bar = tqdm(
+        photos, dataset, unit="photo", disable=not sys.stderr.isatty(), leave=False
+    )
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        for number, (name, photo) in enumerate(bar):
+            if number % share[1] != share[0]:
+                stems.add(str(Path(name).with_suffix("")))
+                continue
+            hr = cut_to_scale(photo)
+            if min(hr.shape[:2]) < SCALE * MIN_SIDE:
+                _log.warning(
+                    "%s: left out, %d x %d is smaller than the %d pixels a side that"
+                    " the metrics need",
+                    *(name, photo.shape[1], photo.shape[0], SCALE * MIN_SIDE),
+                )
+                continue
+            if (hr[:, :, :1] == hr).all():
+                _log.info("%s: gray, scored as three equal channels", name)
+            results = []
+            drawn = sigmas or (random_sigma(seed, name),)
+            blurred = [
+                (sigma, *degrade_photo(hr, sigma, max_sigma=max_sigma)) for sigma in drawn
+            ]
+            for (sigma, lr_sharp, lr_blur), spoiling in itertools.product(
+                blurred, spoilings
+            ):
+                spoiled = spoil(lr_blur, spoiling, seed=seed, name=name)
+                found = list(_apply(methods, spoiled, sigma))
+                results.append((sigma, spoiling, lr_sharp, found))
+                images = _captioned(spoiled, found)
+                if save_dir:
+                    # The extension is dropped unless an earlier photo has the same stem.
+                    stem = str(Path(name).with_suffix(""))
+                    stem = name if stem in stems else stem
+                    _save(save_dir / _folder_name(sigma, spoiling), stem, images)
+                first = not rows and spoiling == spoilings[0]
+                if example_path and first and sigma == middle(drawn):
+                    images = {f"sigma {sigma:.3g}, input": images.pop("input"), **images}
+                    write_image(example_path, before_after({**images, "truth": hr}))
+            stems.add(str(Path(name).with_suffix("")))
+            # Scoring waits until here, so that it does not disturb the methods' times.
+            jobs = []
+            for sigma, spoiling, lr_sharp, found in results:
+                truth = {"sr": hr, "deblurred": lr_sharp}
+                for method, seconds, outputs in found:
+                    for output, image in outputs.items():
+                        key = (dataset, name, sigma, output, method, seconds)
+                        job = pool.submit(score, image, truth[output])
+                        jobs.append((key, job, spoiling))
+            rows.extend(
+                Row(*key, job.result(), spoiling.noise, spoiling.jpeg)
+                for key, job, spoiling in jobs
+            )
+    return rows
+
+
+def middle(values: Sequence[float]) -> float:
+    """Returns the middle of the sorted values, for which example pictures are made."""
+    return sorted(values)[len(values) // 2]
+
+
+# A method's name, its time in seconds, and its outputs.
+_Result = tuple[str, float, Restored]
+
+
+def _apply(
+    methods: Mapping[str, Method], lr_blur: np.ndarray, sigma: float
+) -> Iterator[_Result]:
+    for name, method in methods.items():
+        if prepare := getattr(method, "prepare", None):
+            prepare(*lr_blur.shape[:2])
+        start = time.perf_counter()
+        told = (sigma,) if getattr(method, "takes_sigma", False) else ()
+        outputs = method(lr_blur, *told)
+        yield name, time.perf_counter() - start, outputs
+
+
+def _captioned(lr_blur: np.ndarray, results: Sequence[_Result]) -> dict[str, np.ndarray]:
+    """Returns the input and every image made from it, by caption."""
+    images = {"input": lr_blur}
+    for method, _, outputs in results:
+        for output, image in outputs.items():
+            if image is not lr_blur:
+                images[f"{method} {output}"] = image
+    return images
+
+
+def _folder_name(sigma: float, spoiling: Spoiling) -> str:
+    suffix = "" if spoiling == Spoiling() else f"_{spoiling}".replace(",", "")
+    return f"sigma_{sigma:.4g}{suffix.lower().replace(' ', '_')}"
+
+
+def _save(folder: Path, stem: str, images: Mapping[str, np.ndarray]) -> None:
+    for caption, image in images.items():
+        name = f"{stem}_{caption.replace(' ', '_')}.png"
+        write_image(below(folder, name), image)
+
+
+def validate(
+    method: Method,
+    photos: Sequence[Photo],
+    *,
+    sigmas: Sequence[float],
+    spoilings: Sequence[Spoiling] = SPOILINGS["paper"],
+    num_examples: int = 0,
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Returns a method's mean luminance PSNR at border 4, for validation in training.
+
+    This is a short form of `evaluate`.
+
+    Args:
+        method: method to score.
+        photos: names and uint8 [H, W, 3].
+        sigmas, spoilings: every pair of them is one degradation. Photos and degradations
+            are matched in order; the shorter list repeats until the longer one ends.
+        num_examples: number of photos, from the first on, to return pictures of.
+
+    Returns:
+        Mean scores by name, and pictures by photo. The scores are "psnr_y_crop4" if the
+        method returns "sr", and "deblurred_psnr_y_crop4" if it returns "deblurred". Each
+        picture shows input, outputs and truth side by side.
+    """
+    examples: dict[str, np.ndarray] = {}
+    values: dict[str, list[float]] = defaultdict(list)
+    degradations = list(itertools.product(spoilings, sigmas))
+    for i in range(max(len(photos), len(degradations))):
+        name, photo = photos[i % len(photos)]
+        hr = cut_to_scale(photo)
+        spoiling, sigma = degradations[i % len(degradations)]
+        lr_sharp, lr_blur = degrade_photo(hr, sigma, max_sigma=max(sigmas))
+        lr_blur = spoil(lr_blur, spoiling, seed=0, name=name)
+        outputs = method(lr_blur)
+        if outputs.sr is not None:
+            values["psnr_y_crop4"].append(psnr_y(outputs.sr, hr, border=4))
+        if outputs.deblurred is not None:
+            values["deblurred_psnr_y_crop4"].append(
+                psnr_y(outputs.deblurred, lr_sharp, border=4)
+            )
+        if i < min(num_examples, len(photos)):
+            panels = {"input": lr_blur, **dict(outputs.items()), "truth": hr}
+            examples[Path(name).stem] = before_after(panels)
+    return {name: float(np.mean(value)) for name, value in values.items()}, examples

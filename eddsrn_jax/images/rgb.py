@@ -1,0 +1,102 @@
+"""The only package that opens and decodes photos.
+
+`read_image` decodes a photo to uint8 RGB [H, W, 3] for training. `open_photo` and
+`decode` keep gray, alpha and 16 bits; `eddsrn_jax.images.pictures` builds on them.
+"""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from eddsrn_jax.errors import InputError
+from eddsrn_jax.files import written_beside
+from eddsrn_jax.images.decoding import EXTENSIONS, convert, decode, naming, open_photo
+
+_log = logging.getLogger(__name__)
+
+
+def list_images(folder: str | Path, *, recursive: bool = True) -> list[Path]:
+    """Returns the image files of a folder, sorted.
+
+    Hidden files are left out. Files with other extensions are counted in a warning.
+
+    Args:
+        folder: folder to search.
+        recursive: whether to search subfolders too.
+
+    Raises:
+        InputError: the folder does not exist or holds no image.
+    """
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        reason = "not a folder" if folder.exists() else "no such folder"
+        raise InputError(f"{folder}: {reason}")
+    found, others = [], []
+    for path in sorted(folder.glob("**/*" if recursive else "*")):
+        hidden = any(x.startswith(".") for x in path.relative_to(folder).parts)
+        if hidden or path.is_dir():
+            continue
+        if path.suffix.lower() not in EXTENSIONS:
+            others.append(path)
+        elif path.is_file():
+            found.append(path)
+        else:
+            _log.warning("%s: not a file (a broken link?); left out", path)
+    if others:
+        _log.warning(
+            "%s: %d files left out, not among %s: %s%s",
+            *(folder, len(others), _extensions(), others[0].name),
+            " ..." if len(others) > 1 else "",
+        )
+    if not found:
+        raise InputError(f"{folder}: no images in it (looked for {_extensions()})")
+    return found
+
+
+def _extensions() -> str:
+    return " ".join(f"*{e}" for e in EXTENSIONS)
+
+
+def count_pixels(file: Path | bytes, name: str) -> int:
+    """Returns an image's height times width, from the header alone.
+
+    Raises:
+        InputError: the file is not a readable image.
+    """
+    with naming(name, "not a readable image"), open_photo(file) as photo:
+        return photo.header.height * photo.header.width
+
+
+def read_image(file: Path | bytes, name: str = "") -> np.ndarray:
+    """Decodes an image file to RGB.
+
+    The EXIF orientation is applied. Gray becomes three equal channels. CMYK and palettes
+    are converted to RGB. Dropping alpha and reducing 16 bits to 8 log a warning each.
+
+    Args:
+        file: path or content of the file.
+        name: name of the file in messages; if empty, the path.
+
+    Returns:
+        Pixels, uint8 [H, W, 3].
+
+    Raises:
+        InputError: the file cannot be decoded to the end.
+    """
+    name = name or str(file)
+    with naming(name, "cannot be decoded"), open_photo(file) as photo:
+        pixels = decode(photo)
+    if pixels.dtype != np.uint8:
+        _log.warning("%s: reduced to 8 bits per channel", name)
+    if pixels.shape[2] in (2, 4):
+        _log.warning("%s: alpha channel ignored", name)
+    return convert(pixels, 3, np.uint8)
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Writes an image, uint8 [H, W, 3], in the format of the path's extension."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_beside(path) as temporary:
+        Image.fromarray(image).save(temporary)

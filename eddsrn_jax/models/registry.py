@@ -1,0 +1,100 @@
+"""Networks by name, and the functions that work with any network."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+
+from eddsrn_jax.errors import InputError
+from eddsrn_jax.models.deblur_cnn import DeblurCNN
+from eddsrn_jax.models.eddsrn import EDDSRN, STRIDE
+from eddsrn_jax.models.edsr import EDSR
+from eddsrn_jax.models.front_end import find_bank
+from eddsrn_jax.models.half_size import HalfSizeEDDSRN
+from eddsrn_jax.models.lapsrn import LapSRN
+from eddsrn_jax.models.scgan import SCGAN
+from eddsrn_jax.models.srresnet import SRResNet
+from eddsrn_jax.models.vdsr import VDSR
+
+NETWORKS: Mapping[str, type[nn.Module]] = {
+    network.__name__: network
+    for network in (
+        *(EDDSRN, HalfSizeEDDSRN, SRResNet, LapSRN, VDSR, EDSR, DeblurCNN, SCGAN),
+    )
+}
+# Names of batch norm's running statistics. No trained parameter has these names.
+_STATISTICS = ("mean", "var")
+
+
+def make_network(
+    name: str, fields: Mapping[str, Any], *, num_arrays: int | None = None
+) -> nn.Module:
+    """Builds the network that a config or a weights file describes.
+
+    Args:
+        name: one of NETWORKS.
+        fields: keyword arguments of the network.
+        num_arrays: number of parameter arrays in an untrusted file. No field that counts
+            layers may exceed it; tracing a larger network would never end.
+
+    Raises:
+        InputError: unknown network, field or front end, or too few arrays.
+    """
+    if name not in NETWORKS:
+        raise InputError(f"no network {name!r}, only {', '.join(NETWORKS)}")
+    try:
+        for field, value in fields.items():
+            counts = value if isinstance(value, tuple | list) else (value,)
+            several = field.startswith("num_") and num_arrays is not None
+            if several and max(counts) > num_arrays:
+                raise InputError(f"{name}: {field}={value} with {num_arrays} arrays")
+        if front_end := fields.get("front_end"):
+            find_bank(front_end)
+        return NETWORKS[name](**fields)
+    except TypeError as error:
+        raise InputError(f"{name}: {error}") from error
+
+
+def init_params(model: nn.Module, key: jax.Array) -> Any:
+    """Returns initial parameters; not jitted, as that takes several times as long."""
+    variables = model.init(key, jnp.zeros((1, STRIDE, STRIDE, 3)))
+    return join_params(variables["params"], variables.get("batch_stats", {}))
+
+
+def abstract_params(model: nn.Module) -> Any:
+    """Returns names, shapes and dtypes of the parameters, on the first device."""
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    shapes = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), shapes
+    )
+
+
+def apply(model: nn.Module, params: Any, images: jax.Array) -> dict[str, jax.Array]:
+    """Applies a network to a batch, with batch norm's running statistics."""
+    trained, statistics = split_params(params)
+    return model.apply({"params": trained, "batch_stats": statistics}, images)
+
+
+def abstract_outputs(model: nn.Module) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns names, shapes and dtypes of a network's outputs for one small image."""
+    image = jax.ShapeDtypeStruct((1, STRIDE, STRIDE, 3), "float32")
+    return jax.eval_shape(functools.partial(apply, model), abstract_params(model), image)
+
+
+def split_params(params: Any) -> tuple[Any, Any]:
+    """Splits a network's arrays into trained parameters and batch norm's statistics."""
+    flat = flax.traverse_util.flatten_dict(params)
+    statistics = {path: flat.pop(path) for path in [*flat] if path[-1] in _STATISTICS}
+    return tuple(map(flax.traverse_util.unflatten_dict, (flat, statistics)))
+
+
+def join_params(trained: Any, statistics: Any) -> Any:
+    """Joins what `split_params` splits."""
+    trees = map(flax.traverse_util.flatten_dict, (trained, statistics))
+    flat = {path: leaf for tree in trees for path, leaf in tree.items()}
+    return flax.traverse_util.unflatten_dict(flat)

@@ -1,0 +1,261 @@
+"""Makes the network's inputs and targets from sharp photos, on the device.
+
+Photos are uint8 RGB [H, W, 3]; the resulting images are float32 RGB in [0, 1]. The
+functions are pure, of (image, key) or (image, sigma). Each handles one image and is
+vmapped over batches. Training, validation and evaluation share them.
+
+Source: paper, section 3.1: bicubic / 4, then a Gaussian of sigma ~ U[1, 2] on the
+small image. Differs: the paper gives no more details. The blur's radius (ceil(2 sigma)),
+its replicated edges and its 8-bit rounding are those of MATLAB's imgaussfilt; with them,
+published networks reproduce the rows of the paper's Table 1.
+
+For realistic photos of cameras and web pages, training can add directional blur, sensor
+noise and JPEG compression, which the paper does not have. The order is blur, noise,
+rounding, JPEG.
+"""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from eddsrn_jax.ops.jpeg import UNIT, jpeg
+from eddsrn_jax.ops.resize import (
+    PRECISION,
+    band_matrix,
+    downscale_matrix,
+    resample_columns,
+    resample_rows,
+)
+
+
+def augment(key: jax.Array, image: jax.Array) -> jax.Array:
+    """Rotates or reflects a square image at random: eight equally likely ways."""
+    transpose, flip_rows, flip_columns = jax.random.bernoulli(key, shape=(3,))
+    image = jnp.where(transpose, image.swapaxes(0, 1), image)
+    image = jnp.where(flip_rows, image[::-1], image)
+    return jnp.where(flip_columns, image[:, ::-1], image)
+
+
+def round_to_8_bits(image: jax.Array) -> jax.Array:
+    """Clips an image to [0, 1] and rounds to multiples of 1 / 255, halves up."""
+    return jnp.floor(jnp.clip(image, 0.0, 1.0) * 255.0 + 0.5) / 255.0
+
+
+def blur_matrix(
+    sigma: jax.Array, size: jax.Array | int, padded_size: int, *, max_sigma: float
+) -> jax.Array:
+    """Makes the matrix that blurs `size` samples with a Gaussian, edges replicated.
+
+    Args:
+        sigma: standard deviation in samples, in [0, max_sigma]; may be traced.
+        size: number of valid samples; may be traced.
+        padded_size: number of samples in the vector; those from `size` on are ignored.
+        max_sigma: bound that fixes the number of taps when compiling.
+
+    Returns:
+        float32 [padded_size, padded_size]; rows from `size` on are meaningless.
+    """
+    max_radius = math.ceil(2 * max_sigma)
+    taps = jnp.arange(-max_radius, max_radius + 1)
+    # The lower bound avoids 0 / 0 in the middle tap, the only one left if sigma is 0.
+    weights = jnp.exp(-0.5 * jnp.square(taps / jnp.maximum(sigma, 1e-6)))
+    weights = jnp.where(jnp.abs(taps) <= jnp.ceil(2 * sigma), weights, 0.0)
+    indices = jnp.clip(jnp.arange(padded_size)[:, None] + taps[None, :], 0, size - 1)
+    return band_matrix(indices, weights / weights.sum(), padded_size)
+
+
+def blur_kernel(
+    sigmas: tuple[jax.Array, jax.Array], angle: jax.Array, *, max_sigma: float
+) -> jax.Array:
+    """Returns a Gaussian kernel whose blur may differ along and across a direction.
+
+    With equal sigmas it equals `blur_matrix` applied to rows and columns.
+
+    Args:
+        sigmas: standard deviations along the direction and across it, in pixels, in
+            [0, max_sigma]; may be traced.
+        angle: direction in radians; 0 is along a row, a quarter turn along a column.
+        max_sigma: bound that fixes the kernel's size when compiling.
+
+    Returns:
+        float32 [2r + 1, 2r + 1], r = ceil(2 max_sigma), with sum 1.
+    """
+    max_radius = math.ceil(2 * max_sigma)
+    taps = jnp.arange(-max_radius, max_radius + 1)
+    rows, columns = jnp.meshgrid(taps, taps, indexing="ij")
+    along = columns * jnp.cos(angle) + rows * jnp.sin(angle)
+    across = rows * jnp.cos(angle) - columns * jnp.sin(angle)
+    # The lower bound avoids 0 / 0 in the middle tap, the only one left if sigma is 0.
+    lengths = [jnp.maximum(sigma, 1e-6) for sigma in sigmas]
+    squares = jnp.square(along / lengths[0]) + jnp.square(across / lengths[1])
+    radius = jnp.ceil(2 * jnp.maximum(*sigmas))
+    inside = (jnp.abs(rows) <= radius) & (jnp.abs(columns) <= radius)
+    weights = jnp.where(inside, jnp.exp(-0.5 * squares), 0.0)
+    return weights / weights.sum()
+
+
+def blur_by_kernel(image: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Filters each channel of [H, W, C] with an odd square kernel, edges replicated."""
+    radius = len(kernel) // 2
+    padded = jnp.pad(image, ((radius, radius), (radius, radius), (0, 0)), mode="edge")
+    blurred = jax.lax.conv_general_dilated(
+        padded.transpose(2, 0, 1)[:, None],
+        kernel[None, None],
+        window_strides=(1, 1),
+        padding="VALID",
+        precision=PRECISION,
+    )
+    return blurred[:, 0].transpose(1, 2, 0)
+
+
+def add_noise(
+    key: jax.Array, image: jax.Array, level: jax.Array, *, shot: jax.Array
+) -> jax.Array:
+    """Adds white Gaussian sensor noise, whose variance may grow with brightness.
+
+    Args:
+        key: PRNG key.
+        image: float32 in [0, 1], of any shape.
+        level: standard deviation at white, in the image's units.
+        shot: share of the variance that is proportional to the brightness, in [0, 1].
+
+    Returns:
+        The noisy image, of the same shape and not clipped.
+    """
+    variance = level**2 * ((1 - shot) + shot * image)
+    return image + jnp.sqrt(variance) * jax.random.normal(key, image.shape)
+
+
+def degrade(
+    hr: jax.Array,
+    sigma: jax.Array,
+    *,
+    scale: int,
+    max_sigma: float,
+    size: tuple[jax.Array | int, jax.Array | int] | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Makes a photo's small sharp image and its small blurry one.
+
+    Args:
+        hr: photo, uint8 [H, W, 3], H and W multiples of `scale`.
+        sigma: standard deviation of the blur in pixels of the small image.
+        scale: whole factor.
+        max_sigma: upper bound of `sigma`.
+        size: (height, width) of the valid part of `hr`, multiples of `scale`; by default
+            all of it; may be traced. Outputs beyond `size / scale` are meaningless.
+
+    Returns:
+        lr_sharp: float32 [H / scale, W / scale, 3], clipped to [0, 1], unrounded.
+        lr_blur: the same shape, rounded to 8 bits.
+    """
+    size = size or hr.shape[:2]
+    lr_sharp = _shrink(hr, scale=scale, size=size)
+    small_size = [side // scale for side in size]
+    blurred = _blur(lr_sharp, sigma, max_sigma=max_sigma, size=small_size)
+    return lr_sharp, round_to_8_bits(blurred)
+
+
+def _shrink(
+    hr: jax.Array, *, scale: int, size: tuple[jax.Array | int, jax.Array | int]
+) -> jax.Array:
+    height, width, _ = hr.shape
+    rows, columns = size
+    # Clips between the two passes, where MATLAB's imresize of an 8-bit image cannot
+    # overshoot.
+    tall = resample_rows(
+        downscale_matrix(rows, height, scale), hr.astype(jnp.float32) / 255.0
+    )
+    lr_sharp = resample_columns(
+        downscale_matrix(columns, width, scale), jnp.clip(tall, 0.0, 1.0)
+    )
+    return jnp.clip(lr_sharp, 0.0, 1.0)
+
+
+def _blur(
+    image: jax.Array,
+    sigma: jax.Array,
+    *,
+    max_sigma: float,
+    size: Sequence[jax.Array | int],
+) -> jax.Array:
+    rows, columns = (
+        blur_matrix(sigma, count, padded_count, max_sigma=max_sigma)
+        for count, padded_count in zip(size, image.shape[:2], strict=True)
+    )
+    return resample_columns(columns, resample_rows(rows, image))
+
+
+def training_triple(
+    key: jax.Array,
+    hr: jax.Array,
+    *,
+    scale: int,
+    sigma_range: tuple[float, float],
+    anisotropic_share: float = 0.0,
+    noise_share: float = 0.0,
+    max_noise: float = 0.0,
+    jpeg_share: float = 0.0,
+    jpeg_quality: tuple[int, int] = (100, 100),
+) -> dict[str, jax.Array]:
+    """Makes a training example from a crop: augments, shrinks and degrades at random.
+
+    Every share is the probability that a crop has that degradation. A share of 0 costs no
+    computation. No share changes the random numbers of the other degradations.
+
+    Args:
+        key: PRNG key, the only source of randomness.
+        hr: crop, uint8 [H, H, 3], H a multiple of `scale`.
+        scale: whole factor.
+        sigma_range: bounds of the uniform distribution of sigma.
+        anisotropic_share: share with directional blur. Its direction is random, and its
+            sigma across the direction is 0.3 to 1 times that along it.
+        noise_share, max_noise: share with noise, see `add_noise`; largest level, in grey
+            levels.
+        jpeg_share, jpeg_quality: share with JPEG compression; lowest and highest quality.
+            Half of these have 4:2:0 chroma. The grid of blocks has a random position.
+
+    Returns:
+        "hr" [H, H, 3]; "lr_sharp" and "lr_blur" [H / scale, H / scale, 3]; all float32.
+    """
+    augment_key, sigma_key = jax.random.split(key)
+    shape_key, noise_key, jpeg_key = (jax.random.fold_in(key, i) for i in range(3))
+    low, high = sigma_range
+    sigma = jax.random.uniform(sigma_key, minval=low, maxval=high)
+    hr = augment(augment_key, hr)
+    lr_sharp = _shrink(hr, scale=scale, size=hr.shape[:2])
+    blurred = _blur(lr_sharp, sigma, max_sigma=high, size=lr_sharp.shape[:2])
+    if anisotropic_share:
+        chosen, angle, ratio = jax.random.uniform(shape_key, (3,))
+        sigmas = (sigma, sigma * (0.3 + 0.7 * ratio))
+        kernel = blur_kernel(sigmas, jnp.pi * angle, max_sigma=high)
+        other = blur_by_kernel(lr_sharp, kernel)
+        blurred = jnp.where(chosen < anisotropic_share, other, blurred)
+    if noise_share:
+        field_key, draw_key = jax.random.split(noise_key)
+        chosen, level, shot = jax.random.uniform(draw_key, (3,))
+        level = max_noise / 255.0 * level
+        noisy = add_noise(field_key, blurred, level, shot=shot)
+        blurred = jnp.where(chosen < noise_share, noisy, blurred)
+    lr_blur = round_to_8_bits(blurred)
+    if jpeg_share:
+        lr_blur = _compress_at_random(
+            jpeg_key, lr_blur, share=jpeg_share, quality=jpeg_quality
+        )
+    hr = hr.astype(jnp.float32) / 255.0
+    return {"hr": hr, "lr_sharp": lr_sharp, "lr_blur": lr_blur}
+
+
+def _compress_at_random(
+    key: jax.Array, image: jax.Array, *, share: float, quality: tuple[int, int]
+) -> jax.Array:
+    chosen_key, quality_key, chroma_key, phase_key = jax.random.split(key, 4)
+    low, high = quality
+    compressed = jpeg(
+        image,
+        jax.random.randint(quality_key, (), low, high + 1),
+        reduce_chroma=jax.random.bernoulli(chroma_key),
+        phase=tuple(jax.random.randint(phase_key, (2,), 0, UNIT)),
+    )
+    return jnp.where(jax.random.bernoulli(chosen_key, share), compressed, image)

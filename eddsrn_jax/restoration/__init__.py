@@ -1,0 +1,1 @@
+"""From a photo to restored photos: Restorer, tiles, batches of files."""

@@ -1,0 +1,265 @@
+"""Restores untrusted image files one after the other.
+
+A file that fails is logged with the reason and never stops the others. Outputs are
+written atomically: to a temporary file beside the target, which is then renamed. Inputs
+are not changed unless the user allows a result to replace its own input.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from eddsrn_jax.errors import InputError, UsageError
+from eddsrn_jax.files import make_folder, written_beside
+from eddsrn_jax.images.decoding import Header, convert, to_pillow
+from eddsrn_jax.images.pictures import (
+    fit_to_format,
+    read_header,
+    read_picture,
+    write_picture,
+)
+from eddsrn_jax.models import SCALE
+from eddsrn_jax.restoration.blur_estimate import estimate_sigma, outside_trained_range
+from eddsrn_jax.restoration.jobs import Job, Limits, Placing, find_jobs, place
+from eddsrn_jax.restoration.restorer import Restorer
+
+_log = logging.getLogger(__name__)
+
+# The longest file name, in bytes, on common file systems.
+_LONGEST_NAME = 255
+
+
+def restore_files(
+    paths: Sequence[Path],
+    make_restorer: Callable[[], Restorer],
+    *,
+    placing: Placing,
+    limits: Limits,
+    recursive: bool = False,
+    strength: float = 1.0,
+    report: Path | None = None,
+) -> list[Job]:
+    """Restores photos.
+
+    Args:
+        paths: files, and folders of images.
+        make_restorer: function that makes the Restorer; not called if nothing is to do.
+        placing: location of the results, see `Placing`.
+        limits: largest sizes; photos beyond them fail before they are decoded.
+        recursive: whether to search subfolders too.
+        strength: see `Restorer.__call__`.
+        report: JSON file for the status of every photo, also written when the work ends
+            early; None writes none.
+
+    Returns:
+        One job for each photo or unusable path, with its status.
+
+    Raises:
+        UsageError: a target or the report would replace a photo or another result, see
+            `place`. It is raised before any work.
+        InputError: the output folder, the weights or the report cannot be used.
+    """
+    jobs = list(find_jobs(paths, recursive=recursive))
+    place(jobs, placing)
+    if placing.folder:
+        make_folder(placing.folder, "--output_dir")
+    start = time.perf_counter()
+    with _reporting(report, jobs):
+        try:
+            for job in jobs:
+                if job.status == "not started":
+                    _prepare(job, limits, skip_existing=placing.skip_existing)
+            waiting = [job for job in jobs if job.status == "not started"]
+            if waiting:
+                _restore_all(waiting, make_restorer(), strength)
+        finally:
+            _log.info("%s", _summary(jobs, time.perf_counter() - start))
+    return jobs
+
+
+@contextlib.contextmanager
+def _reporting(path: Path | None, jobs: Sequence[Job]) -> Iterator[None]:
+    """Writes the report after the block, and once before it to find errors early."""
+
+    def write() -> None:
+        text = json.dumps({"files": [job.entry() for job in jobs]}, indent=1)
+        try:
+            with written_beside(path) as temporary:
+                temporary.write_text(text + "\n")
+        except OSError as error:
+            reason = f"cannot be written ({error.strerror})"
+            raise InputError(f"--report={path}: {reason}") from error
+
+    if not path:
+        yield
+        return
+    files = [file for job in jobs for file in (job.path, *job.targets.values())]
+    if os.path.realpath(path) in map(os.path.realpath, files):
+        raise UsageError(f"--report={path} is one of the photographs")
+    write()
+    try:
+        yield
+    finally:
+        write()
+
+
+class _Collector(logging.Handler):
+    """A log handler that records the package's warnings in a job."""
+
+    def __init__(self, job: Job):
+        super().__init__(logging.WARNING)
+        self._job = job
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage().removeprefix(f"{self._job.path}: ")
+        if record.levelno == logging.WARNING and message not in self._job.warnings:
+            self._job.warnings.append(message)
+
+
+@contextlib.contextmanager
+def _working_on(job: Job) -> Iterator[None]:
+    """Records failures, interruptions and warnings of the block in the job."""
+    collector, logger = _Collector(job), logging.getLogger("eddsrn_jax")
+    logger.addHandler(collector)
+    try:
+        yield
+    # Decoders and devices raise exceptions of any type, and other files still wait.
+    except Exception as error:
+        job.fail(error)
+    except BaseException:
+        job.status = "interrupted"
+        raise
+    finally:
+        logger.removeHandler(collector)
+
+
+def _prepare(job: Job, limits: Limits, *, skip_existing: bool) -> None:
+    """Reads the header, and fails or warns of all that is known before decoding."""
+    if skip_existing:
+        missing = {n: path for n, path in job.targets.items() if not path.exists()}
+        if not missing:
+            job.status = "skipped"
+            return
+        job.targets = missing
+    with _working_on(job):
+        job.header = read_header(job.path)
+        limits.check(job)
+        for output, target in job.targets.items():
+            *_, losses = fit_to_format(target.suffix, job.target_header(output))
+            for loss in losses:
+                job.warn(loss)
+            if (length := len(os.fsencode(target.name))) > _LONGEST_NAME:
+                raise InputError(
+                    f"the result's name would have {length} bytes, the most are"
+                    f" {_LONGEST_NAME}; --output can name it"
+                )
+            if target.is_dir():
+                raise InputError(f"the result's name, {target}, is a folder's")
+
+
+def _restore_all(jobs: Sequence[Job], restorer: Restorer, strength: float) -> None:
+    """Restores all jobs, with one progress bar that counts the photos' pixels."""
+    total, done = sum(job.pixels for job in jobs), 0
+    with tqdm(total=total, unit="P", unit_scale=True, disable=None) as bar:
+        for job in jobs:
+            bar.set_description(job.path.name[:30])
+            with _working_on(job):
+                start = time.perf_counter()
+                for pixels in _restore(job, restorer, strength):
+                    bar.update(done + pixels - bar.n)
+                job.seconds = time.perf_counter() - start
+                job.status = "restored"
+                names = ", ".join(str(target) for target in job.targets.values())
+                _log.info("%s: %s (%.1f s)", job.path, names, job.seconds)
+            done += job.pixels
+            bar.update(done - bar.n)
+
+
+def _restore(job: Job, restorer: Restorer, strength: float) -> Iterator[int]:
+    """Restores one file; yields the number of its pixels that are done so far."""
+    pixels, metadata = read_picture(job.path)
+    job.sigma = estimate_sigma(_colour(pixels))
+    if strength:
+        _warn_of_blur(job, restorer.sigma_range)
+    canvases = {
+        output: _Canvas(job.target_header(output), target.suffix)
+        for output, target in job.targets.items()
+    }
+    for block in restorer.blocks(pixels, strength=strength):
+        parts = dict(block.items())
+        for output, canvas in canvases.items():
+            scale = SCALE if output == "sr" else 1
+            canvas.paste(parts[output], scale * block.top, scale * block.left)
+        # Blocks come row by row.
+        yield block.top * pixels.shape[1] + block.height * (block.left + block.width)
+    del pixels
+    for output, target in job.targets.items():
+        make_folder(target.parent, "folder")
+        with written_beside(target) as temporary:
+            messages = write_picture(temporary, canvases.pop(output).picture, metadata)
+        for message in messages:
+            job.warn(message)
+
+
+def _colour(pixels: np.ndarray) -> np.ndarray:
+    """Returns pixels [h, w, C] without alpha, as gray [h, w] or RGB [h, w, 3]."""
+    return pixels[:, :, 0] if pixels.shape[2] < 3 else pixels[:, :, :3]
+
+
+def _warn_of_blur(job: Job, trained: tuple[float, float]) -> None:
+    """Warns of a photo whose blur is outside the range that the weights suit."""
+    side = outside_trained_range(job.sigma, trained)
+    if side:
+        harm = {
+            "sharper": "it may come out oversharpened (a --strength below 1 does less)",
+            "blurrier": "blur will be left",
+        }
+        low, high = trained
+        job.warn(
+            f"{side} than what the weights are trained for, sigma {low:g} to {high:g}"
+            f" pixels; it has about {job.sigma:.1f}: {harm[side]}"
+        )
+
+
+class _Canvas:
+    """An output image assembled from parts, with the channels its format can hold."""
+
+    def __init__(self, header: Header, suffix: str):
+        self._channels, self._dtype, _ = fit_to_format(suffix, header)
+        if self._dtype == np.uint8:
+            # Pillow writes its own images without a copy.
+            mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[self._channels]
+            self.picture = Image.new(mode, (header.width, header.height))
+        else:
+            shape = (header.height, header.width, self._channels)
+            self.picture = np.zeros(shape, self._dtype)
+
+    def paste(self, part: np.ndarray, top: int, left: int) -> None:
+        part = convert(part, self._channels, self._dtype)
+        if isinstance(self.picture, Image.Image):
+            self.picture.paste(to_pillow(part), (left, top))
+        else:
+            height, width, _ = part.shape
+            self.picture[top : top + height, left : left + width] = part
+
+
+def _summary(jobs: Sequence[Job], seconds: float) -> str:
+    """Returns one line with the number of jobs of each status, and the speed."""
+    parts = []
+    for status in ("restored", "skipped", "failed", "interrupted", "not started"):
+        if count := sum(job.status == status for job in jobs):
+            parts.append(f"{count} {status}")
+    done = [job for job in jobs if job.status == "restored"]
+    if done:
+        megapixels = sum(job.pixels for job in done) / 1e6
+        rate = megapixels / sum(job.seconds for job in done)
+        parts.append(f"{megapixels:.3g} megapixels at {rate:.3g} a second")
+    return ", ".join(parts) + f" ({seconds:.1f} s)"

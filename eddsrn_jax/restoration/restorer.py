@@ -1,0 +1,353 @@
+"""Restores photos of any size with a network: deblurred, and four times as large.
+
+Photos are uint8, uint16, or float in [0, 1]. Their shape is [h, w, C] with one channel
+(gray), two (gray, alpha), three (RGB) or four (RGB, alpha).
+"""
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from eddsrn_jax.checkpoints.weights import read_network
+from eddsrn_jax.errors import InputError
+from eddsrn_jax.files import written_beside
+from eddsrn_jax.images.decoding import from_pillow, to_pillow
+from eddsrn_jax.mesh import device_memory
+from eddsrn_jax.models import SCALE, STRIDE, abstract_outputs, apply
+from eddsrn_jax.models.complexity import activation_bytes_per_pixel
+from eddsrn_jax.ops.resize import bicubic_upscale
+from eddsrn_jax.restoration.outputs import Restored
+from eddsrn_jax.restoration.tile_network import peak_of, restore_window
+from eddsrn_jax.restoration.tiles import LARGEST_WINDOW, Planner, Tile, cut
+
+_log = logging.getLogger(__name__)
+
+# Share of the device's memory that a window's activations may take.
+_MEMORY_SHARE = 1 / 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Block(Restored):
+    """The results for one rectangular part of a photo.
+
+    Attributes:
+        top, left: position of the part in the photo, in pixels.
+        height, width: size of the part in the photo, in pixels.
+    """
+
+    top: int = 0
+    left: int = 0
+    height: int = 0
+    width: int = 0
+
+
+class Restorer:
+    """A network with its weights, applied to photos of any size.
+
+    Any number of threads may share one Restorer.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        params: Any,
+        *,
+        sigma_range: tuple[float, float] = (1.0, 2.0),
+        outputs: Sequence[str] | None = None,
+        largest_window: int | None = None,
+    ):
+        """Puts the weights on the first local device.
+
+        Args:
+            model: network that maps float [N, h, w, 3] in [0, 1] to images by name, see
+                eddsrn_jax.models.
+            params: network parameters.
+            sigma_range: lowest and highest blur that the network was trained for.
+            outputs: "sr", "deblurred" or both; only these are computed. None computes
+                all that the model has.
+            largest_window: side of the largest square part of a photo that is restored
+                at once, a multiple of 8. None takes the largest useful one that fits
+                the memory.
+
+        Raises:
+            InputError: the model lacks an output, or the window is not a multiple of 8
+                or too small for two halos and pixels between them.
+        """
+        device = jax.local_devices()[0]
+        self.sigma_range = sigma_range
+        self._outputs = _check_outputs(outputs, model) if outputs else None
+        self._model = model
+        self._params = jax.device_put(params, device)
+        # The receptive field reaches `reach` pixels beyond a multiple of the stride.
+        halo = -(-model.reach // STRIDE) * STRIDE
+        if largest_window is None:
+            memory = _MEMORY_SHARE * device_memory(device)
+            fitting = int((memory / activation_bytes_per_pixel(model)) ** 0.5) // 64 * 64
+            largest_window = max(min(fitting, LARGEST_WINDOW), 2 * halo + STRIDE)
+        self._planner = Planner(halo=halo, largest=largest_window)
+        self._prepared: set[tuple[int, int]] = set()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        *,
+        weights: Path | str | None = None,
+        workdir: Path | str | None = None,
+        dtype: str | None = None,
+        outputs: Sequence[str] | None = None,
+        largest_window: int | None = None,
+    ) -> "Restorer":
+        """Loads shipped weights, a file of weights, or a run's best checkpoint.
+
+        Args:
+            weights: name of shipped weights or path of a file, see `find_weights`; by
+                default the package's default weights.
+            workdir: folder of a training run, whose best checkpoint is loaded.
+            dtype: type to compute in, such as "bfloat16"; by default the network's own.
+            outputs, largest_window: see `__init__`.
+
+        Raises:
+            InputError: both `weights` and `workdir` are given, or the one given cannot
+                be read; see also `__init__`.
+        """
+        if weights and workdir:
+            raise InputError(
+                f"both weights ({weights}) and a workdir ({workdir}) are given"
+            )
+        if workdir:
+            # Orbax takes seconds to import.
+            from eddsrn_jax.checkpoints.manager import read_run
+
+            network = read_run(Path(workdir).expanduser())
+        else:
+            network = read_network(weights)
+        return cls(
+            network.model.clone(dtype=dtype) if dtype else network.model,
+            network.params,
+            sigma_range=network.sigma_range,
+            outputs=outputs,
+            largest_window=largest_window,
+        )
+
+    def prepare(self, height: int, width: int) -> None:
+        """Compiles a program for 8-bit photos of one size, so that calls are fast.
+
+        Without this call, photos use programs that all sizes share, until the third
+        photo of a size compiles one for that size. Once 32 sizes of windows have
+        programs of their own, all further ones use the shared programs.
+        """
+        size = (height, width)
+        if size not in self._prepared:
+            self._prepared.add(size)
+            self._planner.fit(size)
+            window, (tile, *_) = self._planner.plan(size)
+            self._restore(np.zeros((*size, 3), np.uint8), tile, window, 1.0)
+
+    def __call__(
+        self, image: np.ndarray | Image.Image, *, strength: float = 1.0
+    ) -> Restored:
+        """Restores a photo.
+
+        Args:
+            image: Pillow image, which is turned upright by its EXIF orientation; or
+                array [h, w] or [h, w, C], see the module.
+            strength: 1 for the network's outputs, 0 for bicubic interpolation and the
+                unchanged photo; values between mix them.
+
+        Returns:
+            The results, as Pillow images or arrays like `image` and of its dtype. For a
+            Pillow image with a palette, CMYK or 1 bit they are RGB or gray.
+
+        Raises:
+            ValueError: the array or the strength is not as described above.
+            InputError: the device has too little memory even for small windows, or the
+                range of a Pillow image's pixels is unknown.
+            FloatingPointError: a result is not finite, not even in float32.
+        """
+        if isinstance(image, Image.Image):
+            restored = self(from_pillow(image), strength=strength)
+            return Restored(**{name: to_pillow(x) for name, x in restored.items()})
+        pixels = image[:, :, None] if image.ndim == 2 else image
+        results: dict[str, np.ndarray] = {}
+        for block in self.blocks(pixels, strength=strength):
+            for name, part in block.items():
+                scale = SCALE if name == "sr" else 1
+                if name not in results:
+                    height, width, channels = pixels.shape
+                    shape = (scale * height, scale * width, channels)
+                    results[name] = np.empty(shape, image.dtype)
+                top, left = scale * block.top, scale * block.left
+                rows, columns, _ = part.shape
+                results[name][top : top + rows, left : left + columns] = part
+        shape = slice(None) if image.ndim == 3 else (slice(None), slice(None), 0)
+        return Restored(**{name: result[shape] for name, result in results.items()})
+
+    def blocks(self, pixels: np.ndarray, *, strength: float = 1.0) -> Iterator[Block]:
+        """Restores a photo part by part, without memory for whole results.
+
+        Args:
+            pixels: photo [h, w, C], see the module.
+            strength: see `__call__`.
+
+        Yields:
+            Parts that together cover the photo, row by row. If the device runs out of
+            memory, the parts start again from the first, smaller than before.
+
+        Raises:
+            ValueError, InputError, FloatingPointError: see `__call__`.
+        """
+        _check(pixels, strength)
+        height, width, channels = pixels.shape
+        color = pixels[:, :, : channels - 1] if channels in (2, 4) else pixels
+        alpha = pixels[:, :, channels - 1 :] if channels in (2, 4) else None
+        if color.dtype.kind == "f":
+            color = color.astype(np.float32)
+        window, tiles = self._planner.plan((height, width))
+        i = 0
+        while i < len(tiles):
+            try:
+                images = self._restore(color, tiles[i], window, strength)
+            except jax.errors.JaxRuntimeError as error:
+                if "RESOURCE_EXHAUSTED" not in str(error):
+                    raise
+                self._planner.shrink(window)
+                window, tiles = self._planner.plan((height, width))
+                i = 0
+            else:
+                yield _block(images, tiles[i], alpha, pixels.dtype)
+                i += 1
+
+    def _restore(
+        self, color: np.ndarray, tile: Tile, size: tuple[int, int], strength: float
+    ) -> dict[str, np.ndarray]:
+        """Restores a tile's part of a photo, with as many channels as `color`."""
+        window = cut(color, tile.top, tile.left, size)
+        if window.shape[2] == 1:
+            window = np.repeat(window, 3, axis=2)
+        height, width, _ = color.shape
+        end = np.minimum((height - tile.top, width - tile.left), size)
+        # Programs that all sizes share always mask, as photos may end within the window.
+        stride = self._model.stride
+        whole = (-(-end // stride) * stride == size).all()
+        masked = not (whole and size in self._planner.fitted)
+        outputs = jax.device_get(self._run(window, end, strength, masked=masked))
+        images = {}
+        for name, output in outputs.items():
+            scale = SCALE if name == "sr" else 1
+            (top, bottom), (left, right) = (
+                (scale * (start - first), scale * (stop - first))
+                for first, (start, stop) in (
+                    (tile.top, tile.rows),
+                    (tile.left, tile.columns),
+                )
+            )
+            part = output[top:bottom, left:right]
+            images[name] = _gray(part) if color.shape[2] == 1 else part
+        return images
+
+    def _run(
+        self, window: np.ndarray, end: np.ndarray, strength: float, *, masked: bool
+    ) -> dict[str, jax.Array]:
+        run = functools.partial(
+            *(restore_window, self._params, window, end, np.float32(strength)),
+            names=self._outputs,
+            masked=masked,
+        )
+        outputs, finite = run(model=self._model)
+        if not finite and (dtype := jnp.dtype(self._model.dtype)) != jnp.float32:
+            _log.warning("not finite in %s, again in float32", dtype)
+            outputs, finite = run(model=self._model.clone(dtype="float32"))
+        if not finite:
+            raise FloatingPointError("the network's result is not finite")
+        return outputs
+
+    def export(self, path: Path | str) -> None:
+        """Writes the network, with its weights, as a `jax.export` artifact.
+
+        `jax.export.deserialize(path.read_bytes()).call(images)` maps float32 [b, h, w, 3]
+        in [0, 1] to a dict of "sr" and "deblurred", which are not clipped. h and w are
+        any multiples of 8. The artifact runs on CPUs, CUDA GPUs and TPUs without this
+        project's code. This version of JAX can read it and, for six months, newer ones.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        sizes = jax.export.symbolic_shape("b, 8*h, 8*w, 3")
+        images = jax.ShapeDtypeStruct(sizes, "float32")
+        params = jax.device_get(self._params)
+        restore = jax.jit(lambda images: apply(self._model, params, images))
+        exported = jax.export.export(restore, platforms=("cpu", "cuda", "tpu"))(images)
+        try:
+            with written_beside(Path(path)) as temporary:
+                temporary.write_bytes(exported.serialize())
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _check_outputs(outputs: Sequence[str], model: nn.Module) -> tuple[str, ...]:
+    known = abstract_outputs(model)
+    for name in outputs:
+        if name not in known:
+            raise InputError(
+                f"the network has no output {name!r}, only {', '.join(known)}"
+            )
+    return tuple(outputs)
+
+
+def _check(pixels: np.ndarray, strength: float) -> None:
+    if pixels.ndim != 3 or not 1 <= pixels.shape[2] <= 4 or 0 in pixels.shape:
+        raise ValueError(
+            f"expected a photograph [h, w] or [h, w, 1..4], not {pixels.shape}"
+        )
+    if pixels.dtype not in (np.uint8, np.uint16) and pixels.dtype.kind != "f":
+        raise ValueError(f"expected uint8, uint16 or float pixels, not {pixels.dtype}")
+    if pixels.dtype.kind == "f":
+        low, high = pixels.min(), pixels.max()
+        # NaN fails this comparison too.
+        if not (low >= 0 and high <= 1):
+            raise ValueError(f"float pixels from {low:g} to {high:g}, expected [0, 1]")
+    if not 0 <= strength <= 1:
+        raise ValueError(f"a strength of {strength:g}, expected [0, 1]")
+
+
+def _gray(image: np.ndarray) -> np.ndarray:
+    """Returns the mean of three channels, [h, w, 3] -> [h, w, 1]."""
+    if image.dtype.kind == "f":
+        return image.mean(axis=2, keepdims=True)
+    total = image.sum(axis=2, keepdims=True, dtype=np.uint32)
+    return ((total + 1) // 3).astype(image.dtype)
+
+
+def _block(
+    images: dict[str, np.ndarray], tile: Tile, alpha: np.ndarray | None, dtype: np.dtype
+) -> Block:
+    (top, bottom), (left, right) = tile.rows, tile.columns
+    if alpha is not None:
+        # Bicubic interpolation reads two pixels beyond the part on each side.
+        around = cut(alpha, top - 2, left - 2, (bottom - top + 4, right - left + 4))
+        parts = {"sr": _enlarged(around), "deblurred": around[2:-2, 2:-2]}
+        images = {
+            name: np.concatenate([image, parts[name]], axis=2)
+            for name, image in images.items()
+        }
+    images = {name: image.astype(dtype, copy=False) for name, image in images.items()}
+    size = {"height": bottom - top, "width": right - left}
+    return Block(**images, top=top, left=left, **size)
+
+
+def _enlarged(around: np.ndarray) -> np.ndarray:
+    """Enlarges an image bicubically by 4, then cuts off its border of two pixels."""
+    large = bicubic_upscale(around[None].astype(np.float32), SCALE)[0]
+    large = large[2 * SCALE : -2 * SCALE, 2 * SCALE : -2 * SCALE]
+    if around.dtype.kind == "f":
+        return np.clip(large, 0, 1)
+    return np.floor(np.clip(large, 0, peak_of(around.dtype)) + 0.5).astype(around.dtype)

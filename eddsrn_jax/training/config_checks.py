@@ -1,0 +1,179 @@
+"""Checks every value of a config before a run starts."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from eddsrn_jax.config_values import flatten
+from eddsrn_jax.errors import InputError
+from eddsrn_jax.evaluation.inputs import SPOILINGS
+from eddsrn_jax.models import NETWORKS, SCALE, make_network
+from eddsrn_jax.training.losses import LOSSES
+
+
+def _is_whole(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < math.inf
+
+
+def _are_sigmas(values: Any) -> bool:
+    return isinstance(values, tuple | list) and all(
+        _is_number(v) and v <= 10 for v in values
+    )
+
+
+def _are_counts(values: Any, count: int) -> bool:
+    return len(values) == count and all(_is_whole(v) and v > 0 for v in values)
+
+
+def _one_of(*names: str) -> tuple[Callable[[Any], bool], str]:
+    *most, last = map(repr, names)
+    return lambda value: value in names, f"{', '.join(most)} or {last}"
+
+
+_TEXT = (lambda value: isinstance(value, str), "text")
+_SWITCH = (lambda value: isinstance(value, bool), "True or False")
+_WHOLE = (_is_whole, "a whole number, 0 or more")
+_COUNT = (lambda value: _is_whole(value) and value > 0, "a whole number, 1 or more")
+_NUMBER = (_is_number, "a number, 0 or more")
+_POSITIVE = (lambda value: _is_number(value) and value > 0, "a number, more than 0")
+_SHARE = (lambda value: _is_number(value) and value < 1, "0 or more and less than 1")
+_PROBABILITY = (lambda value: _is_number(value) and value <= 1, "0 to 1")
+_SIGMAS = (lambda value: _are_sigmas(value) and len(value) > 0, "sigmas in [0, 10]")
+_SIGMA_RANGE = (
+    lambda v: _are_sigmas(v) and len(v) == 2 and v[0] <= v[1],
+    "two sigmas in [0, 10], low and high",
+)
+_QUALITIES = (
+    lambda v: isinstance(v, tuple | list) and _are_counts(v, 2) and v[0] <= v[1] <= 100,
+    "two whole numbers in [1, 100], low and high",
+)
+# The values of every config, except those of "model": a test of each, and for errors a
+# description of valid values.
+_VALUES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "name": _TEXT,
+    "seed": _WHOLE,
+    "batch_size": _COUNT,
+    "num_epochs": _WHOLE,
+    "total_steps": _WHOLE,
+    "init_from": _TEXT,
+    "ema_decay": _SHARE,
+    "on_bad_step": _one_of("stop", "skip"),
+    "log_every_steps": _COUNT,
+    "steps_per_dispatch": _COUNT,
+    "network": _one_of(*NETWORKS),
+    "data.source": _TEXT,
+    "data.validation_source": _TEXT,
+    "data.tfds_data_dir": _TEXT,
+    "data.tfds_download": _SWITCH,
+    "data.on_error": _one_of("skip", "raise"),
+    "data.cache_dir": _TEXT,
+    "data.pipeline": _one_of("stream", "resident"),
+    "data.hr_patch_size": _COUNT,
+    "data.crops_per_image": _COUNT,
+    "pipeline.num_threads": _COUNT,
+    "pipeline.prefetch": _COUNT,
+    "degradation.sigma_range": _SIGMA_RANGE,
+    "degradation.anisotropic_share": _PROBABILITY,
+    "degradation.noise_share": _PROBABILITY,
+    "degradation.max_noise": _NUMBER,
+    "degradation.jpeg_share": _PROBABILITY,
+    "degradation.jpeg_quality": _QUALITIES,
+    "loss.sr": _one_of(*LOSSES),
+    "loss.deblurred": _one_of(*LOSSES),
+    "loss.alpha": _NUMBER,
+    "loss.eps": _POSITIVE,
+    "adversarial.weight": _NUMBER,
+    "adversarial.feature_weight": _NUMBER,
+    "adversarial.features": _COUNT,
+    "adversarial.num_layers": _COUNT,
+    # make_optimizer checks the name.
+    "optimizer.schedule": _TEXT,
+    "optimizer.learning_rate": _POSITIVE,
+    "optimizer.halve_every_epochs": _COUNT,
+    "optimizer.warmup_steps": _WHOLE,
+    "optimizer.decay_steps": _WHOLE,
+    "optimizer.b2": _SHARE,
+    "optimizer.clip_norm": _NUMBER,
+    "validation.every_steps": _COUNT,
+    "validation.sigmas": _SIGMAS,
+    "validation.degradation": _one_of(*SPOILINGS),
+    "validation.max_photos": _COUNT,
+    "checkpoint.every_steps": _COUNT,
+}
+# Integer fields of networks that may be 0, which leaves that head out.
+_NONE_IS_ZERO = ("deblur_features",)
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Checks that a run can use this config.
+
+    Raises:
+        InputError: a value is missing, unknown or invalid; the message names it.
+    """
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise InputError(f"--config: {config!r} is no ml_collections.ConfigDict")
+    values = flatten(config)
+    if "model" not in config:
+        raise InputError("config.model is missing")
+    model = {name for name in values if name.startswith("model.")}
+    for name, (holds, expected) in _VALUES.items():
+        if name not in values:
+            raise InputError(f"config.{name} is missing")
+        if not holds(values[name]):
+            raise InputError(f"config.{name}={values[name]!r}: expected {expected}")
+    for name in sorted(values.keys() - _VALUES.keys() - model):
+        raise InputError(f"config.{name}={values[name]!r}: no such value")
+
+    def require(name: str, holds: bool, expected: str) -> None:
+        if not holds:
+            raise InputError(f"config.{name}={values[name]!r}: expected {expected}")
+
+    steps = "total_steps" if config.total_steps else "num_epochs"
+    require(steps, config[steps] >= 1, "1 or more")
+    together = config.steps_per_dispatch
+    holds = together == 1 or jax.default_backend() != "cpu"
+    require(
+        "steps_per_dispatch",
+        holds,
+        "1 on CPUs, whose convolutions take tens of times as long within a loop",
+    )
+    for name in ("log_every_steps", "validation.every_steps", "checkpoint.every_steps"):
+        holds = values[name] % together == 0
+        require(name, holds, f"a multiple of config.steps_per_dispatch={together}")
+    side = config.data.hr_patch_size
+    require("data.hr_patch_size", side % SCALE == 0, f"a multiple of {SCALE}")
+    _check_model(config, require)
+
+
+def _check_model(
+    config: ml_collections.ConfigDict, require: Callable[[str, bool, str], None]
+) -> None:
+    model = config.model
+    defaults = make_network(config.network, {})
+    # Raises InputError for fields that the network does not have.
+    make_network(config.network, model)
+    for name, value in model.items():
+        default = getattr(defaults, name)
+        kind = type(default)
+        require(f"model.{name}", type(value) is kind, f"as {default!r}, {kind.__name__}")
+        if kind is int:
+            least = int(name not in _NONE_IS_ZERO)
+            require(f"model.{name}", value >= least, f"{least} or more")
+        if kind is tuple and all(type(x) is int for x in default):
+            count = len(default)
+            holds = _are_counts(value, count)
+            require(f"model.{name}", holds, f"{count} whole numbers of 1 or more")
+    try:
+        dtype = jnp.dtype(model.get("dtype", defaults.dtype))
+        floating = jnp.issubdtype(dtype, jnp.floating)
+    except TypeError:
+        floating = False
+    require("model.dtype", floating, "a floating type such as 'float32' or 'bfloat16'")

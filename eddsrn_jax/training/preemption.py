@@ -1,0 +1,70 @@
+"""Stops a run after a step when a signal or a time limit asks for it."""
+
+import math
+import signal
+import time
+
+import jax
+
+from eddsrn_jax.distributed import gather, request_stop, stop_requested
+
+
+class StopSignal:
+    """Remembers SIGTERM or SIGINT, so that a run stops after a step, not within it.
+
+    A second signal takes effect immediately, as without this class. The run also stops
+    when `max_minutes` have passed. If one of several processes has to stop, all stop
+    after the same step.
+
+    Attributes:
+        received: the signal that this process received, or None. In a multi-process run,
+            reaching `max_minutes` counts as SIGTERM.
+    """
+
+    def __init__(self, max_minutes: float = math.inf):
+        self._max_minutes = max_minutes
+
+    def reason(self, step: int, together: int = 1) -> str | None:
+        """Returns why the run has to stop after this step, or None if it goes on.
+
+        Args:
+            step: number of steps done.
+            together: number of steps since the last call.
+        """
+        late = time.monotonic() - self._start > 60 * self._max_minutes
+        if jax.process_count() == 1:
+            if self.received:
+                return self.received.name
+            return f"{self._max_minutes:g} minutes have passed" if late else None
+        if late and not self.received:
+            self._receive(signal.SIGTERM, None)
+        steps = range(step - together + 1, step + 1)
+        if any([stop_requested(i) for i in steps]):
+            return self.received.name if self.received else "SIGTERM in another process"
+        return None
+
+    def received_by_any(self) -> bool:
+        """Returns whether any process received a signal; all processes must call it."""
+        return any(gather(self.received is not None))
+
+    def __enter__(self) -> "StopSignal":
+        self._start = time.monotonic()
+        self.received: signal.Signals | None = None
+        self._previous = {
+            number: signal.signal(number, self._receive)
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        return self
+
+    def _receive(self, number: int, _: object) -> None:
+        self.received = signal.Signals(number)
+        self._restore()
+        if jax.process_count() > 1:
+            request_stop()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()

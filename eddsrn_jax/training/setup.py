@@ -1,0 +1,185 @@
+"""Makes the parts of a run from its config: data, training step, state."""
+
+import functools
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import ml_collections
+import optax
+
+from eddsrn_jax import config_values
+from eddsrn_jax.checkpoints.manager import Checkpoints
+from eddsrn_jax.checkpoints.weights import load_weights
+from eddsrn_jax.data.crops import CropSampler
+from eddsrn_jax.data.pack import Pack
+from eddsrn_jax.data.photo_record import open_packs, photo_places
+from eddsrn_jax.data.resident import resident_batches
+from eddsrn_jax.data.streaming import prefetch_to_device, stream_batches
+from eddsrn_jax.files import make_folder
+from eddsrn_jax.mesh import map_step, replicate, shard_batch
+from eddsrn_jax.models import SCALE, abstract_outputs, abstract_params, init_params
+from eddsrn_jax.models.scgan import Discriminator
+from eddsrn_jax.training.adversarial import (
+    ADVERSARIAL_LOSSES,
+    adversarial_step,
+    with_discriminator,
+)
+from eddsrn_jax.training.losses import loss_names
+from eddsrn_jax.training.state import TrainState, create_train_state
+from eddsrn_jax.training.step import train_step, train_steps
+
+_log = logging.getLogger(__name__)
+
+# Smaller photos leave fewer than 8 x 8 pixels of the deblurred image inside its border.
+_MIN_VALIDATION_SIDE = SCALE * 16
+
+
+def open_data(
+    config: ml_collections.ConfigDict, workdir: Path | None = None
+) -> tuple[CropSampler, Pack]:
+    """Opens the crops to train on and the photos to validate on.
+
+    Args:
+        config: values of the run, see `train_and_evaluate`.
+        workdir: folder of the run, see `open_packs`.
+
+    Raises:
+        InputError: the config's data cannot be used.
+        OSError: the disk has no room for the pack.
+    """
+    data, places = config.data, photo_places(config)
+    make_folder(places["cache_dir"], "config.data.cache_dir")
+    train, held_out = open_packs(
+        **places,
+        workdir=workdir,
+        active=jax.process_index() == 0,
+        download=data.tfds_download,
+        on_error=data.on_error,
+    )
+    sampler = CropSampler(
+        train,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        crops_per_image=data.crops_per_image,
+        patch_size=data.hr_patch_size,
+    )
+    held_out = held_out.at_least(_MIN_VALIDATION_SIDE, "the least to validate on")
+    most = range(min(len(held_out.images), config.validation.max_photos))
+    return sampler, held_out.take(most)
+
+
+def open_batches(
+    config: ml_collections.ConfigDict,
+    sampler: CropSampler,
+    steps: range,
+    mesh: jax.sharding.Mesh,
+    rows: slice,
+) -> Iterator[dict[str, jax.Array]]:
+    """Returns an iterator that places the batches of `steps` on the devices ahead."""
+    if config.data.pipeline == "resident":
+        batches = resident_batches(sampler, steps, mesh, rows=rows)
+        return prefetch_to_device(batches, lambda batch: batch)
+    batches = stream_batches(sampler, steps, rows=rows, **config.pipeline)
+    return prefetch_to_device(batches, lambda b: shard_batch(b, mesh))
+
+
+def compile_step(
+    config: ml_collections.ConfigDict,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    mesh: jax.sharding.Mesh,
+) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]:
+    """Returns the config's training steps, compiled for a mesh; see `train_steps`."""
+    step = functools.partial(
+        train_step,
+        model=model,
+        optimizer=optimizer,
+        scale=SCALE,
+        degradation=dict(config.degradation),
+        loss=dict(config.loss),
+        ema_decay=config.ema_decay,
+        log_every_steps=config.log_every_steps,
+        on_bad_step=config.on_bad_step,
+    )
+    if discriminator := _discriminator(config):
+        step = functools.partial(
+            adversarial_step,
+            **step.keywords,
+            discriminator=discriminator,
+            weight=config.adversarial.weight,
+            feature_weight=config.adversarial.feature_weight,
+        )
+    return map_step(functools.partial(train_steps, step=step), mesh)
+
+
+def _discriminator(config: ml_collections.ConfigDict) -> Discriminator | None:
+    """Makes the discriminator that the config trains against; None if it has none."""
+    if not config.adversarial.weight:
+        return None
+    return Discriminator(
+        config.adversarial.features,
+        config.adversarial.num_layers,
+        config.model.dtype,
+    )
+
+
+def restore_or_create(
+    checkpoints: Checkpoints,
+    config: ml_collections.ConfigDict,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    mesh: jax.sharding.Mesh,
+) -> TrainState:
+    """Restores the newest checkpoint's state, or creates a new state.
+
+    A new state starts from the weights of `config.init_from`, if that is set.
+    """
+    state = _new_state(config, model, optimizer)
+    restored = checkpoints.restore_latest(replicate(state, mesh))
+    if restored is not None:
+        state, before = restored
+        for name, (old, new) in config_values.differences(before, config).items():
+            _log.warning("config.%s is now %s, it was %s", name, new, old)
+        return state
+    if config.init_from:
+        params = load_params(Path(config.init_from).expanduser(), model)
+        state = _new_state(config, model, optimizer, params)
+    return replicate(state, mesh)
+
+
+def _new_state(
+    config: ml_collections.ConfigDict,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    params: Any = None,
+) -> TrainState:
+    """Creates the state before the first step; initialises `params` if they are None."""
+    key = jax.random.key(config.seed)
+    discriminator = _discriminator(config)
+    losses = loss_names(abstract_outputs(model))
+    state = create_train_state(
+        init_params(model, key) if params is None else params,
+        optimizer,
+        losses=losses + ADVERSARIAL_LOSSES if discriminator else losses,
+        averaged=config.ema_decay > 0,
+    )
+    if discriminator:
+        state = with_discriminator(state, discriminator, optimizer, key=key)
+    return state
+
+
+def load_params(path: Path, model: nn.Module) -> Any:
+    """Loads weights from a .safetensors file or the best checkpoint of a workdir.
+
+    Raises:
+        InputError: the weights are missing, damaged, or of another architecture.
+    """
+    like = abstract_params(model)
+    if path.suffix == ".safetensors":
+        return load_weights(path, like)
+    with Checkpoints(path, read_only=True) as checkpoints:
+        return checkpoints.restore_params(like=like)[2]

@@ -1,0 +1,238 @@
+"""Commands that are launched as processes, mainly train.py and evaluate.py."""
+
+import json
+import re
+import signal
+import time
+
+import jax
+import numpy as np
+import pytest
+from processes import command
+from tiny import final_state, metrics_rows, tiny_flags
+
+from eddsrn_jax.checkpoints.manager import Checkpoints
+
+
+def test_train_is_reproducible_bit_for_bit(finished, tmp_path):
+    folder, workdir = finished
+    states, rows = [], []
+    for i in range(2):
+        run = command("train.py", *tiny_flags(folder, tmp_path / str(i)))
+        out, err = run.communicate(timeout=300)
+        assert run.returncode == 0, err
+        assert "| photos-val (1) | x4 SR" in out
+        states.append(final_state(tmp_path / str(i), 10))
+        rows.append(metrics_rows(tmp_path / str(i)))
+    jax.tree.map(np.testing.assert_array_equal, *states)
+    assert rows[0] == rows[1]
+    # The finished run was trained without oneDNN, with XLA's own convolutions, which add
+    # up in another order.
+    for found, expected in zip(rows[0], metrics_rows(workdir), strict=True):
+        assert found == pytest.approx(expected, rel=0.01)
+
+
+def test_train_keeps_the_users_xla_flags_and_reuses_cached_programs(finished, tmp_path):
+    folder, _ = finished
+    programs = []
+    for i in range(2):
+        run = command(
+            "train.py",
+            *tiny_flags(folder, tmp_path / str(i), total_steps=1),
+            XLA_FLAGS="--xla_cpu_enable_fast_math=false",
+            JAX_COMPILATION_CACHE_DIR=str(tmp_path / "xla"),
+        )
+        _, err = run.communicate(timeout=300)
+        assert run.returncode == 0, err
+        assert "XLA_FLAGS=--xla_cpu_enable_fast_math=false\n" in err
+        programs.append(sorted(path.name for path in (tmp_path / "xla").iterdir()))
+    # The second run found its step in the cache. Smaller programs may not be cached.
+    steps = [[n for n in names if n.startswith("jit_train_step")] for names in programs]
+    assert steps[0] and steps[0] == steps[1]
+
+
+@pytest.mark.parametrize(
+    "number, code", [(signal.SIGTERM, 0), (signal.SIGINT, 130)], ids=["TERM", "INT"]
+)
+def test_train_saves_a_checkpoint_and_exits_on_a_signal(finished, tmp_path, number, code):
+    folder, _ = finished
+    flags = tiny_flags(folder, tmp_path / "run", total_steps=100_000, log_every_steps=1)
+    run = command("train.py", *flags)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and run.poll() is None:
+        path = tmp_path / "run" / "metrics.jsonl"
+        if path.exists() and len(path.read_text().splitlines()) > 2:
+            break
+        time.sleep(0.1)
+    run.send_signal(number)
+    _, err = run.communicate(timeout=300)
+    assert run.returncode == code, err
+    found = re.search(rf"{signal.Signals(number).name}: saved step (\d+), stopping", err)
+    with Checkpoints(tmp_path / "run", read_only=True) as checkpoints:
+        assert checkpoints.restore_params(int(found[1]))
+    assert "Traceback" not in err
+
+
+def test_evaluate_scores_a_given_checkpoint_on_a_given_folder(finished, tmp_path):
+    folder, workdir = finished
+    run = command(
+        "evaluate.py",
+        f"--workdir={workdir}",
+        "--step=10",
+        f"--dataset=mine={folder}",
+        "--sigmas=1,2",
+        "--max_photos=2",
+        "--save_images",
+        f"--output_dir={tmp_path}",
+    )
+    out, err = run.communicate(timeout=300)
+    assert run.returncode == 0, err
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert {(m["dataset"], m["images"]) for m in results["means"]} == {
+        *(("photos-val", 1), ("mine", 2))
+    }
+    assert len(results["images"]) == 3 * 2 * 4
+    assert "| mine (2)" in out and "checkpoint 10" in out
+    assert (tmp_path / "images" / "mine" / "sigma_1" / "photo0_input.png").exists()
+
+
+def test_evaluate_scores_photo_degradations_beside_the_gaussian_weights(
+    finished, tmp_path
+):
+    folder, workdir = finished
+    run = command(
+        "evaluate.py",
+        f"--workdir={workdir}",
+        "--novalidation",
+        "--degradation=photo",
+        "--sigmas=1",
+        f"--dataset=mine={folder}",
+        "--max_photos=1",
+        f"--output_dir={tmp_path}",
+    )
+    out, err = run.communicate(timeout=300)
+    assert run.returncode == 0, err
+    results = json.loads((tmp_path / "results.json").read_text())
+    psnr = {
+        (mean["method"], mean["noise"], mean["jpeg"]): mean["psnr_y_crop4"]
+        for mean in results["means_by_sigma"]
+        if mean["output"] == "sr"
+    }
+    cells = [(0, None), (5, None), (0, 75), (5, 75)]
+    assert {key[1:] for key in psnr} == set(cells)
+    # The rows of the printed table, without its head and its mean.
+    rows = [line.split("|")[3:-1] for line in out.splitlines()[2:6]]
+    for (noise, jpeg), (*_, gain) in zip(cells, rows, strict=True):
+        expected = psnr["weights gaussian", noise, jpeg] - psnr["bicubic", noise, jpeg]
+        assert float(gain) == pytest.approx(expected, abs=0.006)
+
+
+@pytest.mark.parametrize(
+    "script, flags, code, message",
+    [
+        ("evaluate.py", ["--workdir=/absent"], 1, "/absent: no checkpoints in it"),
+        ("evaluate.py", ["--weights=/absent"], 1, "/absent: cannot be read as"),
+        ("evaluate.py", [], 1, "nothing to score: give --dataset=NAME=DIR"),
+        (
+            "evaluate.py",
+            ["--workdir=/absent", "--weights=/absent"],
+            *(2, "--workdir and --weights: expected one of them"),
+        ),
+        (
+            "evaluate.py",
+            ["--workdir=/absent", "--sigmas=1,x"],
+            *(2, "--sigmas=1,x: expected numbers in [0, 10] with commas, or 'random'"),
+        ),
+        (
+            "evaluate.py",
+            ["--workdir=/absent", "--sigmas="],
+            *(2, "--sigmas=: expected numbers in [0, 10] with commas, or 'random'"),
+        ),
+        (
+            "evaluate.py",
+            ["--config=configs/table1.py", "--degradation=photo"],
+            *(2, "--degradation=photo: not with --config"),
+        ),
+        (
+            "evaluate.py",
+            ["--workdir=/absent", "--dataset=Set14"],
+            *(2, "--dataset=Set14: expected NAME=DIR"),
+        ),
+        ("evaluate.py", ["--step=x"], 2, "flag --step=x: "),
+        ("evaluate.py", ["runs/mine"], 2, "unexpected arguments: runs/mine"),
+        (
+            "train.py",
+            ["--config=configs/eddsrn.py", "--config.data.source=folder:/absent"],
+            *(1, "/absent: no such folder"),
+        ),
+        (
+            "train.py",
+            ["--config=configs/eddsrn.py", "--config.data.soruce=bundled"],
+            *(2, '--config: \'soruce\'. Did you mean "source" instead of "soruce"?'),
+        ),
+        (
+            "train.py",
+            ["--config=configs/absent.py"],
+            *(2, "--config=configs/absent.py: no such file"),
+        ),
+        (
+            "train.py",
+            ["--config=configs/eddsrn.py", "--config.validation.every_steps=0"],
+            *(1, "config.validation.every_steps=0: expected a whole number, 1"),
+        ),
+        (
+            "train.py",
+            ["--config=configs/eddsrn.py", "--coordinator=127.0.0.1:1", "--process_id=0"],
+            *(2, "--coordinator=127.0.0.1:1 needs --num_processes and a --process_id"),
+        ),
+        (
+            "train.py",
+            ["--config=configs/eddsrn.py", "--coordinator=here"],
+            *(2, "--coordinator=here: expected HOST:PORT"),
+        ),
+        (
+            "train.py",
+            ["--config=configs/eddsrn.py", "--max_minutes=nan"],
+            *(2, "flag --max_minutes=nan: expected a number"),
+        ),
+        ("train.py", ["--config=README.md"], 2, "--config: "),
+        ("train.py", [], 2, "flag --config=None: "),
+        ("train.py", ["--wrkdir=x"], 2, "Unknown command line flag 'wrkdir'. Did you"),
+    ],
+)
+def test_wrong_flags_give_a_one_line_error(script, flags, code, message, tmp_path):
+    flags = [*flags, f"--workdir={tmp_path / 'run'}"] if script == "train.py" else flags
+    run = command(script, *flags)
+    out, err = run.communicate(timeout=300)
+    assert run.returncode == code
+    assert not out
+    assert err.startswith(f"error: {message}")
+    assert len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py", "restore.py"])
+def test_help_exits_with_code_zero(script):
+    run = command(script, "--help")
+    out, err = run.communicate(timeout=300)
+    assert run.returncode == 0 and not err
+    assert "--workdir" in out
+
+
+def test_exported_weights_score_the_same_as_their_run(finished, tmp_path):
+    folder, workdir = finished
+    path = tmp_path / "mine.safetensors"
+    flags = [f"--workdir={workdir}", f"--out={path}", "--dtype=float32"]
+    run = command("-m", "eddsrn_jax.export_weights", *flags)
+    out, err = run.communicate(timeout=300)
+    assert run.returncode == 0, err
+    assert out.startswith(f"{path}: ED-DSRN, step ")
+    scores = []
+    for i, origin in enumerate((f"--workdir={workdir}", f"--weights={path}")):
+        flags = [f"--dataset=mine={folder}", "--max_photos=1", "--novalidation", origin]
+        run = command("evaluate.py", *flags, f"--output_dir={tmp_path / str(i)}")
+        _, err = run.communicate(timeout=300)
+        assert run.returncode == 0, err
+        results = json.loads((tmp_path / str(i) / "results.json").read_text())
+        scores.append([row["psnr_y_crop4"] for row in results["images"]])
+    assert scores[0] == scores[1]
+    assert len(results["protocol"]["sha256"]) == 64

@@ -1,0 +1,177 @@
+"""The web page, driven in a real browser."""
+
+import io
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+
+import numpy as np
+import pytest
+from PIL import Image
+from processes import ROOT
+
+from eddsrn_jax import Restorer
+from eddsrn_jax.evaluation.inputs import degrade_photo
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+
+
+@pytest.fixture(scope="module")
+def demo():
+    """Starts the web page's server; yields the page's address."""
+    pytest.importorskip("gradio", reason="requirements-demo.txt is not installed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "HTTP_PROXY": "http://127.0.0.1:9"}
+    del environment["XLA_FLAGS"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "eddsrn_jax.demo", f"--port={port}"],
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    line = process.stdout.readline()
+    assert line, process.stderr.read()
+    yield line.split()[0]
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode in (0, 130), errors
+    assert "Traceback" not in errors
+
+
+@pytest.fixture(scope="module")
+def browser(demo):
+    playwright = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("no chromium is installed")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--no-proxy-server"]
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, demo):
+    """Opens the page in a new tab; all its requests must be for this machine."""
+    page = browser.new_page(viewport={"width": 1200, "height": 1000})
+    page.set_default_timeout(300_000)
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(demo)
+    page.get_by_role("button", name="Restore").wait_for()
+    yield page
+    page.close()
+    assert asked
+    assert all(url.startswith((demo, "data:", "blob:")) for url in asked), asked
+
+
+def upload(page, name, content):
+    file = {"name": name, "mimeType": "image/png", "buffer": content}
+    page.locator("input[type=file]").first.set_input_files(file)
+    page.get_by_role("button", name="Remove Image").wait_for()
+    page.get_by_role("button", name="Restore").click()
+
+
+def downloaded(page, name):
+    with page.expect_download() as download:
+        page.get_by_role("button", name=name).click()
+    with Image.open(download.value.path()) as image:
+        return np.asarray(image), download.value.suggested_filename
+
+
+def natural_sizes(page, name):
+    page.wait_for_function(
+        f"[...document.querySelectorAll('#{name} img')].length == 2 &&"
+        f" [...document.querySelectorAll('#{name} img')].every(i => i.naturalWidth > 0)"
+    )
+    return page.evaluate(
+        f"[...document.querySelectorAll('#{name} img')]"
+        ".map(i => [i.naturalWidth, i.naturalHeight])"
+    )
+
+
+def test_restores_an_uploaded_photo_and_offers_downloads(page, photo, tmp_path):
+    _, blurry = degrade_photo(photo, 1.5, max_sigma=2.0)
+    buffer = io.BytesIO()
+    Image.fromarray(blurry).save(buffer, "PNG")
+    upload(page, "my cat.png", buffer.getvalue())
+    note = page.locator("#note")
+    note.get_by_text("112 x 75 became 448 x 300 pixels in").wait_for(timeout=300_000)
+    assert "Note" not in note.inner_text()
+    assert natural_sizes(page, "sr") == [[448, 300]] * 2
+    page.screenshot(path=tmp_path / "demo.png")
+    expected = Restorer.from_pretrained()(blurry)
+    found, name = downloaded(page, "Download x4")
+    # The server runs with other XLA flags than the tests, so values may differ by 1.
+    assert np.abs(found.astype(int) - expected.sr).max() <= 1
+    assert re.fullmatch(r"my.cat_x4.png", name)
+    page.get_by_role("tab", name="Deblurred").click()
+    assert natural_sizes(page, "deblurred") == [[112, 75]] * 2
+    found, _ = downloaded(page, "Download deblurred")
+    assert np.abs(found.astype(int) - expected.deblurred).max() <= 1
+    with Image.open(tmp_path / "demo.png") as screenshot:
+        assert len(screenshot.convert("L").getcolors()) > 100
+
+
+def test_restores_an_example(page):
+    page.locator(".gallery-item").first.click()
+    page.get_by_role("button", name="Remove Image").wait_for()
+    page.get_by_role("button", name="Restore").click()
+    note = page.locator("#note").get_by_text("became 512 x 512 pixels in")
+    note.wait_for(timeout=300_000)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"no photograph", "broken.png: not a readable image"),
+        ("large", "2000x1001 pixels make 2.002 megapixels of input, more than"),
+    ],
+)
+def test_shows_an_error_for_unreadable_or_too_large_images(page, content, message):
+    if content == "large":
+        buffer = io.BytesIO()
+        Image.new("RGB", (2000, 1001)).save(buffer, "PNG")
+        content = buffer.getvalue()
+    upload(page, "broken.png", content)
+    page.get_by_text(message).wait_for(timeout=300_000)
+
+
+def test_warns_of_a_sharp_photo(page, photo):
+    buffer = io.BytesIO()
+    Image.fromarray(photo[:100, :120]).save(buffer, "PNG")
+    upload(page, "sharp.png", buffer.getvalue())
+    page.locator("#note").get_by_text("sharper than what the weights").wait_for()
+
+
+def test_server_listens_on_loopback_only(demo):
+    port = int(demo.split(":")[2].strip("/"))
+    with urllib.request.urlopen(demo, timeout=10) as answer:
+        assert answer.status == 200
+    addresses = {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), None)}
+    for address in addresses - {"127.0.0.1", "127.0.1.1", "::1"}:
+        with pytest.raises(OSError):
+            socket.create_connection((address, port), timeout=2).close()
+
+
+def test_reports_that_gradio_is_missing():
+    code = (
+        "import sys; sys.modules['gradio'] = None; sys.argv = ['demo'];"
+        "import runpy; runpy.run_module('eddsrn_jax.demo', run_name='__main__')"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+    assert run.returncode == 1
+    assert run.stderr.startswith("error: the web page needs Gradio")
+    assert "Traceback" not in run.stderr

@@ -1,0 +1,397 @@
+"""Kills, signals, damaged checkpoints and full disks, in runs as real processes."""
+
+import collections
+import contextlib
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import statistics
+import subprocess
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from processes import QUICK, command
+from tiny import final_state, metrics_rows, tiny_flags
+
+from eddsrn_jax.checkpoints.manager import read_run
+from eddsrn_jax.files import locked
+
+# Phases in which a run is killed, with the longest delay before the kill in seconds.
+PHASES = {"step": 0.1, "save": 0.05, "validation": 0.2, "compile": 4.0}
+# Minimum number of kills in total, and in each phase.
+KILLS, EACH = 50, 5
+SAVE_EVERY, VALIDATE_EVERY = 10, 25
+DRIVEN = {
+    "total_steps": 600,
+    "batch_size": 4,
+    "log_every_steps": 1,
+    "checkpoint.every_steps": SAVE_EVERY,
+    "validation.every_steps": VALIDATE_EVERY,
+}
+
+
+def train(folder, workdir, log, changes, **variables):
+    """Starts train.py; its messages go to the file `log`."""
+    flags = tiny_flags(folder, workdir, **changes)
+    with log.open("w") as file:
+        return command("train.py", *flags, stderr=file, **QUICK | variables)
+
+
+def wait_for(reached, run, log):
+    """Waits until `reached` returns true or the run ends; fails after ten minutes."""
+    deadline = time.monotonic() + 600
+    while run.poll() is None and not reached():
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.002)
+
+
+def steps_logged(log):
+    return re.findall(r" step (\d+)/", log.read_text())
+
+
+def phase_of(workdir, log):
+    """Returns the phase that a run is in, judged by its messages and folders."""
+    messages = log.read_text()
+    if "first step after" not in messages:
+        return "compile" if "XLA_FLAGS=" in messages else "start"
+    if any(workdir.glob("checkpoints/*tmp*")):
+        return "save"
+    # A validation begins after its step's loss is logged, and ends with its own message.
+    last = re.search(r" step (\d+)/.*\n$", messages)
+    return "validation" if last and int(last[1]) % VALIDATE_EVERY == 0 else "step"
+
+
+def finished_steps(workdir):
+    """Returns the steps that a run can resume from: 0 and all finished checkpoints."""
+    names = [path.name for path in workdir.glob("checkpoints/*")]
+    return [0, *(int(name) for name in names if name.isdigit())]
+
+
+def kill(run, workdir, log):
+    """Kills a run; returns its phase and the step that it must resume from."""
+    # The run is suspended first, so that its phase cannot change before the kill.
+    run.send_signal(signal.SIGSTOP)
+    stat = Path(f"/proc/{run.pid}/stat")
+    wait_for(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", run, log)
+    found = phase_of(workdir, log), max(finished_steps(workdir))
+    run.kill()
+    run.communicate()
+    assert run.returncode == -signal.SIGKILL, log.read_text()
+    return found
+
+
+@pytest.mark.slow
+def test_a_run_killed_fifty_times_ends_like_an_uninterrupted_one(finished, tmp_path):
+    folder, _ = finished
+    rng, log, workdir = np.random.default_rng(0), tmp_path / "log", tmp_path / "killed"
+    cache = tmp_path / "xla"
+
+    def start(workdir):
+        variables = {"JAX_COMPILATION_CACHE_DIR": str(cache)}
+        return train(folder, workdir, log, DRIVEN, **variables)
+
+    run = start(tmp_path / "whole")
+    _ = run.communicate(timeout=600)
+    assert run.returncode == 0, log.read_text()
+
+    seen, lost, seconds, resumed_from = collections.Counter(), {}, [], 0
+    while sum(seen.values()) < KILLS or min(seen[phase] for phase in PHASES) < EACH:
+        number = sum(seen.values())
+        assert number < 2 * KILLS, seen
+        aim = ["step", "save", "validation", "compile", "anything"][number % 5]
+        if aim == "compile":
+            shutil.rmtree(cache, ignore_errors=True)
+        began = time.monotonic()
+        run = start(workdir)
+        if aim == "anything":
+            # The range is the time until the first step, plus a second of training, which
+            # is a tenth of the run.
+            time.sleep(rng.uniform(0, 1 + statistics.median(seconds)))
+        else:
+            if aim != "compile":
+                wait_for(lambda: "first step after" in log.read_text(), run, log)
+                seconds.append(time.monotonic() - began)
+                step = rng.integers(1, 12)
+                wait_for(lambda step=step: len(steps_logged(log)) >= step, run, log)
+            wait_for(lambda aim=aim: phase_of(workdir, log) == aim, run, log)
+            time.sleep(rng.uniform(0, PHASES[aim]))
+        phase, can_go_on_from = kill(run, workdir, log)
+        # Unless the cache was deleted, the program is loaded and not compiled.
+        phase = "start" if phase == "compile" and aim != "compile" else phase
+        seen[phase] += 1
+        if found := re.search(r", steps (\d+) to 600", log.read_text()):
+            assert int(found[1]) == resumed_from, log.read_text()
+        if done := steps_logged(log):
+            lost.setdefault(phase, []).append(int(done[-1]) - can_go_on_from)
+        resumed_from = can_go_on_from
+
+    run = start(workdir)
+    _ = run.communicate(timeout=600)
+    assert run.returncode == 0, log.read_text()
+    assert f", steps {resumed_from} to 600" in log.read_text()
+    began = time.monotonic()
+    killed = final_state(workdir, 600)
+    reading = time.monotonic() - began
+    most = {phase: max(steps) for phase, steps in lost.items()}
+    print(
+        f"\nkills: {dict(seen)}; most steps lost: {most}, {SAVE_EVERY} lie between saves;"
+        f" from start to first step {statistics.median(seconds):.1f} s, of which reading"
+        f" the checkpoint {reading:.2f} s"
+    )
+    jax.tree.map(
+        np.testing.assert_array_equal, killed, final_state(tmp_path / "whole", 600)
+    )
+    assert metrics_rows(workdir) == metrics_rows(tmp_path / "whole")
+    assert all(path.name.isdigit() for path in workdir.glob("checkpoints/*"))
+    for phase, steps in most.items():
+        # A kill during a save also loses that save. The next save waits for it, so no
+        # more can be lost.
+        assert steps <= SAVE_EVERY * (2 if phase == "save" else 1)
+
+
+@pytest.mark.parametrize(
+    "number, code", [(signal.SIGTERM, 0), (signal.SIGINT, 130)], ids=["TERM", "INT"]
+)
+def test_a_signal_while_compiling_saves_the_first_step(finished, tmp_path, number, code):
+    folder, _ = finished
+    log, workdir = tmp_path / "log", tmp_path / "run"
+    variables = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "xla")}
+    run = train(folder, workdir, log, {"total_steps": 100_000}, **variables)
+    wait_for(lambda: phase_of(workdir, log) == "compile", run, log)
+    run.send_signal(number)
+    run.communicate(timeout=300)
+    assert run.returncode == code, log.read_text()
+    last = log.read_text().splitlines()[-1]
+    assert last.endswith(f"{signal.Signals(number).name}: saved step 1, stopping")
+    assert [path.name for path in workdir.glob("checkpoints/*")] == ["1"]
+
+
+def test_a_signal_during_a_validation_saves_when_it_ends(finished, tmp_path):
+    folder, _ = finished
+    log, workdir = tmp_path / "log", tmp_path / "run"
+    # The validation takes a second and a half.
+    changes = {"validation.every_steps": 3, "validation.sigmas": (1.0,) * 400}
+    run = train(folder, workdir, log, {"total_steps": 100_000, **changes})
+    wait_for(lambda: steps_logged(log) == ["3"], run, log)
+    run.send_signal(signal.SIGTERM)
+    run.communicate(timeout=300)
+    assert run.returncode == 0, log.read_text()
+    assert log.read_text().splitlines()[-1].endswith("SIGTERM: saved step 3, stopping")
+    assert [path.name for path in workdir.glob("checkpoints/*")] == ["3"]
+    assert "val/psnr_y_crop4" in metrics_rows(workdir)[-1]
+
+
+def test_train_does_not_silently_redo_lost_checkpoints(finished, tmp_path):
+    folder, finished_run = finished
+    workdir, log = tmp_path / "run", tmp_path / "log"
+    shutil.copytree(finished_run, workdir)
+    shutil.move(workdir / "checkpoints" / "6", workdir / "damaged-checkpoint-6")
+    shutil.rmtree(workdir / "checkpoints" / "10")
+    rows = (workdir / "metrics.jsonl").read_text()
+    run = train(folder, workdir, log, {})
+    run.communicate(timeout=300)
+    assert run.returncode == 1
+    last = log.read_text().splitlines()[-1]
+    assert "no checkpoint in it, only damaged ones beside it (damaged-ch" in last
+    assert (workdir / "metrics.jsonl").read_text() == rows
+    shutil.rmtree(workdir / "damaged-checkpoint-6")
+    run = train(folder, workdir, log, {})
+    run.communicate(timeout=300)
+    assert run.returncode == 0
+    assert f"metrics.jsonl: {len(rows.splitlines())} rows after step 0" in log.read_text()
+
+
+def test_train_refuses_a_workdir_that_another_run_uses(finished, tmp_path):
+    folder, _ = finished
+    workdir, endless = tmp_path / "run", {"total_steps": 100_000}
+    run = train(folder, workdir, tmp_path / "log", endless)
+    wait_for(lambda: steps_logged(tmp_path / "log"), run, tmp_path / "log")
+    second = train(folder, workdir, tmp_path / "second", {"total_steps": 10})
+    second.communicate(timeout=300)
+    assert second.returncode == 1
+    assert (tmp_path / "second").read_text() == (
+        f"error: {workdir}: another process is writing there\n"
+    )
+    assert run.poll() is None
+    run.kill()
+    run.communicate()
+    with locked(workdir):
+        pass
+
+
+@pytest.fixture
+def trained(finished, tmp_path):
+    """Copies a run of ten steps with checkpoints 6 and 10; returns photos and workdir."""
+    folder, workdir = finished
+    shutil.copytree(workdir, tmp_path / "run")
+    assert sorted(finished_steps(tmp_path / "run")) == [0, 6, 10]
+    return folder, tmp_path / "run"
+
+
+def contents(folder):
+    """Returns the bytes of all files in a folder, by relative path."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder): path.read_bytes() for path in files}
+
+
+def damage(checkpoint):
+    (checkpoint / "train" / "manifest.ocdbt").write_bytes(b"")
+
+
+def without_arrays(checkpoint):
+    for path in (checkpoint / "train").rglob("d/*"):
+        path.unlink()
+
+
+def with_half_of_its_arrays(checkpoint):
+    for path in (checkpoint / "train").rglob("d/*"):
+        os.truncate(path, path.stat().st_size // 2)
+
+
+@pytest.mark.parametrize("spoil", [damage, without_arrays, with_half_of_its_arrays])
+def test_train_resumes_from_the_newest_undamaged_checkpoint(trained, tmp_path, spoil):
+    folder, workdir = trained
+    log = tmp_path / "log"
+    spoil(workdir / "checkpoints" / "10")
+    before = contents(workdir / "checkpoints" / "10")
+    run = train(folder, workdir, log, {"total_steps": 12})
+    run.communicate(timeout=300)
+    assert run.returncode == 0, log.read_text()
+    assert f"{workdir}/checkpoints/10 cannot be restored: " in log.read_text()
+    assert ", steps 6 to 12 (" in log.read_text()
+    # All failed reads together are reported in one line.
+    assert len(log.read_text().splitlines()) < 12
+    assert contents(workdir / "damaged-checkpoint-10") == before
+
+
+def test_train_fails_if_all_checkpoints_are_damaged(trained, tmp_path):
+    folder, workdir = trained
+    log = tmp_path / "log"
+    for step in ("6", "10"):
+        damage(workdir / "checkpoints" / step)
+    before = contents(workdir / "checkpoints")
+    run = train(folder, workdir, log, {"total_steps": 12})
+    run.communicate(timeout=300)
+    assert run.returncode == 1
+    *named, error = log.read_text().splitlines()
+    for step, line in zip((10, 6), named, strict=True):
+        assert f"{workdir}/checkpoints/{step} cannot be restored: " in line
+    assert error == (
+        f"error: {workdir}/checkpoints: none of its 2 checkpoints can be restored; move"
+        " the folder away to start over"
+    )
+    assert contents(workdir / "checkpoints") == before
+
+
+def test_evaluate_takes_another_checkpoint_if_the_best_is_damaged(trained, tmp_path):
+    _, workdir = trained
+    best = read_run(workdir).step
+    (workdir / "checkpoints" / str(best) / "params" / "manifest.ocdbt").unlink()
+    flags = [f"--workdir={workdir}", "--sigmas=1", f"--output_dir={tmp_path / 'out'}"]
+    run = command("evaluate.py", *flags, **QUICK)
+    _, err = run.communicate(timeout=300)
+    assert run.returncode == 0, err
+    assert re.search(rf"checkpoints/{best} cannot be .*; another one is taken", err)
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["protocol"]["step"] == ({6, 10} - {best}).pop()
+    run = command("evaluate.py", *flags, f"--step={best}", **QUICK)
+    _, err = run.communicate(timeout=300)
+    assert run.returncode == 1
+    assert f"error: {workdir}/checkpoints/{best} cannot be restored: " in err
+
+
+def test_a_failed_save_ends_the_run_and_keeps_older_checkpoints(trained, tmp_path):
+    """A limit on file sizes makes the system refuse a write in the middle of a save."""
+    folder, workdir = trained
+    log = tmp_path / "log"
+    before = contents(workdir / "checkpoints" / "10")
+    run = train(folder, workdir, log, {"total_steps": 30})
+    # Each save distributes arrays among files differently, but the largest file is always
+    # above the limit.
+    resource.prlimit(run.pid, resource.RLIMIT_FSIZE, (100_000, 100_000))
+    run.communicate(timeout=300)
+    assert run.returncode == 1, log.read_text()
+    assert log.read_text().splitlines()[-1] == (
+        f"error: {workdir}/checkpoints: a checkpoint cannot be written (File too large);"
+        " those before it are whole"
+    )
+    assert max(finished_steps(workdir)) == 10
+    assert contents(workdir / "checkpoints" / "10") == before
+    final_state(workdir, 10)
+
+
+def test_evaluate_reports_a_failed_write_and_leaves_no_files(finished, tmp_path):
+    _, workdir = finished
+    flags = [f"--workdir={workdir}", "--sigmas=1", f"--output_dir={tmp_path / 'out'}"]
+    run = command("evaluate.py", *flags, **QUICK)
+    resource.prlimit(run.pid, resource.RLIMIT_FSIZE, (100, 100))
+    _, err = run.communicate(timeout=300)
+    assert run.returncode == 1, err
+    (line,) = err.splitlines()
+    assert re.fullmatch(r"error: .*File too large: '.*/out/before_after_.*'", line)
+    assert not contents(tmp_path / "out")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Mounts a disk of 8 MB and yields its folder; skips without the right to mount."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
+    with contextlib.suppress(OSError):
+        subprocess.run(mount, capture_output=True)
+    if not folder.is_mount():
+        pytest.skip("needs the right to mount")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kilobytes, message",
+    [
+        (0, r"No space left on device: '.*/run/\w+.json.?'"),
+        (1000, r"a checkpoint takes 1\.\d MB, free are [01]\.\d MB; those before it are"),
+    ],
+)
+def test_a_run_stopped_by_a_full_disk_resumes_without_loss(
+    finished, small_disk, tmp_path, kilobytes, message
+):
+    """A full disk ends the run, but damages neither its last checkpoint nor its rows.
+
+    With room again, the run resumes, and ends as if the disk had never been full.
+    """
+    folder, reference = finished
+    log, workdir, changes = tmp_path / "log", small_disk / "run", {"total_steps": 20}
+    shutil.copytree(reference, workdir)
+    kept = contents(workdir / "checkpoints"), metrics_rows(workdir)
+    free = shutil.disk_usage(small_disk).free - 1000 * kilobytes
+    (small_disk / "ballast").write_bytes(bytes(free))
+    run = train(folder, workdir, log, changes)
+    run.communicate(timeout=300)
+    assert run.returncode == 1, log.read_text()
+    assert "Traceback" not in log.read_text()
+    assert re.search(f"^error: .*{message}", log.read_text().splitlines()[-1])
+    assert contents(workdir / "checkpoints") == kept[0]
+    assert metrics_rows(workdir)[: len(kept[1])] == kept[1]
+
+    (small_disk / "ballast").unlink()
+    run = train(folder, workdir, log, changes)
+    run.communicate(timeout=300)
+    assert run.returncode == 0, log.read_text()
+    assert ", steps 10 to 20 (" in log.read_text()
+    shutil.copytree(reference, tmp_path / "whole")
+    run = train(folder, tmp_path / "whole", log, changes)
+    run.communicate(timeout=300)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        final_state(workdir, 20),
+        final_state(tmp_path / "whole", 20),
+    )
+    assert metrics_rows(workdir) == metrics_rows(tmp_path / "whole")

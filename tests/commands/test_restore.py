@@ -1,0 +1,155 @@
+"""Tests restore.py as a separate process."""
+
+import json
+import os
+import signal
+import time
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from processes import command, measured
+from samples import mutated, small_files
+from tiny import SMALL
+
+from eddsrn_jax.checkpoints.weights import Network, write_network
+from eddsrn_jax.images.pictures import read_header, read_picture
+from eddsrn_jax.models import EDDSRN, init_params
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Writes the weights of a tiny network; returns the file."""
+    model, path = EDDSRN(**SMALL), tmp_path_factory.mktemp("weights") / "w.safetensors"
+    params = init_params(model, jax.random.key(0))
+    write_network(path, Network(model, params, "tiny", 0, (1.0, 2.0)))
+    return path
+
+
+def test_restore_and_evaluate_commands_write_the_same_pixels(finished, tmp_path):
+    folder, workdir = finished
+    flags = [f"--workdir={workdir}", f"--output_dir={tmp_path / 'scores'}"]
+    run = command(
+        *("evaluate.py", f"--dataset=mine={folder}", "--novalidation", "--sigmas=1.5"),
+        *("--save_images", "--max_photos=3", *flags),
+    )
+    _, err = run.communicate(timeout=300)
+    assert run.returncode == 0, err
+    scored = tmp_path / "scores" / "images" / "mine" / "sigma_1.5"
+    inputs = sorted(scored.glob("*_input.png"))
+    flags = [f"--workdir={workdir}", f"--output_dir={tmp_path / 'found'}"]
+    run = command("restore.py", "--outputs=sr,deblurred", *flags, *inputs)
+    out, err = run.communicate(timeout=300)
+    assert run.returncode == 0 and not out, err
+    assert len(inputs) == 3
+    for path in inputs:
+        for output, ending in (("sr", "x4"), ("deblurred", "deblurred")):
+            found, _ = read_picture(tmp_path / "found" / f"{path.stem}_{ending}.png")
+            name = path.name.replace("_input", f"_ED-DSRN_{output}")
+            expected, _ = read_picture(scored / name)
+            np.testing.assert_array_equal(found, expected)
+
+
+def test_restores_or_reports_each_mutated_file_within_limited_memory(weights, tmp_path):
+    files, rng = small_files(), np.random.default_rng(0)
+    folder, results = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    suffixes = (".png", ".jpg", ".tif", ".webp", ".bmp")
+    for i in range(350):
+        content = mutated(files, i % len(files), rng, i // len(files))
+        (folder / f"{i:03}{suffixes[i % 5]}").write_bytes(content)
+    (folder / os.fsdecode(b"not \xff utf-8.png")).write_bytes(files[0])
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    report = tmp_path / "report.json"
+    code, err, kilobytes = measured(
+        *("restore.py", folder, f"--output_dir={results}", f"--report={report}"),
+        *(f"--weights={weights}", "--outputs=sr,deblurred"),
+        "--max_input_megapixels=0.1",
+    )
+    assert code == 1 and "Traceback" not in err
+    # Python with JAX alone takes most of this limit.
+    assert kilobytes < 700_000
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    entries = json.loads(report.read_text())["files"]
+    assert len(entries) == 351
+    expected = set()
+    for entry in entries:
+        assert (entry["status"] == "failed") == bool(entry["error"])
+        if entry["status"] == "failed":
+            assert "\n" not in entry["error"]
+            continue
+        assert entry["status"] == "restored"
+        for output, scale in (("sr", 4), ("deblurred", 1)):
+            path = entry["outputs"][output]
+            header = read_header(path)
+            assert (header.width, header.height) == (
+                *(scale * entry["width"], scale * entry["height"]),
+            )
+            expected.add(os.path.basename(path))
+    # The folder holds nothing else, and no partial files.
+    assert set(os.listdir(results)) == expected
+    count = sum(entry["status"] == "restored" for entry in entries)
+    assert 20 < count < 300
+
+
+def test_ctrl_c_stops_early_and_leaves_only_complete_files(weights, photo, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for i in range(300):
+        Image.fromarray(photo).save(folder / f"{i:03}.png")
+    report = tmp_path / "report.json"
+    run = command(
+        *("restore.py", folder, f"--output_dir={tmp_path / 'out'}"),
+        *(f"--weights={weights}", f"--report={report}"),
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and run.poll() is None:
+        if len(list((tmp_path / "out").glob("*_x4.png"))) > 1:
+            break
+        time.sleep(0.01)
+    run.send_signal(signal.SIGINT)
+    _, err = run.communicate(timeout=300)
+    assert run.returncode == 130, err
+    assert "Traceback" not in err
+    assert err.strip().endswith("interrupted")
+    status = [entry["status"] for entry in json.loads(report.read_text())["files"]]
+    done = status.count("restored")
+    assert 2 <= done < 300
+    assert status == sorted(status, key=["restored", "interrupted", "not started"].index)
+    found = sorted((tmp_path / "out").iterdir())
+    assert [path.name for path in found] == [f"{i:03}_x4.png" for i in range(done)]
+    for path in found:
+        assert read_picture(path)[0].shape == (1200, 1792, 3)
+
+
+@pytest.mark.parametrize(
+    "flags, code, message",
+    [
+        ([], 2, "no photographs: expected files or folders, see --help"),
+        ([""], 2, "no photographs"),
+        (["--outputs=sr,sharp", "x"], 2, "--outputs=sr,sharp: expected sr, deblurred or"),
+        (["--outputs=", "x"], 2, "--outputs=: expected sr"),
+        (["--strength=1.5", "x"], 2, "flag --strength=1.5: 1.5 is not a number in the"),
+        (["--format=gif", "x"], 2, "flag --format=gif: value should be one of <png|jpg|"),
+        (
+            ["--output=a.gif", "x"],
+            2,
+            "--output=a.gif: expected a name in one of .bmp .jpeg",
+        ),
+        (["--output=a.png", "--output_dir=b", "x"], 2, "--output and --output_dir:"),
+        (["--workdir=a", "--weights=b", "x"], 2, "--workdir and --weights: expected one"),
+        (["--weights=/absent", "photo.png"], 1, "/absent: cannot be read as"),
+        (["--workdir=/absent", "photo.png"], 1, "/absent: no checkpoints in"),
+        (["--largest_window=100", "photo.png"], 1, "largest_window=100: exp"),
+    ],
+)
+def test_invalid_calls_print_a_one_line_error(flags, code, message, tmp_path):
+    Image.new("RGB", (9, 9)).save(tmp_path / "photo.png")
+    run = command("restore.py", *flags, cwd=tmp_path)
+    out, err = run.communicate(timeout=300)
+    assert run.returncode == code, err
+    assert not out
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and errors[0].startswith(f"error: {message}")
+    assert "Traceback" not in err and os.listdir(tmp_path) == ["photo.png"]

@@ -1,0 +1,185 @@
+import csv
+import json
+from pathlib import Path
+
+import jax
+import ml_collections
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import SMALL
+
+from configs import table1
+from eddsrn_jax.checkpoints.weights import Network, read_network, write_network
+from eddsrn_jax.errors import InputError
+from eddsrn_jax.evaluation.baselines.bicubic import bicubic
+from eddsrn_jax.evaluation.baselines.cascade import Cascade
+from eddsrn_jax.evaluation.figure import draw_figure
+from eddsrn_jax.evaluation.network import evaluate_network
+from eddsrn_jax.evaluation.table import compare, read_entries
+from eddsrn_jax.images import read_image
+from eddsrn_jax.models import EDDSRN, EDSR, DeblurCNN, abstract_params, init_params
+from eddsrn_jax.models.complexity import count_parameters
+from eddsrn_jax.restoration.outputs import Restored
+from eddsrn_jax.restoration.restorer import Restorer
+
+MODELS = {
+    "joint": EDDSRN(**SMALL),
+    "deblur": DeblurCNN(layers=((5, 4), (1, 4), (3, 3))),
+    "enlarge": EDSR(features=4, num_blocks=1),
+}
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    """Returns the config of a table with every kind of row and untrained networks."""
+    folder, rows = tmp_path_factory.mktemp("weights"), {}
+    for name, model in MODELS.items():
+        params = init_params(model, jax.random.key(0))
+        network = Network(model, params, name, 1, (1.0, 2.0))
+        write_network(folder / f"{name}.safetensors", network, dtype="float32")
+    for name in (*MODELS, "absent"):
+        path = str(folder / f"{name}.safetensors")
+        row = {"title": name, "method": "network", "weights": path, "paper": ()}
+        rows[name] = {**row, "train": f"python train.py --config=configs/{name}.py"}
+    for kind in ("bicubic", "wiener", "dark_channel", "peer"):
+        rows[kind] = {"title": kind, "method": kind, "paper": ((22.5, 0.0), (21.5, 0.25))}
+    rows["peer"]["peer"] = "VDSR"
+    for name, parts in (("both", ("deblur", "enlarge")), ("half", ("deblur", "absent"))):
+        rows[name] = {"title": name, "method": "cascade", "parts": parts, "paper": ()}
+    return ml_collections.ConfigDict({"name": "test", "rows": rows, "order": [*rows]})
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory, photo):
+    folder = tmp_path_factory.mktemp("photos")
+    Image.fromarray(photo[100:204, 60:180]).save(folder / "cat.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def compared(config, photos, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out")
+    options = {"sigmas": (1.0, 2.0), "figure": str(photos / "cat.png"), "output_dir": out}
+    return compare(config, datasets={"cats": photos}, **options), out
+
+
+def test_compare_lists_all_rows_their_costs_and_missing_inputs(compared, photos):
+    entries, out = compared
+    text = (out / "test.md").read_text()
+    lines = [line.strip("| ").split("|") for line in text.splitlines() if "|" in line]
+    cells = {line[0].strip(): [cell.strip() for cell in line] for line in lines}
+    assert [entry.title for entry in entries] == [*cells][2:]
+    assert cells["absent"][3] == cells["half"][3] == cells["peer"][3] == "not measured"
+    assert cells["bicubic"][1] == "" and cells["bicubic"][-2:] == [
+        "22.50",
+        "21.50 / 0.2500",
+    ]
+    assert "absent.safetensors: `python train.py --config=configs/absent.py`" in text
+    assert "- half: needs absent" in text and "- peer: give --peers=DIR" in text
+    both, deblur, enlarge = (
+        next(entry for entry in entries if entry.title == name)
+        for name in ("both", "deblur", "enlarge")
+    )
+    assert deblur.parameters == count_parameters(abstract_params(MODELS["deblur"]))
+    assert both.parameters == deblur.parameters + enlarge.parameters
+    assert both.flops == deblur.flops + enlarge.flops
+
+
+def test_compare_gives_the_scores_of_evaluate_network(compared, config, photos, tmp_path):
+    _, out = compared
+    found = {
+        (row["title"], row["output"]): row
+        for row in json.loads((out / "test.json").read_text())
+        if not row["missing"]
+    }
+    rows = evaluate_network(
+        weights=Path(config.rows.joint.weights),
+        datasets={"cats": photos},
+        sigmas=(1.0, 2.0),
+        wiener=True,
+        output_dir=tmp_path,
+    )
+    for output in ("sr", "deblurred"):
+        for name, title in (("joint", "joint"), ("Wiener, told sigma", "wiener")):
+            values = [
+                row.scores["psnr_y_crop4"]
+                for row in rows
+                if (row.method, row.output) == (name, output)
+            ]
+            assert found[title, output]["psnr_y_crop4"] == pytest.approx(np.mean(values))
+    assert ("dark_channel", "deblurred") in found and ("dark_channel", "sr") not in found
+    assert found["both", "deblurred"]["psnr_y_crop4"] == pytest.approx(
+        found["deblur", "deblurred"]["psnr_y_crop4"]
+    )
+    with (out / "test.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert {row["title"] for row in table} == set(config.order)
+    assert all(float(row["seconds"]) > 0 for row in table if not row["missing"])
+
+
+def test_a_figure_has_a_panel_of_every_method(compared):
+    _, out = compared
+    picture = read_image(out / "figure_cat.png")
+    # The photo, the input and seven methods fill two rows of up to six panels.
+    assert picture.shape == (2 * (192 + 28 + 8) - 8, 6 * (192 + 8) - 8, 3)
+
+
+def test_a_figure_shows_the_region_where_bicubic_is_worst(photo):
+    image = np.full((256, 256, 3), 128, np.uint8)
+    image[144:192, 48:96] = photo[100:148, 100:148]
+    nothing = lambda lr_blur: Restored(deblurred=lr_blur)  # noqa: E731
+    picture = draw_figure({"bicubic": bicubic, "nothing": nothing}, image, sigma=1.0)
+    shown = picture[:192:2, :192:2]
+    assert (shown == photo[100, 100]).all(axis=2).any()
+    # Both panels show the small input, whose pixels are repeated: the second panel is the
+    # input's, the fourth that of a method which returns the input as "deblurred".
+    np.testing.assert_array_equal(picture[:192, 200:392], picture[:192, 600:792])
+    with pytest.raises(InputError, match="80 x 90 is too small a photograph"):
+        draw_figure({}, photo[:90, :80], sigma=1.0)
+
+
+def test_a_cascade_enlarges_its_8_bit_deblurred_image(photo):
+    deblur, enlarge = (
+        Restorer(MODELS[name], init_params(MODELS[name], jax.random.key(0)))
+        for name in ("deblur", "enlarge")
+    )
+    cascade, image = Cascade(deblur, enlarge), photo[:20, :31]
+    cascade.prepare(20, 31)
+    found = cascade(image)
+    np.testing.assert_array_equal(found.deblurred, deblur(image).deblurred)
+    np.testing.assert_array_equal(found.sr, enlarge(found.deblurred).sr)
+
+
+def test_read_entries_rejects_unknown_methods(config):
+    wrong = config.copy_and_resolve_references()
+    wrong.rows.joint.method = "magic"
+    with pytest.raises(InputError, match=r"config.rows.joint.method='magic': not known"):
+        read_entries(wrong, dtype=None, peers=None)
+
+
+def test_compare_rejects_figures_of_missing_photos(config, photos, tmp_path):
+    options = {"datasets": {"cats": photos}, "output_dir": tmp_path}
+    with pytest.raises(InputError, match="no such photograph, only .*chelsea.png"):
+        compare(config, figure="bundled:dog.png", **options)
+    with pytest.raises(InputError, match="dog.png"):
+        compare(config, figure=str(tmp_path / "dog.png"), **options)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_table1_config_matches_the_paper():
+    config = table1.get_config()
+    assert config.rows.eddsrn.paper == ((25.7005, 0.6994), (25.0131, 0.6503))
+    assert config.rows.deblur_cnn_edsr.paper[1][0] == 21.62
+    assert sum(bool(row.paper) for row in config.rows.values()) == 13
+    assert "configs/edsr.py" in table1.get_config("full").rows.edsr.train
+
+
+@pytest.mark.parametrize(
+    "name", [n for n, row in table1.get_config().rows.items() if row.method == "network"]
+)
+def test_weights_of_table1_are_shipped(name):
+    row = table1.get_config().rows[name]
+    network = read_network(row.weights)
+    assert network.name == row.title
+    assert 1250 <= network.step <= 2500

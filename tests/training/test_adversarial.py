@@ -1,0 +1,111 @@
+"""The adversarial training step, on one fixed batch of eight crops."""
+
+import functools
+
+import jax
+import numpy as np
+import optax
+import pytest
+from tiny import SMALL, STEP_OPTIONS
+
+from eddsrn_jax.mesh import make_mesh, map_step, replicate, shard_batch
+from eddsrn_jax.models import EDDSRN, init_params
+from eddsrn_jax.models.scgan import SCGAN, Discriminator
+from eddsrn_jax.training.adversarial import (
+    ADVERSARIAL_LOSSES,
+    adversarial_step,
+    with_discriminator,
+)
+from eddsrn_jax.training.state import create_train_state
+from eddsrn_jax.training.step import train_step
+
+DISCRIMINATOR = Discriminator(features=4, num_layers=3)
+
+
+def run(batch, step, model, optimizer, *, devices=1, steps=1):
+    """Repeats a step on one batch; returns the last state and every step's metrics."""
+    mesh = make_mesh(jax.devices()[:devices])
+    parts = ("loss_sr", "loss_db")[: 1 if isinstance(model, SCGAN) else 2]
+    losses = ("loss", *parts)
+    if step.func is adversarial_step:
+        losses += ADVERSARIAL_LOSSES
+    state = create_train_state(
+        init_params(model, jax.random.key(0)), optimizer, losses=losses, averaged=True
+    )
+    if step.func is adversarial_step:
+        key = jax.random.key(1)
+        state = with_discriminator(state, DISCRIMINATOR, optimizer, key=key)
+    state = replicate(state, mesh)
+    step = functools.partial(step, model=model, optimizer=optimizer, **STEP_OPTIONS)
+    mapped, history = map_step(step, mesh), []
+    for _ in range(steps):
+        state, metrics = mapped(state, shard_batch(batch, mesh))
+        history.append(jax.device_get(metrics))
+    return jax.device_get(state), history
+
+
+def adversarial(weight, feature_weight):
+    return functools.partial(
+        adversarial_step,
+        discriminator=DISCRIMINATOR,
+        weight=weight,
+        feature_weight=feature_weight,
+    )
+
+
+@pytest.mark.parametrize(
+    "model",
+    [EDDSRN(**SMALL), SCGAN(features=4, num_layers=1)],
+    ids=["without batch norm", "with batch norm"],
+)
+def test_adversarial_step_with_zero_weights_equals_the_plain_step(batch, model):
+    plain, plain_history = run(
+        batch, functools.partial(train_step), model, optax.sgd(0.1), steps=2
+    )
+    state, history = run(batch, adversarial(0, 0), model, optax.sgd(0.1), steps=2)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7)
+    jax.tree.map(close, state.used_params, plain.used_params)
+    for found, expected in zip(history, plain_history, strict=True):
+        for name in expected:
+            close(found[name], expected[name])
+    assert {*history[0]} - {*plain_history[0]} == {*ADVERSARIAL_LOSSES}
+
+
+def moving(side):
+    """Returns an optimizer that updates only one side: "network" or "discriminator"."""
+    sides = {"network": optax.set_to_zero(), "discriminator": optax.set_to_zero()}
+    sides[side] = optax.adam(1e-3)
+
+    def label(params):
+        name = "discriminator" if "logit" in params else "network"
+        return jax.tree.map(lambda _: name, params)
+
+    return optax.multi_transform(sides, label)
+
+
+def test_adversarial_steps_lower_the_losses_of_both_networks(batch):
+    """Trains each side while the other is frozen, because their losses are opposed."""
+    model = SCGAN(features=4, num_layers=1)
+    for side, losses in (
+        ("network", ("loss", "loss_adversarial", "loss_features")),
+        ("discriminator", ("loss_discriminator",)),
+    ):
+        _, history = run(batch, adversarial(1.0, 1.0), model, moving(side), steps=8)
+        for name in losses:
+            assert history[-1][name] < history[0][name]
+
+
+def test_adversarial_steps_on_one_and_four_devices_agree(batch):
+    """Batch norm averages its statistics over all devices, as the step does gradients."""
+    model = SCGAN(features=4, num_layers=1)
+    results = [
+        run(batch, adversarial(0.1, 0.1), model, optax.sgd(0.1), devices=n, steps=2)
+        for n in (1, 4)
+    ]
+    (one, one_history), (four, four_history) = results
+    for before, after in zip(one_history, four_history, strict=True):
+        for name in before:
+            np.testing.assert_allclose(before[name], after[name], rtol=1e-4)
+    close = functools.partial(np.testing.assert_allclose, atol=1e-5)
+    jax.tree.map(close, one.used_params, four.used_params)
+    jax.tree.map(close, one.discriminator, four.discriminator)

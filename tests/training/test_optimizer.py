@@ -1,0 +1,93 @@
+import jax.numpy as jnp
+import optax
+import pytest
+
+from eddsrn_jax.errors import InputError
+from eddsrn_jax.training.optimizer import (
+    make_optimizer,
+    step_decay,
+    warmup_constant_decay,
+    warmup_cosine,
+)
+
+OPTIONS = {
+    "schedule": "step_decay",
+    "learning_rate": 5e-4,
+    "halve_every_epochs": 30,
+    "warmup_steps": 10,
+    "decay_steps": 20,
+    "b2": 0.999,
+    "clip_norm": 0.0,
+    "steps_per_epoch": 1000,
+    "total_steps": 120_000,
+}
+
+
+def test_paper_schedule_halves_the_learning_rate_every_30_epochs():
+    _, rate = make_optimizer(**OPTIONS)
+    for step, expected in [
+        (0, 5e-4),
+        (29_999, 5e-4),
+        (30_000, 2.5e-4),
+        (119_999, 6.25e-5),
+    ]:
+        assert rate(step) == pytest.approx(expected)
+
+
+def test_step_decay_halves_the_rate_every_n_steps():
+    rate = step_decay(1.0, halve_every_steps=3)
+    assert [float(rate(step)) for step in range(7)] == [1, 1, 1, 0.5, 0.5, 0.5, 0.25]
+
+
+def test_warmup_cosine_rises_falls_and_ends_at_a_hundredth():
+    rate = warmup_cosine(2.0, warmup_steps=4, total_steps=20)
+    assert [float(rate(s)) for s in (0, 2, 4)] == [0.0, 1.0, 2.0]
+    assert rate(12) == pytest.approx((2.0 + 0.02) / 2)
+    assert rate(20) == pytest.approx(0.02)
+
+
+def test_warmup_cosine_caps_warmup_at_half_the_run():
+    assert warmup_cosine(1.0, warmup_steps=200, total_steps=10)(5) == pytest.approx(1.0)
+
+
+def test_warmup_constant_decay_rises_stays_and_falls_to_zero():
+    steps = {"warmup_steps": 4, "decay_steps": 10}
+    rate = warmup_constant_decay(2.0, **steps, total_steps=100)
+    found = [float(rate(s)) for s in (0, 2, 4, 50, 90, 95, 99)]
+    assert found == pytest.approx([0, 1, 2, 2, 2, 1, 0.2])
+    longer = warmup_constant_decay(2.0, **steps, total_steps=1000)
+    assert [float(longer(s)) for s in (2, 50, 90, 95)] == [1, 2, 2, 2]
+    short = warmup_constant_decay(2.0, **steps, total_steps=5)
+    assert [float(short(s)) for s in (0, 5)] == pytest.approx([2, 0])
+
+
+def test_make_optimizer_returns_the_warmup_constant_decay_schedule():
+    options = OPTIONS | {"schedule": "warmup_constant_decay", "total_steps": 40}
+    _, rate = make_optimizer(**options)
+    assert [float(rate(s)) for s in (5, 15, 30)] == pytest.approx([2.5e-4, 5e-4, 2.5e-4])
+
+
+def test_adams_second_moment_decays_by_b2():
+    optimizer, _ = make_optimizer(**OPTIONS | {"b2": 0.9})
+    _, state = optimizer.update(jnp.array([2.0]), optimizer.init(jnp.zeros(1)))
+    assert optax.tree.get(state, "nu").tolist() == pytest.approx([0.1 * 4])
+
+
+def test_adams_first_step_is_the_learning_rate():
+    optimizer, _ = make_optimizer(**OPTIONS)
+    params = jnp.array([1.0, -2.0])
+    updates, _ = optimizer.update(jnp.array([300.0, -0.1]), optimizer.init(params))
+    assert updates.tolist() == pytest.approx([-5e-4, 5e-4], rel=1e-4)
+
+
+def test_gradients_are_clipped_by_global_norm_before_adam():
+    optimizer, _ = make_optimizer(**OPTIONS | {"clip_norm": 1.0})
+    state = optimizer.init(jnp.zeros(2))
+    _, state = optimizer.update(jnp.array([30.0, 40.0]), state)
+    first_moment = optax.tree.get(state, "mu")
+    assert first_moment.tolist() == pytest.approx([0.06, 0.08])
+
+
+def test_rejects_unknown_schedule():
+    with pytest.raises(InputError, match="schedule='linear'.*step_decay.*warmup_cosine"):
+        make_optimizer(**OPTIONS | {"schedule": "linear"})

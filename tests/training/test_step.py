@@ -1,0 +1,248 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tiny import SMALL, STEP_OPTIONS
+
+from eddsrn_jax.errors import InputError
+from eddsrn_jax.mesh import make_mesh, map_step, process_rows, replicate, shard_batch
+from eddsrn_jax.models import EDDSRN, init_params
+from eddsrn_jax.ops.degradation import training_triple
+from eddsrn_jax.training.state import BAD_PARTS, create_train_state
+from eddsrn_jax.training.step import mean_metrics, train_step, train_steps
+
+LOSSES = ("loss", "loss_sr", "loss_db")
+
+
+def run(batch, *, devices=1, steps=1, optimizer=None, model=None, losses=LOSSES):
+    """Repeats a training step; returns the last state and the metrics of all steps."""
+    model = model or EDDSRN(**SMALL)
+    optimizer = optimizer or optax.sgd(0.1)
+    mesh = make_mesh(jax.devices()[:devices])
+    params = init_params(model, jax.random.key(0))
+    state = create_train_state(params, optimizer, losses=losses)
+    state = replicate(state, mesh)
+    step = functools.partial(train_step, model=model, optimizer=optimizer, **STEP_OPTIONS)
+    step = map_step(step, mesh)
+    history = []
+    for _ in range(steps):
+        state, metrics = step(state, shard_batch(batch, mesh))
+        history.append(jax.device_get(metrics))
+    return state, history
+
+
+def test_batched_dispatch_matches_steps_dispatched_one_by_one(batch):
+    """Batched dispatch is meant for GPUs. On CPUs it is slow, but the results agree."""
+    model, optimizer = EDDSRN(**SMALL), optax.adam(1e-3)
+    mesh = make_mesh(jax.devices()[:2])
+    step = functools.partial(train_step, model=model, optimizer=optimizer, **STEP_OPTIONS)
+    step = map_step(functools.partial(train_steps, step=step), mesh)
+    params = init_params(model, jax.random.key(0))
+    batches = tuple(
+        shard_batch({"hr": batch["hr"][:, i:, i:][:, :48, :48], **keys}, mesh)
+        for i, keys in enumerate([{"key": batch["key"] + n} for n in range(3)])
+    )
+    results = []
+    for groups in ([batches], [batches[:1], batches[1:2], batches[2:]]):
+        state = create_train_state(params, optimizer, losses=LOSSES)
+        state = replicate(state, mesh)
+        for group in groups:
+            state, metrics = step(state, group)
+        results.append(jax.device_get((state, metrics)))
+    assert results[0][0].step == 3
+    for found, expected in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_steps_agree_between_one_and_eight_devices(batch):
+    """The optimiser is SGD, as Adam would hide a gradient eight times too large."""
+    (one, one_history), (eight, eight_history) = (
+        run(batch, devices=n, steps=3) for n in (1, 8)
+    )
+    for before, after in zip(one_history, eight_history, strict=True):
+        for name in (*LOSSES, "grad_norm"):
+            np.testing.assert_allclose(before[name], after[name], rtol=2e-5)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, atol=1e-6),
+        jax.device_get(one.params),
+        jax.device_get(eight.params),
+    )
+    moved = jax.tree.map(
+        lambda a, b: np.abs(a - b).max(),
+        jax.device_get(one.params),
+        init_params(EDDSRN(**SMALL), jax.random.key(0)),
+    )
+    assert max(jax.tree.leaves(moved)) > 1e-3
+
+
+def test_sgd_step_follows_the_gradient_of_the_documented_loss(batch):
+    """The loss is written out again, and finite differences give its slope."""
+    model = EDDSRN(**SMALL)
+    params = init_params(model, jax.random.key(0))
+    state, (metrics,) = run(batch, optimizer=optax.sgd(1.0))
+    keys = jax.random.wrap_key_data(batch["key"])
+    make = functools.partial(training_triple, scale=4, sigma_range=(1.0, 2.0))
+    examples = jax.vmap(make)(keys, batch["hr"])
+
+    @jax.jit
+    def loss(params):
+        outputs = model.apply({"params": params}, examples["lr_blur"])
+        sr = jnp.mean((outputs["sr"] - examples["hr"]) ** 2)
+        db = jnp.mean(jnp.sqrt((outputs["deblurred"] - examples["lr_sharp"]) ** 2 + 1e-6))
+        return sr + 0.2 * db
+
+    assert loss(params) == pytest.approx(float(metrics["loss"]), rel=1e-5)
+    new = jax.device_get(state.params)
+    gradient = jax.tree.map(lambda old, new: old - new, params, new)
+    norm = optax.tree.norm(gradient)
+    assert norm == pytest.approx(float(metrics["grad_norm"]), rel=1e-4)
+    move = 1e-2 / norm
+    ends = [
+        loss(jax.tree.map(lambda p, g, s=sign: p + s * move * g, params, gradient))
+        for sign in (1, -1)
+    ]
+    # The slope of a loss along its gradient is the gradient's norm.
+    assert (ends[0] - ends[1]) / (2e-2) == pytest.approx(float(norm), rel=0.02)
+
+
+def test_metrics_are_averaged_since_the_last_log(batch):
+    state, history = run(batch, steps=3)
+    # Metrics are logged every two steps, so the third step has begun a new sum.
+    assert int(state.step) == 3
+    assert int(state.count) == 1
+    assert mean_metrics(state)["loss"] == pytest.approx(float(history[2]["loss"]))
+    state, history = run(batch, steps=2)
+    expected = np.mean([metrics["grad_norm"] for metrics in history])
+    assert mean_metrics(state)["grad_norm"] == pytest.approx(float(expected))
+
+
+def test_learning_lowers_the_loss(batch):
+    _, history = run(batch, steps=12, optimizer=optax.adam(2e-3))
+    assert history[-1]["loss"] < 0.9 * history[0]["loss"]
+
+
+def poisoned(batch):
+    """Returns a copy of a batch with one value replaced by NaN."""
+    hr = batch["hr"].astype(np.float32)
+    hr[3, 10, 20] = np.nan
+    return {**batch, "hr": hr}
+
+
+def run_with(batches, params, *, on_bad_step, optimizer=None, devices=2):
+    """Runs one step for each batch; returns all states, on the host."""
+    model, optimizer = EDDSRN(**SMALL), optimizer or optax.adam(1e-3)
+    mesh = make_mesh(jax.devices()[:devices])
+    state = create_train_state(params, optimizer, losses=LOSSES, averaged=True)
+    state, states = replicate(state, mesh), []
+    options = {**STEP_OPTIONS, "on_bad_step": on_bad_step}
+    step = functools.partial(train_step, model=model, optimizer=optimizer, **options)
+    step = map_step(step, mesh)
+    for batch in batches:
+        state, _ = step(state, shard_batch(batch, mesh))
+        states.append(jax.device_get(state))
+    return states
+
+
+@pytest.fixture(scope="module")
+def start():
+    return init_params(EDDSRN(**SMALL), jax.random.key(0))
+
+
+def test_state_records_step_and_part_of_the_first_nonfinite_value(batch, start):
+    good = {**batch, "hr": batch["hr"].astype(np.float32)}
+    states = run_with([good, poisoned(batch), good], start, on_bad_step="stop")
+    assert [int(state.bad_step) for state in states] == [-1, 2, 2]
+    assert BAD_PARTS[states[-1].bad_part] == "loss"
+    # The parameters are named if they were not finite before the step.
+    bad = jax.tree.map(lambda x: x, start)
+    bad["trunk"]["stem"]["bias"] = bad["trunk"]["stem"]["bias"] * np.nan
+    (state,) = run_with([good], bad, on_bad_step="stop")
+    assert state.bad_step == 1 and BAD_PARTS[state.bad_part] == "parameters"
+    # This learning rate makes the parameters overflow in the step itself.
+    sgd = optax.sgd(1e38)
+    states = run_with([good, good], start, on_bad_step="stop", optimizer=sgd)
+    assert BAD_PARTS[states[-1].bad_part] == "parameters after it"
+    assert states[-1].bad_step == 1
+
+
+def test_state_records_a_nonfinite_gradient_despite_a_finite_loss(batch, start):
+    """The square root of zero is finite, but its slope is not."""
+
+    class Rooted(EDDSRN):
+        def __call__(self, x):
+            outputs = super().__call__(x)
+            zero = 0 * outputs["sr"]
+            return {**outputs, "sr": outputs["sr"] + jnp.sqrt(jnp.abs(zero))}
+
+    state, (metrics,) = run(batch, model=Rooted(**SMALL))
+    assert np.isfinite(metrics["loss"]) and not np.isfinite(metrics["grad_norm"])
+    assert BAD_PARTS[int(state.bad_part)] == "gradient"
+
+
+def test_skipped_step_changes_only_the_counters(batch, start):
+    good = {**batch, "hr": batch["hr"].astype(np.float32)}
+    batches = [good, poisoned(batch), good]
+    first, second, third = run_with(batches, start, on_bad_step="skip")
+    for name in ("params", "ema_params", "opt_state"):
+        before, after = getattr(first, name), getattr(second, name)
+        jax.tree.map(np.testing.assert_array_equal, before, after)
+    assert (second.step, second.skipped, second.bad_in_row) == (2, 1, 1)
+    assert (third.step, third.skipped, third.bad_in_row) == (3, 1, 0)
+    assert np.isfinite(third.used_params["trunk"]["stem"]["kernel"]).all()
+    # Skipped steps are left out of the metrics.
+    assert (second.count, third.count) == (1, 1)
+    assert mean_metrics(second) == pytest.approx(mean_metrics(first))
+    stem, stem_before = (p["trunk"]["stem"]["kernel"] for p in (third.params, start))
+    assert np.abs(stem - stem_before).max() > 1e-4
+
+
+def test_state_records_a_bad_step_after_eleven_consecutive_skips(batch, start):
+    states = run_with([poisoned(batch)] * 12, start, on_bad_step="skip")
+    assert [int(state.bad_step) for state in states[9:]] == [-1, 11, 11]
+    assert mean_metrics(states[-1]) == {}
+
+
+def test_step_without_a_deblurring_head_uses_the_sr_loss_alone(batch):
+    model = EDDSRN(**SMALL | {"deblur_features": 0})
+    _, (metrics,) = run(batch, model=model, losses=("loss", "loss_sr"))
+    assert set(metrics) == {"loss", "loss_sr", "grad_norm"}
+    assert metrics["loss"] == metrics["loss_sr"]
+
+
+def test_bfloat16_keeps_parameters_and_losses_in_float32(batch):
+    state, (metrics,) = run(batch, model=EDDSRN(**SMALL, dtype="bfloat16"))
+    _, (reference,) = run(batch)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(state.params)} == {"float32"}
+    assert metrics["loss"].dtype == np.float32
+    assert metrics["loss"] != reference["loss"]
+    assert metrics["loss"] == pytest.approx(float(reference["loss"]), rel=0.01)
+
+
+def test_weight_average_matches_hand_computation(batch):
+    """Three steps are averaged by hand; the decay starts at 1 / 10 and grows."""
+    model, optimizer = EDDSRN(**SMALL), optax.sgd(0.1)
+    mesh = make_mesh(jax.devices()[:1])
+    params = init_params(model, jax.random.key(0))
+    state = create_train_state(params, optimizer, losses=LOSSES, averaged=True)
+    state = replicate(state, mesh)
+    step = functools.partial(train_step, model=model, optimizer=optimizer, **STEP_OPTIONS)
+    step, average = map_step(step, mesh), params
+    for decay in (1 / 10, 2 / 11, 3 / 12):
+        state, _ = step(state, shard_batch(batch, mesh))
+        average = jax.tree.map(
+            lambda a, p, d=decay: d * a + (1 - d) * p,
+            average,
+            jax.device_get(state.params),
+        )
+    close = functools.partial(np.testing.assert_allclose, atol=1e-7)
+    jax.tree.map(close, jax.device_get(state.used_params), average)
+
+
+def test_rejects_a_batch_size_not_divisible_by_the_device_count():
+    mesh = make_mesh()
+    assert process_rows(16, mesh) == slice(0, 16)
+    with pytest.raises(InputError, match="batch_size=12 .* 8 devices"):
+        process_rows(12, mesh)
