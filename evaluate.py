@@ -1,6 +1,6 @@
 """Scores a network: python evaluate.py --workdir=runs/eddsrn [--dataset=Set14=DIR].
 
-Or many: python evaluate.py --config=configs/table1.py --dataset=Set14=DIR.
+Scores many systems: python evaluate.py --config=configs/table1.py --dataset=Set14=DIR.
 """
 
 from pathlib import Path
@@ -16,91 +16,103 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Workdir of the run to score.")
 _WEIGHTS = flags.DEFINE_string(
     "weights",
     None,
-    "Weights to score: gaussian or eddsrn-lite, which come with the package, or a"
-    " .safetensors file. Default: eddsrn-lite.",
+    "Weights to score: eddsrn-lite or gaussian, which are included, or a .safetensors"
+    " file. Default: eddsrn-lite.",
 )
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
-    "Or a table of many systems, such as configs/table1.py.",
+    "Config file of a table of systems to score, such as configs/table1.py.",
     lock_config=True,
 )
-_STEP = flags.DEFINE_integer("step", None, "Checkpoint; the best one by default.")
+_STEP = flags.DEFINE_integer(
+    "step",
+    None,
+    "Step of the checkpoint to score. Default: the one with the best validation score.",
+)
 _DATASETS = flags.DEFINE_multi_string(
-    "dataset", [], "NAME=DIR, a folder of photographs to score; repeatable."
+    "dataset", [], "Name and folder of a set of photos to score, as NAME=DIR"
 )
 _VALIDATION = flags.DEFINE_boolean(
-    "validation", True, "Whether to score the run's validation set (DIV2K-val) too."
+    "validation", True, "Score the run's own validation set (such as DIV2K-val) too."
 )
 _DEGRADATION = flags.DEFINE_enum(
     "degradation",
     "paper",
     ["paper", "photo"],
-    "How test inputs are made. paper: blurred by --sigmas. photo: a grid of blurs, each"
-    " without and with noise and JPEG compression, beside the weights gaussian.",
+    "Degradation of the test inputs. paper: blur alone. photo: blur without and with"
+    " noise and JPEG compression; the weights gaussian are scored too, for comparison.",
 )
 _SIGMAS = flags.DEFINE_string(
     "sigmas",
     None,
-    "Blurs that every photograph is scored at, or 'random': one drawn for each from"
-    " U[1, 2], by --seed and its name. Default: 1,1.25,1.5,1.75,2, and 0,0.5,1,1.5,2,3"
-    " for --degradation=photo.",
+    "Standard deviations of the blur, separated by commas. Every photo is scored with all"
+    " of them. Or 'random': one for each photo, drawn from U[1, 2] by --seed and the"
+    " photo's name. Default: 1,1.25,1.5,1.75,2, or 0,0.5,1,1.5,2,3 with"
+    " --degradation=photo.",
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of --sigmas=random and of noise.")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of --sigmas=random and of the noise.")
 _MAX_PHOTOS = flags.DEFINE_integer(
-    "max_photos", None, "Photographs of each set at most.", lower_bound=1
+    "max_photos",
+    None,
+    "Score at most this many photos of each set. Default: all.",
+    lower_bound=1,
 )
 _DTYPE = flags.DEFINE_enum(
     "dtype",
     None,
     ["float32", "bfloat16", "float16"],
-    "To compute in; the network's own by default.",
+    "Type to compute in. Default: the network's own.",
 )
 _WIENER = flags.DEFINE_boolean(
-    "wiener", False, "Score Wiener's filter too, which is told sigma."
+    "wiener", False, "Score Wiener's filter too, which gets the true sigma."
 )
 _PEERS = flags.DEFINE_string(
     "peers",
     None,
-    "Folder of others' published weights to score too: vdsr.npz, lapsrn.npz.",
+    "Folder with published weights of other projects to score too: vdsr.npz, lapsrn.npz.",
 )
 _SELF_ENSEMBLE = flags.DEFINE_boolean(
-    "self_ensemble", False, "Score the mean of eight turned and mirrored copies too."
+    "self_ensemble",
+    False,
+    "Score the network's mean over eight rotated and mirrored copies of each photo too.",
 )
 _FIGURE = flags.DEFINE_string(
     "figure",
     None,
-    "With --config: photograph to draw a picture of, with a detail of every result; a"
-    " file, or bundled:chelsea.png, bundled:astronaut.png of scikit-image.",
+    "With --config: photo for a picture that shows a detail of every result. Either a"
+    " file, or one of scikit-image's: bundled:chelsea.png, bundled:astronaut.png.",
 )
-_SAVE_IMAGES = flags.DEFINE_boolean("save_images", False, "Write every image as PNG.")
+_SAVE_IMAGES = flags.DEFINE_boolean(
+    "save_images", False, "Write every input and every output as a PNG file."
+)
 _OUTPUT_DIR = flags.DEFINE_string(
     "output_dir",
     None,
-    "For results and images; WORKDIR/evaluation/STEP by default, of"
-    " weights evaluation/NAME.",
+    "Folder for results and images. Default: WORKDIR/evaluation/STEP, or evaluation/NAME"
+    " for weights and tables.",
 )
 
 _DEFAULT_SIGMAS = {"paper": "1,1.25,1.5,1.75,2", "photo": "0,0.5,1,1.5,2,3"}
 
 
 def parse_datasets(values: list[str]) -> dict[str, Path]:
-    """Folders by name, from NAME=DIR."""
+    """Parses values of the form NAME=DIR; returns the folders by name."""
     datasets = {}
     for value in values:
         name, equals, folder = value.partition("=")
         if not (name and equals and folder):
             raise UsageError(f"--dataset={value}: expected NAME=DIR")
         if "/" in name or name.startswith("."):
-            raise UsageError(f"--dataset={value}: {name!r} cannot name files")
+            raise UsageError(f"--dataset={value}: {name!r} cannot be a file name")
         if name in datasets:
-            raise UsageError(f"--dataset={value}: a second set named {name}")
+            raise UsageError(f"--dataset={value}: another set is named {name} too")
         datasets[name] = Path(folder).expanduser()
     return datasets
 
 
 def parse_sigmas(value: str) -> tuple[float, ...] | None:
-    """Numbers between commas; None for 'random'."""
+    """Parses numbers separated by commas; returns None for 'random'."""
     if value == "random":
         return None
     try:
@@ -109,7 +121,8 @@ def parse_sigmas(value: str) -> tuple[float, ...] | None:
         sigmas = ()
     if not sigmas or not all(0 <= sigma <= 10 for sigma in sigmas):
         raise UsageError(
-            f"--sigmas={value}: expected numbers in [0, 10] with commas, or 'random'"
+            f"--sigmas={value}: expected numbers in [0, 10], separated by commas, or"
+            " 'random'"
         )
     return sigmas
 
@@ -119,53 +132,57 @@ def _path(flag: flags.FlagHolder[str]) -> Path | None:
 
 
 def main() -> None:
-    """Evaluates by the flags."""
+    """Scores the networks that the flags name."""
     origins = {"--workdir": _WORKDIR, "--weights": _WEIGHTS, "--config": _CONFIG}
     chosen = [name for name, flag in origins.items() if flag.value]
     if len(chosen) > 1:
-        raise UsageError(f"{' and '.join(chosen)}: expected one of them")
+        raise UsageError(f"{' and '.join(chosen)}: give only one of them")
     if _CONFIG.value and (_WIENER.value or _SELF_ENSEMBLE.value):
-        raise UsageError("--wiener, --self_ensemble: not with --config")
+        raise UsageError("--wiener and --self_ensemble cannot be used with --config")
     if _FIGURE.value and not _CONFIG.value:
-        raise UsageError(f"--figure={_FIGURE.value}: expected a --config with it")
+        raise UsageError(f"--figure={_FIGURE.value} needs --config")
     if _STEP.value is not None and not _WORKDIR.value:
-        raise UsageError(f"--step={_STEP.value}: expected a --workdir with it")
+        raise UsageError(f"--step={_STEP.value} needs --workdir")
     if _CONFIG.value and _DEGRADATION.value != "paper":
-        raise UsageError(f"--degradation={_DEGRADATION.value}: not with --config")
+        raise UsageError(
+            f"--degradation={_DEGRADATION.value} cannot be used with --config"
+        )
     datasets = parse_datasets(_DATASETS.value)
     given = _SIGMAS.value
     sigmas = parse_sigmas(_DEFAULT_SIGMAS[_DEGRADATION.value] if given is None else given)
     connect_by_flags()
-    scoring = {
-        "datasets": datasets,
-        "sigmas": sigmas,
-        "seed": _SEED.value,
-        "max_photos": _MAX_PHOTOS.value,
-        "dtype": _DTYPE.value,
-        "peers": _path(_PEERS),
-        "save_images": _SAVE_IMAGES.value,
-        "output_dir": _path(_OUTPUT_DIR),
-    }
-    # Here, so that --help and wrong flags answer at once.
-    if _CONFIG.value:
-        from eddsrn_jax.evaluation.table import compare
-
-        compare(_CONFIG.value, figure=_FIGURE.value, **scoring)
-        return
+    # Imported here, so that --help and wrong flags are answered immediately.
     from eddsrn_jax.evaluation.inputs import SPOILINGS
     from eddsrn_jax.evaluation.network import evaluate_network
+    from eddsrn_jax.evaluation.scoring import Scoring
+    from eddsrn_jax.evaluation.table import compare
 
-    if _DEGRADATION.value == "photo":
-        beside = [] if _WEIGHTS.value == "gaussian" else ["gaussian"]
-        scoring |= {"spoilings": SPOILINGS["photo"], "beside": beside}
+    options = {
+        "datasets": datasets,
+        "scoring": Scoring(
+            sigmas=sigmas,
+            spoilings=SPOILINGS[_DEGRADATION.value],
+            seed=_SEED.value,
+            max_photos=_MAX_PHOTOS.value,
+            save_images=_SAVE_IMAGES.value,
+        ),
+        "dtype": _DTYPE.value,
+        "peers": _path(_PEERS),
+        "output_dir": _path(_OUTPUT_DIR),
+    }
+    if _CONFIG.value:
+        compare(_CONFIG.value, figure=_FIGURE.value, **options)
+        return
+    photo = _DEGRADATION.value == "photo"
     evaluate_network(
         workdir=_path(_WORKDIR),
         step=_STEP.value,
         weights=_path(_WEIGHTS),
         validation=_VALIDATION.value,
+        beside=["gaussian"] if photo and _WEIGHTS.value != "gaussian" else [],
         ensemble=_SELF_ENSEMBLE.value,
         wiener=_WIENER.value,
-        **scoring,
+        **options,
     )
 
 

@@ -1,8 +1,9 @@
-"""Restores photographs: python restore.py [flags] FILE or FOLDER ...
+"""Restores photos: python restore.py [flags] FILE or FOLDER ...
 
-Of photo.jpg it writes photo_x4.png, deblurred and of four times its side, with
---outputs=sr,deblurred also photo_deblurred.png. Folders are searched for images. The exit
-code is 1 where a file failed, 2 where flags or arguments are wrong, else 0.
+For photo.jpg it writes photo_x4.png, a sharp version that is four times as large. With
+--outputs=sr,deblurred it also writes photo_deblurred.png, a deblurred version of the same
+size. In a folder it restores all images. The exit code is 1 if a file failed, 2 if flags
+or arguments are wrong, else 0.
 """
 
 from pathlib import Path
@@ -12,67 +13,87 @@ from absl import flags
 from eddsrn_jax.command_line import run_command
 from eddsrn_jax.errors import UsageError
 
-_OUTPUTS = flags.DEFINE_list("outputs", ["sr"], "sr, deblurred or both, with a comma.")
+_OUTPUTS = flags.DEFINE_list(
+    "outputs", ["sr"], "Results to write: sr, deblurred, or sr,deblurred for both."
+)
 _OUTPUT_DIR = flags.DEFINE_string(
     "output_dir",
     None,
-    "Folder for all results, subfolders as in the input; beside each file by default.",
+    "Folder for all results, with the same subfolders as the input. Default: each result"
+    " is written beside its photo.",
 )
 _OUTPUT = flags.DEFINE_string(
-    "output", None, "File for the one result of one photograph; says the format too."
+    "output",
+    None,
+    "File for the result of a single photo. Its extension sets the format.",
 )
 _FORMAT = flags.DEFINE_enum(
     "format",
     "png",
     ["png", "jpg", "tif", "webp", "bmp"],
-    "Of the results. All that was in the input fits into png and tif.",
+    "Format of the results. PNG and TIFF keep everything that the input holds.",
 )
-_RECURSIVE = flags.DEFINE_boolean("recursive", False, "Take subfolders of folders too.")
+_RECURSIVE = flags.DEFINE_boolean(
+    "recursive", False, "Restore the images in subfolders too."
+)
 _SKIP_EXISTING = flags.DEFINE_boolean(
     "skip_existing",
     False,
-    "Do not make again what is there; earlier results are replaced without it.",
+    "Skip results that exist already. Without this flag they are replaced.",
 )
 _OVERWRITE = flags.DEFINE_boolean(
-    "overwrite", False, "Let --output replace the photograph that it is made from."
+    "overwrite", False, "Allow --output to replace the input photo itself."
 )
-_REPORT = flags.DEFINE_string("report", None, "JSON file, what became of every file.")
+_REPORT = flags.DEFINE_string(
+    "report", None, "JSON file for a report with the status of every photo."
+)
 _STRENGTH = flags.DEFINE_float(
     "strength",
     1.0,
-    "1 for all that the network does, 0 for plain enlarging; between them a mix.",
+    "Strength of the restoration. 1: the network's result. 0: the photo, only enlarged."
+    " Values between mix the two.",
     lower_bound=0,
     upper_bound=1,
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "Run of train.py to take weights from.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Workdir of a training run whose best weights are used."
+)
 _WEIGHTS = flags.DEFINE_string(
     "weights",
     None,
-    "Weights: gaussian or eddsrn-lite, which come with the package, or a .safetensors"
+    "Weights to use: eddsrn-lite or gaussian, which are included, or a .safetensors"
     " file. Default: eddsrn-lite.",
 )
 _DTYPE = flags.DEFINE_enum(
     "dtype",
     None,
     ["float32", "bfloat16", "float16"],
-    "To compute in; bfloat16 is fast on GPUs and TPUs. The network's own by default.",
+    "Type to compute in. bfloat16 is fast on GPUs, on TPUs and on CPUs with AMX. Default:"
+    " the network's own.",
 )
 _LARGEST_WINDOW = flags.DEFINE_integer(
     "largest_window",
     None,
-    "Side of the largest part that is restored at once, a multiple of 8: less takes less"
-    " memory and more time. As large as pays and fits by default.",
+    "Side of the largest window that is restored at once, a multiple of 8. Smaller"
+    " windows take less memory and more time. Default: the largest useful size that fits"
+    " the memory.",
 )
 _MAX_INPUT = flags.DEFINE_float(
-    "max_input_megapixels", 100, "Larger photographs are refused.", lower_bound=0
+    "max_input_megapixels",
+    100,
+    "Refuse photos of more than this many megapixels.",
+    lower_bound=0,
 )
 _MAX_OUTPUT = flags.DEFINE_float(
-    "max_output_megapixels", 1000, "So are larger results of one.", lower_bound=0
+    "max_output_megapixels",
+    1000,
+    "Refuse photos whose results together have more than this many megapixels.",
+    lower_bound=0,
 )
 
 
 def parse_outputs(values: list[str]) -> tuple[str, ...]:
-    """Names of outputs, each once."""
+    """Checks the names of outputs, and returns each one once."""
     outputs = tuple(dict.fromkeys(values))
     if not outputs or not set(outputs) <= {"sr", "deblurred"}:
         raise UsageError(
@@ -82,16 +103,16 @@ def parse_outputs(values: list[str]) -> tuple[str, ...]:
 
 
 def main(arguments: list[str]) -> int:
-    """Restores by the flags; 1 where a file failed, else 0."""
+    """Restores the given files and folders; returns 1 if a file failed, else 0."""
     outputs = parse_outputs(_OUTPUTS.value)
-    # An empty name is a shell's variable that is not set, not this folder.
+    # An empty name comes from an unset shell variable and does not mean this folder.
     if not all(arguments or [""]):
-        raise UsageError("no photographs: expected files or folders, see --help")
+        raise UsageError("no photos: expected files or folders, see --help")
     if _WORKDIR.value and _WEIGHTS.value:
-        raise UsageError("--workdir and --weights: expected one of them")
+        raise UsageError("--workdir and --weights: give only one of them")
     if _OUTPUT.value and _OUTPUT_DIR.value:
-        raise UsageError("--output and --output_dir: expected one of them")
-    # Here, so that --help and wrong flags answer at once.
+        raise UsageError("--output and --output_dir: give only one of them")
+    # Imported here, so that --help and wrong flags are answered immediately.
     from eddsrn_jax.restoration.batch import restore_files
     from eddsrn_jax.restoration.jobs import Limits, Placing
     from eddsrn_jax.restoration.restorer import Restorer

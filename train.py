@@ -12,19 +12,26 @@ from eddsrn_jax.errors import UsageError
 from eddsrn_jax.process_flags import connect_by_flags
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Recipe, such as configs/eddsrn.py.", lock_config=True
+    "config", None, "Config file of the run, such as configs/eddsrn.py.", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
-    "Folder for checkpoints, logs and results; a run that it holds is resumed. Default:"
-    " runs/NAME with the name of the config's file, and of the size where it is given.",
+    "Folder for checkpoints, logs and results. If it holds a run, that run is resumed."
+    " Default: runs/NAME, where NAME is the config file's name, followed by its size if"
+    " one is given.",
 )
 _MAX_MINUTES = flags.DEFINE_float(
-    "max_minutes", math.inf, "Then the run is saved and ends.", lower_bound=0
+    "max_minutes",
+    math.inf,
+    "Save and end the run after this many minutes. It can be resumed.",
+    lower_bound=0,
 )
 _PROFILE = flags.DEFINE_integer(
-    "profile", 0, "Steps to trace with JAX's profiler, into the workdir.", lower_bound=0
+    "profile",
+    0,
+    "Number of steps to trace with JAX's profiler, into WORKDIR/profile.",
+    lower_bound=0,
 )
 
 

@@ -23,29 +23,31 @@ Row = dict[str, Any]
 _SECTIONS = flags.DEFINE_list(
     "sections",
     ["training", "networks", "photos", "sizes", "runs", "memory"],
-    "What to measure.",
+    "Sections to measure, separated by commas.",
 )
 _PHOTOS = flags.DEFINE_string(
-    "photos", None, "Folder of photographs to train on; the bundled ones by default."
+    "photos", None, "Folder of photos to train on. Default: the bundled photos."
 )
 _SET = flags.DEFINE_string(
-    "set", None, "Folder of photographs to restore, such as Set14's; the bundled ones."
+    "set",
+    None,
+    "Folder of photos to restore, such as Set14. Default: the bundled photos.",
 )
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Crops of a training step.")
-_SIDE = flags.DEFINE_integer("side", 192, "Of a crop.")
-_REPEATS = flags.DEFINE_integer("repeats", 7, "Calls of which the median is taken.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Crops in a training step.")
+_SIDE = flags.DEFINE_integer("side", 192, "Side of a crop in pixels.")
+_REPEATS = flags.DEFINE_integer("repeats", 7, "Number of timed calls; the median counts.")
 _TORCH_COMPILE = flags.DEFINE_boolean(
     "torch_compile",
     None,
-    "Whether PyTorch's networks are compiled; by default on GPUs: on the CPUs seen, eager"
-    " execution was the faster one.",
+    "Compile PyTorch's networks. Default: on GPUs only, because eager execution was"
+    " faster on the CPUs measured.",
 )
 _RESULTS = Path(__file__).parent / "results"
 
 
 def sections() -> dict[str, Callable[[], Iterator[Row]]]:
     """Returns the function that measures each section, by the section's name."""
-    # Imported here, so that --help answers at once and XLA's flags are set before.
+    # Imported here, so that --help is answered immediately and XLA's flags are set first.
     from benchmarks import memory, restoring, runs, training
 
     compiled = _TORCH_COMPILE.value
@@ -73,7 +75,9 @@ def main() -> None:
     measure = sections()
     for name in _SECTIONS.value:
         if name not in measure:
-            raise UsageError(f"--sections={name}: expected some of {', '.join(measure)}")
+            raise UsageError(
+                f"--sections={name}: expected names from {', '.join(measure)}"
+            )
     rows = []
     for name in _SECTIONS.value:
         for row in measure[name]():
@@ -90,7 +94,7 @@ def main() -> None:
     path.write_text(json.dumps({"machine": where, "rows": rows}, indent=1) + "\n")
     table = format_table(where, rows)
     path.with_suffix(".md").write_text(f"{table}\n")
-    print(f"\n{table}\n\nsaved in {path}, {path.with_suffix('.md').name}")
+    print(f"\n{table}\n\nsaved in {path} and {path.with_suffix('.md').name}")
 
 
 def _on_gpu() -> bool:

@@ -30,8 +30,8 @@ from eddsrn_jax.restoration.blur_estimate import (
     quadratic_terms,
 )
 
-_TRAIN = flags.DEFINE_string("train", None, "Folder of photographs to fit on.")
-_VALID = flags.DEFINE_multi_string("valid", [], "Folders of photographs to measure on.")
+_TRAIN = flags.DEFINE_string("train", None, "Folder of photos to fit on.")
+_VALID = flags.DEFINE_multi_string("valid", [], "Folder of photos to measure on")
 
 TRAINED_RANGE = (1.0, 2.0)
 INSIDE = tuple(np.linspace(*TRAINED_RANGE, 11))
@@ -144,7 +144,7 @@ def measure(
         "sharper, LR": share(("sharp",), "sharper"),
         "sharper, full size": share(("full",), "sharper"),
         "blurrier, sigma 3..4": share(BEYOND, "blurrier"),
-        "not told": float(sum(e is None for v in estimates.values() for e in v)),
+        "no estimate": float(sum(e is None for v in estimates.values() for e in v)),
     }
 
 
@@ -164,7 +164,7 @@ def main() -> None:
         for name, spoil in kinds.items():
             row = measure(files, spoil)
             if i == 0 and name == "as is":
-                print("| photographs | after the blur |", *(f"{key} |" for key in row))
+                print("| photos | after the blur |", *(f"{key} |" for key in row))
                 print("| --- | --- |" + " ---: |" * len(row))
             error, *shares, missing = row.values()
             print(

@@ -19,8 +19,8 @@ from eddsrn_jax.data.pack import open_pack
 from eddsrn_jax.data.sources import folder_source
 from eddsrn_jax.data.streaming import stream_batches
 
-_PHOTOS = flags.DEFINE_string("photos", None, "Folder of photographs.", required=True)
-_PATCH_SIZE = flags.DEFINE_integer("patch_size", 256, "Side of a crop.")
+_PHOTOS = flags.DEFINE_string("photos", None, "Folder of photos.", required=True)
+_PATCH_SIZE = flags.DEFINE_integer("patch_size", 256, "Side of a crop in pixels.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Crops in a batch.")
 _BATCHES = flags.DEFINE_integer("batches", 200, "Batches in a measurement.")
 
@@ -34,8 +34,8 @@ def main() -> None:
         seconds = time.perf_counter() - start
         megapixels = sum(image.size for image in pack.images) / 3e6
         print(
-            f"packed {len(pack.images)} photographs, {megapixels:.0f} Mpx, in"
-            f" {seconds:.1f} s ({megapixels / seconds:.0f} Mpx/s)"
+            f"packed {len(pack.images)} photos of {megapixels:.0f} megapixels in"
+            f" {seconds:.1f} s ({megapixels / seconds:.0f} megapixels/s)"
         )
         sampler = CropSampler(
             pack,

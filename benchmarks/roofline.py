@@ -24,8 +24,8 @@ from eddsrn_jax.command_line import run_command
 from eddsrn_jax.models import EDDSRN, SCALE
 from eddsrn_jax.models.complexity import convolutions
 
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Crops of a training step.")
-_SIDE = flags.DEFINE_integer("side", 192, "Of a crop.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Crops in a training step.")
+_SIDE = flags.DEFINE_integer("side", 192, "Side of a crop in pixels.")
 # Measured rates of an H200: matrix products in operations per second (float32 as TF32),
 # memory in bytes per second.
 _H200 = {"bfloat16": 790e12, "float32": 395e12, "memory": 4.3e12}

@@ -2,7 +2,7 @@
 
 Each commit trains the same small network on the bundled photos: once without
 interruption, and once stopped and resumed. Each evaluates the first run, exports its
-weights and restores two photos with the default weights. The command prints every file
+weights and restores two photos with the default weights. The command prints every picture
 and array that differs, and its exit code is then 1. It uses only the commands of the
 project, so the layouts of the two commits may differ.
 """
@@ -21,11 +21,11 @@ from safetensors.numpy import load_file
 from eddsrn_jax.command_line import run_command
 from eddsrn_jax.data.sources import open_split
 
-_BEFORE = flags.DEFINE_string("before", "HEAD", "Commit to compare with.")
+_BEFORE = flags.DEFINE_string("before", "HEAD", "First commit to compare.")
 _AFTER = flags.DEFINE_string(
-    "after", None, "The other commit. Default: the files as they are now."
+    "after", None, "Second commit to compare. Default: the files as they are now."
 )
-_STEPS = flags.DEFINE_integer("steps", 30, "Training steps.", lower_bound=4)
+_STEPS = flags.DEFINE_integer("steps", 30, "Number of training steps.", lower_bound=4)
 _ROOT = Path(__file__).parents[1]
 
 
@@ -43,8 +43,20 @@ def main() -> int:
         compared, different = compare(folder / "before/out", folder / "after/out")
     for name in different:
         print(f"differs: {name}")
-    print(f"{compared} files and arrays compared, {len(different)} differ")
+    print(f"{compared} pictures and arrays compared, {len(different)} differ")
     return 1 if different else 0
+
+
+def _check_out(commit: str | None, tree: Path) -> Path:
+    """Writes a commit's files to a new folder; returns it, or this one without commit."""
+    if commit is None:
+        return _ROOT
+    tree.mkdir(parents=True)
+    archive = subprocess.run(
+        ["git", "archive", commit], cwd=_ROOT, check=True, capture_output=True
+    )
+    subprocess.run(["tar", "-x"], cwd=tree, check=True, input=archive.stdout)
+    return tree
 
 
 def run(commit: str | None, folder: Path, photos: Path, steps: int) -> None:
@@ -59,15 +71,8 @@ def run(commit: str | None, folder: Path, photos: Path, steps: int) -> None:
     Raises:
         CalledProcessError: a command fails.
     """
-    out, tree = folder / "out", _ROOT
+    out, tree = folder / "out", _check_out(commit, folder / "tree")
     out.mkdir(parents=True)
-    if commit:
-        tree = folder / "tree"
-        tree.mkdir()
-        archive = subprocess.run(
-            ["git", "archive", commit], cwd=_ROOT, check=True, capture_output=True
-        )
-        subprocess.run(["tar", "-x"], cwd=tree, check=True, input=archive.stdout)
 
     def command(*arguments: str | Path) -> None:
         subprocess.run(
@@ -121,13 +126,13 @@ def compare(before: Path, after: Path) -> tuple[int, list[str]]:
 
 
 def _contents(folder: Path) -> Iterator[tuple[str, bytes]]:
-    """Yields the name and the bytes of every result, arrays of weights one by one."""
+    """Yields the name and the bytes of every picture and array of weights."""
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
         if path.suffix == ".safetensors":
             for array, value in load_file(path).items():
                 yield f"{name}: {array}", np.asarray(value).tobytes()
-        elif path.suffix in (".csv", ".png"):
+        elif path.suffix == ".png":
             yield name, path.read_bytes()
 
 

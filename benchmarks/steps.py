@@ -27,18 +27,17 @@ def random_batch(size: int, side: int) -> Batch:
 
 
 def prepare_step(config: ml_collections.ConfigDict, batch: Batch) -> tuple[Any, Any, Any]:
-    """Returns a jitted step for one device, its first state, and a tuple of one batch."""
+    """Returns a jitted step for one device, its first state, and the placed batch."""
     model = make_network(config.network, config.model)
     optimizer, _ = make_optimizer(
         **config.optimizer, steps_per_epoch=1000, total_steps=100_000
     )
     mesh = make_mesh(jax.devices()[:1])
-    losses = ("loss", "loss_sr", "loss_db")
     params = init_params(model, jax.random.key(0))
-    state = create_train_state(params, optimizer, losses=losses)
+    state = create_train_state(params, optimizer)
     step = compile_step(config, model, optimizer, mesh)
     state = replicate(state, mesh)
-    return step, state, (shard_batch(batch, mesh),)
+    return step, state, shard_batch(batch, mesh)
 
 
 def step_memory(config: ml_collections.ConfigDict, batch: Batch) -> float:

@@ -1,11 +1,11 @@
 """Trains for a fixed number of minutes: python -m benchmarks.train_in_minutes.
 
-For an accelerator that is available for minutes only. The learning rate follows the
-clock instead of the step: after a warm-up it falls as half a cosine and reaches 0 at the
-time limit, on a fast device as on a slow one. Nothing is validated and no checkpoint is
-saved. The moving average of the weights is written at half time and at the end, in
-float16 and in pieces. `cat weights.safetensors.*` joins the pieces. A later run starts
-from the joined file with --config.init_from.
+It is meant for an accelerator that is available for minutes only. The learning rate
+follows the clock instead of the step: after a warm-up it falls as half a cosine and
+reaches 0 at the time limit, on a fast device as on a slow one. Nothing is validated and
+no checkpoint is saved. The moving average of the weights is written at half time and at
+the end, in float16 and in pieces. `cat weights.safetensors.*` joins the pieces. A later
+run starts from the joined file with --config.init_from.
 
 With `--write_photos` the command trains nothing. It writes small copies of the photos,
 which are quick to transfer.
@@ -32,17 +32,22 @@ from eddsrn_jax.errors import UsageError
 from eddsrn_jax.files import make_folder
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Recipe, such as configs/eddsrn_half.py:large."
+    "config", None, "Config file of the run, such as configs/eddsrn_half.py:large."
 )
-_PHOTOS = flags.DEFINE_string("photos", None, "Folder to train on.", required=True)
-_OUT = flags.DEFINE_string("out", None, "Folder for weights and log.", required=True)
+_PHOTOS = flags.DEFINE_string(
+    "photos", None, "Folder of photos to train on.", required=True
+)
+_OUT = flags.DEFINE_string(
+    "out", None, "Folder for the weights and the log.", required=True
+)
 _MINUTES = flags.DEFINE_float(
-    "minutes", 7.5, "Time limit, the start included.", lower_bound=0.1
+    "minutes", 7.5, "Time limit in minutes, including the start.", lower_bound=0.1
 )
 _WRITE_PHOTOS = flags.DEFINE_integer(
     "write_photos",
     0,
-    "Quality, 1 to 100. If not 0, write the photos to --out as WebP and end.",
+    "If above 0, train nothing: write the photos to --out as WebP files of this quality,"
+    " 1 to 100.",
     lower_bound=0,
     upper_bound=100,
 )
@@ -52,8 +57,6 @@ _PIECE = 15 * 2**20
 # for writing the weights at the end.
 _WARMUP, _RESERVE = 0.03, 0.02
 _LOG_SECONDS = 10.0
-# Dispatched steps that may be unfinished before the loop waits for the oldest one.
-_STEPS_IN_FLIGHT = 3
 
 
 def main() -> None:
@@ -63,7 +66,9 @@ def main() -> None:
     if _WRITE_PHOTOS.value:
         write_photos(photos, out, quality=_WRITE_PHOTOS.value)
     elif _CONFIG.value is None:
-        raise UsageError("--config must be given, such as configs/eddsrn_half.py:large")
+        raise UsageError(
+            "--config is missing: expected one such as configs/eddsrn_half.py:large"
+        )
     else:
         train(photos, out)
 
@@ -87,11 +92,10 @@ def train(photos: Path, out: Path) -> None:
     """Trains until the time limit, and writes weights and log."""
     start = time.monotonic()
     deadline = start + 60 * _MINUTES.value
-    # Imported here, so that --help answers at once.
-    from eddsrn_jax.mesh import make_mesh, process_rows, replicate
-    from eddsrn_jax.models import abstract_outputs, init_params, make_network
+    # Imported here, so that --help is answered immediately.
+    from eddsrn_jax.mesh import make_mesh, replicate
+    from eddsrn_jax.models import init_params, make_network
     from eddsrn_jax.models.complexity import count_parameters
-    from eddsrn_jax.training.losses import loss_names
     from eddsrn_jax.training.setup import (
         compile_step,
         load_params,
@@ -99,15 +103,13 @@ def train(photos: Path, out: Path) -> None:
         open_data,
     )
     from eddsrn_jax.training.state import create_train_state
-    from eddsrn_jax.training.step import mean_metrics
+    from eddsrn_jax.training.step_metrics import StepMetrics
 
     config = _CONFIG.value
     config.data.source = f"folder:{photos}"
     config.data.pipeline = "resident"
-    # One step that is not finite must not waste the whole time on the accelerator.
-    config.on_bad_step = "skip"
     sampler, _ = open_data(config)
-    print(f"{sampler.num_photos} photos after {time.monotonic() - start:.1f} s")
+    print(f"opened {sampler.num_photos} photos in {time.monotonic() - start:.1f} s")
 
     model = make_network(config.network, config.model)
     key = jax.random.key(config.seed)
@@ -123,15 +125,13 @@ def train(photos: Path, out: Path) -> None:
     clip = optax.clip_by_global_norm(config.optimizer.clip_norm or math.inf)
     optimizer = optax.chain(clip, adam)
     mesh = make_mesh()
-    state = create_train_state(
-        params, optimizer, losses=loss_names(abstract_outputs(model)), averaged=True
-    )
-    state = replicate(state, mesh)
+    state = replicate(create_train_state(params, optimizer, ema=True), mesh)
     step_fn = compile_step(config, model, optimizer, mesh)
-    rows = process_rows(config.batch_size, mesh)
-    batches = open_batches(config, sampler, range(2**31), mesh, rows)
+    batches = open_batches(config, sampler, range(2**31), mesh)
+    # One step that is not finite must not waste the whole time on the accelerator.
+    metrics = StepMetrics(on_bad_step="skip", describe=sampler.describe)
 
-    state, _ = step_fn(state, (next(batches),))
+    state, _ = step_fn(state, next(batches))
     jax.block_until_ready(state)
     begun = time.monotonic()
     print(
@@ -141,25 +141,24 @@ def train(photos: Path, out: Path) -> None:
     finish = deadline - _RESERVE * (deadline - begun)
     log = (out / "log.jsonl").open("w")
     logged, logged_step, halved = begun, 1, False
-    in_flight: list[jax.Array] = []
-    while (now := time.monotonic()) < finish or int(state.step) < 2:
+    step = 1
+    while (now := time.monotonic()) < finish or step < 2:
+        step += 1
         share = min((now - begun) / max(finish - begun, 1e-9), 1.0)
         rate = config.optimizer.learning_rate * learning_rate_at(share)
         state = with_learning_rate(state, replicate(np.float32(rate), mesh))
-        state, metrics = step_fn(state, (next(batches),))
-        in_flight.append(metrics["loss"])
-        if len(in_flight) > _STEPS_IN_FLIGHT:
-            in_flight.pop(0).block_until_ready()
+        state, step_metrics = step_fn(state, next(batches))
+        metrics.add(step, step_metrics)
         if now - logged > _LOG_SECONDS:
-            step = int(state.step)
+            means = metrics.pop_means()
             seconds = (now - logged) / (step - logged_step)
             row = {
                 "step": step,
                 "ms": 1e3 * seconds,
                 "images_per_second": config.batch_size / seconds,
                 "rate": rate,
-                "skipped": int(state.skipped),
-                **mean_metrics(state),
+                "skipped": metrics.skipped,
+                **means,
             }
             log.write(json.dumps(row) + "\n")
             log.flush()
@@ -171,8 +170,9 @@ def train(photos: Path, out: Path) -> None:
     write_pieces(out, model, state, config)
     log.close()
     print(
-        f"{int(state.step)} steps, {int(state.skipped)} skipped, in"
-        f" {(time.monotonic() - start) / 60:.2f} minutes; weights in pieces below {out}"
+        f"{step} steps, {metrics.skipped} skipped, in"
+        f" {(time.monotonic() - start) / 60:.2f} minutes; the weights are in {out}, in"
+        " pieces"
     )
 
 

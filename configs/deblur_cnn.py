@@ -1,6 +1,6 @@
 """DeblurCNN, a network that deblurs an image and keeps its size.
 
-Hradis et al., BMVC 2015: fifteen layers, mean squared error. Differs: the optimiser,
+Hradis et al., BMVC 2015: fifteen layers, mean squared error. Differs: the optimizer,
 crops, batches and steps are those of ED-DSRN. ED-DSRN's paper feeds its output to
 super-resolution networks.
 

@@ -36,9 +36,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.on_bad_step = "stop"
     # Steps between rows of the training log.
     config.log_every_steps = 100
-    # Training steps in one dispatch to the device. More than 1 helps an accelerator that
-    # finishes a step before the host has sent the next one. Must be 1 on CPUs.
-    config.steps_per_dispatch = 1
 
     # Name of a network in eddsrn_jax.models. The values of config.model are its fields.
     config.network = "EDDSRN"

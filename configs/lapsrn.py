@@ -1,7 +1,7 @@
 """LapSRN, trained on photos without blur.
 
 Lai et al., CVPR 2017: two levels of ten layers with 64 channels, the Charbonnier loss at
-each level. Differs: the optimiser, crops, batches and steps are those of ED-DSRN, and the
+each level. Differs: the optimizer, crops, batches and steps are those of ED-DSRN, and the
 layers have no biases. ED-DSRN's paper reports 21.7878 dB for it on blurred Set14.
 
     python train.py --config=configs/lapsrn.py       # or configs/lapsrn.py:lite

@@ -1,7 +1,7 @@
 """SCGAN, trained against a discriminator on blurred photos.
 
 Xu et al., ICCV 2017. Differs: it trains on photos, where its paper has faces and text.
-The layers, loss weights and optimiser are ours, because its paper could not be read.
+The layers, loss weights and optimizer are ours, because its paper could not be read.
 ED-DSRN's paper reports 21.9028 dB for it on blurred Set14.
 
     python train.py --config=configs/scgan.py       # or configs/scgan.py:lite

@@ -1,7 +1,7 @@
 """VDSR, trained on photos without blur.
 
 Kim et al., CVPR 2016: 20 layers of 64 channels on the enlarged luminance, mean squared
-error, clipped gradients. Differs: the optimiser, crops, batches and steps are those of
+error, clipped gradients. Differs: the optimizer, crops, batches and steps are those of
 ED-DSRN, and the layers have no biases. ED-DSRN's paper reports 21.7877 dB for it on
 blurred Set14.
 

@@ -1,4 +1,4 @@
-"""What all commands share: flags, messages, one-line errors, exit codes."""
+"""Common parts of all commands: flags, messages, one-line errors, exit codes."""
 
 import logging
 import math
@@ -36,8 +36,8 @@ def _show_messages() -> None:
     absl_logging.set_verbosity(absl_logging.FATAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     sys.unraisablehook = _show_unraisable
-    # These warnings are about broken EXIF data and do not name the file. Restoring
-    # collects them and names it.
+    # These warnings are about broken EXIF data and do not name the file. `read_picture`
+    # logs them itself, with the file's name.
     warnings.filterwarnings(
         "ignore", category=UserWarning, module=r"PIL\.|eddsrn_jax\.images"
     )
@@ -95,7 +95,9 @@ def run_command(
             if not lost_a_process(error):
                 raise
             first, *_ = str(error).splitlines()
-            _show_error(f"another process of this run has ended, or is not seen: {first}")
+            _show_error(
+                f"another process of this run has ended or is unreachable: {first}"
+            )
             return _leave(1)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""How XLA compiles: its flags on CPUs, and its cache of compiled programs."""
+"""Settings of XLA: its flags on CPUs, and its cache of compiled programs."""
 
 import ctypes
 import hashlib
@@ -20,10 +20,11 @@ def enable_compilation_cache(folder: Path | None = None) -> None:
     """Keeps compiled programs between runs, where that is possible.
 
     The folder's name contains jaxlib's version and a hash of the processor's features: a
-    cache shared between versions or processors is reported to crash. The environment
-    variable JAX_COMPILATION_CACHE_DIR takes precedence.
+    cache shared between versions or processors is reported to crash. A folder that is
+    already set, as by the environment variable JAX_COMPILATION_CACHE_DIR, takes
+    precedence.
     """
-    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    if jax.config.jax_compilation_cache_dir:
         return
     # Before 0.11, jaxlib rejects its own cached CPU programs with long messages (jax
     # issue 38445).
@@ -34,7 +35,7 @@ def enable_compilation_cache(folder: Path | None = None) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        _log.warning("no compilation cache: %s", error)
+        _log.warning("compiled programs cannot be cached: %s", error)
         return
     # XLA cannot cache programs that use oneDNN ("MemoryError: std::bad_alloc").
     warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry")

@@ -1,4 +1,4 @@
-"""Configs by dotted names, from JSON, and compared."""
+"""Functions on configs: values by dotted names, restoring from JSON, comparing."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ def text(config: ml_collections.ConfigDict, name: str) -> str:
     """Returns a text value of a config that may be untrusted, by its dotted name.
 
     Raises:
-        InputError: the value is missing or no text.
+        InputError: the value is missing or is not text.
     """
     values = flatten(config)
     if name not in values:

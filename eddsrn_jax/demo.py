@@ -1,13 +1,14 @@
-"""Serves a web page that restores photos: make demo, or
-python -m eddsrn_jax.demo [--port=7860] [--workdir=RUN or --weights=FILE].
+"""Serves a web page that restores photos: make demo, or python -m eddsrn_jax.demo.
 
 The server listens on 127.0.0.1 only and sends nothing to other machines. It needs the
 packages in requirements-demo.txt.
 """
 
 import concurrent.futures
+import functools
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,24 @@ from eddsrn_jax.command_line import run_command
 from eddsrn_jax.errors import InputError
 
 _PORT = flags.DEFINE_integer(
-    "port", None, "Of 127.0.0.1; the first free one from 7860 on by default."
+    "port", None, "Port on 127.0.0.1. Default: the first free one from 7860 on."
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "Run of train.py to take weights from.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Workdir of a training run whose best weights are used."
+)
 _WEIGHTS = flags.DEFINE_string(
     "weights",
     None,
-    "Or a .safetensors file; with neither the one that comes with the package.",
+    "Weights to use: eddsrn-lite or gaussian, which are included, or a .safetensors"
+    " file. Default: eddsrn-lite.",
 )
 _MAX_INPUT = flags.DEFINE_float(
-    "max_input_megapixels", 2, "Larger photographs are refused.", lower_bound=0
+    "max_input_megapixels",
+    2,
+    "Refuse photos of more than this many megapixels.",
+    lower_bound=0,
 )
-_OPEN = flags.DEFINE_boolean("open", False, "Show the page in a browser.")
+_OPEN = flags.DEFINE_boolean("open", False, "Open the page in a browser.")
 
 # The largest upload, and the most photos that may wait.
 _LARGEST_UPLOAD = "50mb"
@@ -44,13 +51,15 @@ def restore_upload(
     """Restores a file as restore.py does, into a new subfolder of `folder`.
 
     Returns:
-        Files of both results, by output; and a Markdown note with sizes, time and
-        warnings.
+        Files of both results, by output; and a Markdown note with sizes, time, the
+        estimated blur and warnings.
 
     Raises:
         InputError: the file cannot be restored. The message names it without its folder.
     """
+    from eddsrn_jax.images import read_image
     from eddsrn_jax.restoration.batch import restore_files
+    from eddsrn_jax.restoration.blur_estimate import estimate_sigma
     from eddsrn_jax.restoration.jobs import Limits, Placing
 
     (job,) = restore_files(
@@ -67,6 +76,9 @@ def restore_upload(
         f"**{path.name}**: {job.header.width} x {job.header.height} became"
         f" {header.width} x {header.height} pixels in {job.seconds:.1f} seconds."
     ]
+    sigma = estimate_sigma(read_image(path))
+    if sigma is not None:
+        lines[0] += f" Its blur is estimated as sigma {sigma:.1f} pixels."
     return job.targets, "\n\n".join(lines + [f"Note: {x}." for x in job.warnings])
 
 
@@ -95,13 +107,15 @@ def write_examples(folder: Path) -> list[str]:
     return [str(path) for path in paths]
 
 
-def make_page(gr: Any, work: Any, examples: list[str]) -> Any:
-    """Makes the page.
+def make_page(gr: Any, work: Any, choices: Mapping[str, str], examples: list[str]) -> Any:
+    """Builds the web page.
 
     Args:
         gr: gradio module, imported late because the import is slow and reads the
             environment.
-        work: function that maps a file and a strength to the results of `restore_upload`.
+        work: function that maps a file, the name of weights and a strength to the
+            results of `restore_upload`.
+        choices: names of the weights to choose from, by label; the first is chosen.
         examples: files to offer as examples.
     """
 
@@ -110,12 +124,17 @@ def make_page(gr: Any, work: Any, examples: list[str]) -> Any:
     # and derived classes.
     gr.Image.preprocess = lambda _, file: file and file.path
 
-    def run(path: str | None, strength: float) -> tuple:
+    def start_run(path: str | None, weights: str, strength: float) -> tuple:
         if path is None:
-            raise gr.Error("Choose a photograph first.", print_exception=False)
+            raise gr.Error("Choose a photo first.", print_exception=False)
+        return run(path, weights, strength)
+
+    def run(path: str | None, weights: str, strength: float) -> tuple:
+        if path is None:
+            return (gr.skip(),) * 5
         path = Path(path)
         try:
-            results, note = work(path, strength)
+            results, note = work(path, weights, strength)
         except InputError as error:
             raise gr.Error(str(error), duration=None, print_exception=False) from error
         sliders = [(before(path, file), str(file)) for file in results.values()]
@@ -123,16 +142,22 @@ def make_page(gr: Any, work: Any, examples: list[str]) -> Any:
 
     with gr.Blocks(title="ED-DSRN", analytics_enabled=False) as page:
         gr.Markdown(
-            "# ED-DSRN\nA blurry, small photograph in; a deblurred one, and a sharp one"
-            " of four times its side, out. Nothing leaves this machine."
+            "# ED-DSRN\nUpload a small blurry photo to get two images: a deblurred one of"
+            " the same size and a sharp one four times as large. Your photos do not leave"
+            " this machine."
         )
         with gr.Row():
             with gr.Column(scale=1):
                 upload = gr.Image(
-                    label="Photograph",
+                    label="Photo",
                     sources=["upload", "clipboard"],
                     buttons=[],
                     height=260,
+                )
+                weights = gr.Radio(
+                    list(choices.items()),
+                    value=next(iter(choices.values())),
+                    label="Network",
                 )
                 strength = gr.Slider(0, 1, 1, step=0.05, label="Strength")
                 start = gr.Button("Restore", variant="primary")
@@ -143,15 +168,20 @@ def make_page(gr: Any, work: Any, examples: list[str]) -> Any:
                     sr = _slider(gr, "Bicubic | super-resolved", "sr")
                     sr_file = gr.DownloadButton("Download x4", elem_id="download-sr")
                 with gr.Tab("Deblurred"):
-                    deblurred = _slider(gr, "Photograph | deblurred", "deblurred")
+                    deblurred = _slider(gr, "Photo | deblurred", "deblurred")
                     deblurred_file = gr.DownloadButton("Download deblurred")
-        start.click(
-            run,
-            [upload, strength],
-            [sr, deblurred, sr_file, deblurred_file, note],
-            concurrency_limit=1,
-            api_visibility="private",
-        )
+        events = {start.click: start_run, strength.input: run, weights.input: run}
+        for event, function in events.items():
+            event(
+                function,
+                [upload, weights, strength],
+                [sr, deblurred, sr_file, deblurred_file, note],
+                concurrency_limit=1,
+                concurrency_id="restore",
+                # While a photo is being restored, only the last change waits.
+                trigger_mode="always_last",
+                api_visibility="private",
+            )
     return page.queue(max_size=_LONGEST_QUEUE, default_concurrency_limit=1)
 
 
@@ -168,17 +198,38 @@ def _slider(gr: Any, label: str, name: str) -> Any:
 
 def main() -> None:
     """Serves the page until it is stopped."""
+    from eddsrn_jax.checkpoints.weights import PURPOSES
     from eddsrn_jax.restoration.restorer import Restorer
 
-    restorer = Restorer.from_pretrained(weights=_WEIGHTS.value, workdir=_WORKDIR.value)
+    choices = {purpose: name for name, purpose in PURPOSES.items()}
+    if own := _WORKDIR.value or (_WEIGHTS.value not in PURPOSES and _WEIGHTS.value):
+        choices = {own: own, **choices}
+    elif _WEIGHTS.value:
+        choices = {PURPOSES[_WEIGHTS.value]: _WEIGHTS.value, **choices}
+
+    @functools.cache
+    def load(name: str) -> Restorer:
+        if name == _WORKDIR.value:
+            return Restorer.from_pretrained(workdir=name, weights=_WEIGHTS.value)
+        return Restorer.from_pretrained(weights=name)
+
+    # Wrong flags fail here, before the page is served.
+    load(next(iter(choices.values())))
     # Python does not exit cleanly while a Gradio thread runs JAX. This executor's thread
     # is joined first.
     worker = concurrent.futures.ThreadPoolExecutor(1)
 
-    def work(path: Path, strength: float) -> tuple[dict[str, Path], str]:
-        pixels = 1e6 * _MAX_INPUT.value
-        options = {"strength": strength, "max_input_pixels": pixels}
-        return worker.submit(restore_upload, path, restorer, folder, **options).result()
+    def work(path: Path, weights: str, strength: float) -> tuple[dict[str, Path], str]:
+        def restore() -> tuple[dict[str, Path], str]:
+            return restore_upload(
+                path,
+                load(weights),
+                folder,
+                strength=strength,
+                max_input_pixels=1e6 * _MAX_INPUT.value,
+            )
+
+        return worker.submit(restore).result()
 
     with tempfile.TemporaryDirectory(prefix="eddsrn-demo-") as folder, worker:
         # Uploads and results are deleted with this folder when the server stops.
@@ -191,11 +242,11 @@ def main() -> None:
             import gradio as gr
         except ImportError as error:
             raise InputError(
-                f"the web page needs Gradio ({error}): pip install -r"
+                f"the web page needs Gradio ({error}); run pip install -r"
                 " requirements-demo.txt"
             ) from error
         examples = Path(folder, "examples")
-        page = make_page(gr, work, write_examples(examples))
+        page = make_page(gr, work, choices, write_examples(examples))
         *_, url, _ = page.launch(
             server_name="127.0.0.1",
             server_port=_PORT.value,
@@ -213,7 +264,7 @@ def main() -> None:
             ),
             css=_STYLE,
         )
-        print(f"{url} (Ctrl-C ends it)", flush=True)
+        print(f"{url} (press Ctrl-C to stop)", flush=True)
         page.block_thread()
 
 

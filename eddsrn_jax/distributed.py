@@ -57,10 +57,10 @@ def connect(
     if coordinator and (None in numbers or process_id >= num_processes):
         raise UsageError(
             f"--coordinator={coordinator} needs --num_processes and a --process_id below"
-            f" it, not {num_processes} and {process_id}"
+            f" it; they are {num_processes} and {process_id}"
         )
     if not coordinator and numbers != (None, None):
-        raise UsageError("--num_processes, --process_id: expected a --coordinator too")
+        raise UsageError("--num_processes and --process_id need --coordinator")
     if coordinator and process_id == 0:
         _check_free(coordinator)
     several = coordinator or _several_by_environment()
@@ -75,7 +75,7 @@ def connect(
     except (ValueError, OSError) as error:
         if several:
             raise UsageError(f"the other processes cannot be found: {error}") from error
-        _log.warning("no pod of TPUs is found, this is the only process: %s", error)
+        _log.warning("no TPU pod was found, so this is the only process: %s", error)
     # The first collective operation times out after half a minute; later ones do not. So
     # it comes here, before a process may need longer than that to open its photos.
     gather(None)
@@ -119,7 +119,9 @@ def _initialize(*of_this_process: str | int | None) -> None:
 def request_stop() -> None:
     """Makes `stop_requested` return True in all processes, after the same later step."""
     if _jax_handler is None:
-        raise RuntimeError("the processes were not joined by distributed.connect")
+        raise RuntimeError(
+            "the processes are not connected; call distributed.connect first"
+        )
     # JAX takes SIGTERM as the notice that a machine is being preempted.
     handler = _exchange_handler(signal.SIGTERM, _jax_handler)
     signal.raise_signal(signal.SIGTERM)

@@ -11,8 +11,14 @@ from absl import flags
 from eddsrn_jax.command_line import run_command
 from eddsrn_jax.files import make_folder
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Run of train.py.", required=True)
-_STEP = flags.DEFINE_integer("step", None, "Checkpoint; the best one by default.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Workdir of the training run to export.", required=True
+)
+_STEP = flags.DEFINE_integer(
+    "step",
+    None,
+    "Step of the checkpoint to export. Default: the one with the best validation score.",
+)
 _OUT = flags.DEFINE_string(
     "out", None, "File to write, such as mine.safetensors.", required=True
 )
@@ -20,7 +26,7 @@ _DTYPE = flags.DEFINE_enum(
     "dtype",
     "float16",
     ["int8", "float16", "bfloat16", "float32"],
-    "Of the parameters in the file.",
+    "Type of the parameters in the file.",
 )
 
 

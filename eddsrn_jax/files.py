@@ -22,7 +22,9 @@ def below(folder: Path, *names: str) -> Path:
     """
     path = folder.joinpath(*names)
     if not path.resolve().is_relative_to(folder.resolve()):
-        raise InputError(f"{folder}: {'/'.join(names)!r} would be written outside of it")
+        raise InputError(
+            f"{folder}: {'/'.join(names)!r} would be written outside this folder"
+        )
     return path
 
 
@@ -96,11 +98,13 @@ def _lock(file: TextIO, folder: Path, wait: bool) -> bool:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         if not wait:
-            raise InputError(f"{folder}: another process is writing there") from error
-        _log.info("%s: another process is writing there; waiting for it", folder)
+            raise InputError(
+                f"{folder}: another process is using this folder; wait until it ends"
+            ) from error
+        _log.info("%s: waiting for another process that is using this folder", folder)
         fcntl.flock(file, fcntl.LOCK_EX)
     except OSError as error:
-        _log.warning("%s cannot be locked: %s", folder, error)
+        _log.warning("%s cannot be locked, so use it in one run only: %s", folder, error)
         return False
     return True
 
@@ -112,18 +116,18 @@ def cache_root() -> Path:
 
 
 def make_folder(folder: Path, name: str) -> None:
-    """Makes a folder if it is absent.
+    """Creates a folder if it does not exist.
 
     Args:
         folder: path of the folder.
         name: flag or config value that names the folder, for the error message.
 
     Raises:
-        InputError: the folder cannot be made.
+        InputError: the folder cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
-            f"{name}={folder}: cannot be made a folder ({error.strerror})"
+            f"{name}={folder}: the folder cannot be created ({error.strerror})"
         ) from error

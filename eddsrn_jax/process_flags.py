@@ -3,18 +3,24 @@
 from absl import flags
 
 _COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "HOST:PORT of the first process, where there are several."
+    "coordinator", None, "HOST:PORT of the first process, if there are several."
 )
 _NUM_PROCESSES = flags.DEFINE_integer(
-    "num_processes", None, "Processes of the run, with --coordinator.", lower_bound=1
+    "num_processes",
+    None,
+    "Number of processes of the run; needs --coordinator.",
+    lower_bound=1,
 )
 _PROCESS_ID = flags.DEFINE_integer(
-    "process_id", None, "Of this process, from 0, with --coordinator.", lower_bound=0
+    "process_id",
+    None,
+    "Index of this process, from 0; needs --coordinator.",
+    lower_bound=0,
 )
 
 
 def connect_by_flags() -> None:
-    """Connects the processes as the flags say, see `distributed.connect`."""
+    """Connects the processes that the flags describe, see `distributed.connect`."""
     from eddsrn_jax.distributed import connect
 
     connect(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)

@@ -24,8 +24,6 @@ STEP_OPTIONS = {
     "degradation": {"sigma_range": (1.0, 2.0)},
     "loss": {"sr": "mse", "deblurred": "charbonnier", "alpha": 0.2, "eps": 1e-3},
     "ema_decay": 0.9,
-    "log_every_steps": 2,
-    "on_bad_step": "stop",
 }
 
 
@@ -64,18 +62,17 @@ def tiny_flags(folder, workdir, **changes):
     ]
 
 
-def final_state(workdir, step, *, averaged=False):
+def final_state(workdir, step, *, ema=False):
     """Returns the newest checkpoint's state of a tiny run; it must be of that step."""
     model = EDDSRN(**SMALL)
     params = init_params(model, jax.random.key(0))
     like = create_train_state(
         params,
         optax.chain(optax.identity(), optax.adam(optax.constant_schedule(1.0))),
-        losses=("loss", "loss_sr", "loss_db"),
-        averaged=averaged,
+        ema=ema,
     )
     with Checkpoints(workdir) as checkpoints:
-        state, _ = checkpoints.restore_latest(like)
+        state = checkpoints.restore_latest(like).state
     assert state.step == step
     return jax.device_get(state)
 

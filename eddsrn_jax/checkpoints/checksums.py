@@ -1,4 +1,4 @@
-"""Checks that files hold what was saved: checksums, and the meaning of read errors."""
+"""Checksums of saved values, and the distinction of damage from system errors."""
 
 import contextlib
 import errno
@@ -43,7 +43,7 @@ def json_checksum(tree: Any) -> int:
 def verify(name: str, value: int, sums: Mapping[str, int]) -> None:
     """Raises ValueError if a checksum differs from the saved one of that name."""
     if value != sums[name]:
-        raise ValueError(f"the checksum of its {name!r} differs")
+        raise ValueError(f"the checksum of {name!r} does not match")
 
 
 def system_error(error: Exception) -> int | None:
@@ -63,7 +63,7 @@ def reading(path: Path) -> Iterator[None]:
 
     Raises:
         DamagedError: any other error, as damaged files can cause errors of any type.
-        OSError: the system cannot read the files now.
+        OSError: the system cannot read the files at present.
         InputError, MemoryError, JaxRuntimeError: unchanged.
     """
     try:
@@ -79,5 +79,5 @@ def reading(path: Path) -> Iterator[None]:
         number = system_error(cause)
         if number is not None and number not in _DAMAGE:
             # The system's message names the file.
-            raise OSError(f"{path} cannot be read now: {reason}") from error
+            raise OSError(f"{path} cannot be read at present: {reason}") from error
         raise DamagedError(f"{path} cannot be restored: {reason}") from error

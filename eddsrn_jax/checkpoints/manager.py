@@ -1,10 +1,12 @@
 """Checkpoints of a run: saved in the background, verified when read.
 
 A checkpoint has the items "params" (all that evaluation needs), "train" (the rest of
-the training state), "config" and "checksums".
+the training state), "progress" (metrics of the steps since the last log), "config" and
+"checksums".
 """
 
 import contextlib
+import dataclasses
 import gc
 import logging
 import math
@@ -12,7 +14,7 @@ import os
 import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import jax
 import ml_collections
@@ -44,7 +46,7 @@ def _score(metrics: dict[str, float]) -> float:
 
 
 class State(Protocol):
-    """What a state must offer so that it can be saved and restored."""
+    """Interface of a training state that can be saved and restored."""
 
     step: Any
 
@@ -52,10 +54,25 @@ class State(Protocol):
         """Returns the parameters that evaluation uses, and the other arrays by name."""
 
     def join(self, params: Any, rest: dict[str, Any]) -> Self:
-        """Returns a state of this kind that `split` would split so."""
+        """Inverts `split`: returns a state with these parameters and other arrays."""
 
 
 _State = TypeVar("_State", bound=State)
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedRun(Generic[_State]):
+    """State and settings of a run, as restored from a checkpoint.
+
+    Attributes:
+        state: training state.
+        config: config that the run had.
+        progress: what `StepMetrics.to_json` returned.
+    """
+
+    state: _State
+    config: ml_collections.ConfigDict
+    progress: dict[str, Any]
 
 
 class Checkpoints:
@@ -69,12 +86,12 @@ class Checkpoints:
             read_only: True changes nothing on disk, as a run may be writing there.
 
         Raises:
-            InputError: none of the checkpoints is whole, or `read_only` is set and there
-                is no checkpoint.
+            InputError: all checkpoints are damaged, or `read_only` is set and there is
+                no checkpoint.
         """
         self._folder = workdir.expanduser().resolve() / "checkpoints"
         if read_only and not self._folder.is_dir():
-            raise InputError(f"{workdir}: no checkpoints in it (not a run's workdir?)")
+            raise InputError(f"{workdir}: no checkpoints found; is it a run's workdir?")
 
         best = preservation_policy.BestN(
             get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False
@@ -95,7 +112,7 @@ class Checkpoints:
         )
         handlers = {
             **{"params": arrays(), "train": arrays()},
-            **{"config": values(), "checksums": values()},
+            **{"progress": values(), "config": values(), "checksums": values()},
         }
         if not read_only:
             # A folder that cannot be made fails here, not at the first save.
@@ -105,13 +122,14 @@ class Checkpoints:
             self._folder, options=options, item_handlers=handlers
         )
         if read_only and not self._manager.all_steps():
-            raise InputError(f"{self._folder}: no finished checkpoint in it")
+            raise InputError(f"{self._folder}: no finished checkpoint found")
 
     def save(
         self,
         state: State,
         config: ml_collections.ConfigDict,
         *,
+        progress: dict[str, Any],
         metrics: dict[str, float] | None,
     ) -> None:
         """Starts saving in the background.
@@ -121,6 +139,7 @@ class Checkpoints:
         Args:
             state: state to save; it may be donated right after.
             config: config of the run.
+            progress: what `StepMetrics.to_json` returns.
             metrics: validation metrics of this state; None if it was not validated.
 
         Raises:
@@ -130,8 +149,8 @@ class Checkpoints:
         self._check_room(params, train)
         sums = {
             **{"params": checksum(params), "train": checksum(train)},
+            **{"progress": json_checksum(progress), "metrics": json_checksum(metrics)},
             **{"config": json_checksum(config.to_dict())},
-            **{"metrics": json_checksum(metrics)},
         }
         with self._writing():
             self._manager.save(
@@ -139,6 +158,7 @@ class Checkpoints:
                 args=ocp.args.Composite(
                     params=ocp.args.StandardSave(params),
                     train=ocp.args.StandardSave(train),
+                    progress=ocp.args.JsonSave(progress),
                     config=ocp.args.JsonSave(config.to_dict()),
                     checksums=ocp.args.JsonSave(sums),
                 ),
@@ -152,8 +172,8 @@ class Checkpoints:
         free = shutil.disk_usage(self._folder).free
         if needed > free:
             raise OSError(
-                f"{self._folder}: a checkpoint takes {needed / 1e6:,.1f} MB, free are"
-                f" {free / 1e6:,.1f} MB; those before it are whole"
+                f"{self._folder}: a checkpoint needs {needed / 1e6:,.1f} MB, but only"
+                f" {free / 1e6:,.1f} MB are free; earlier checkpoints are intact"
             )
 
     def wait(self) -> None:
@@ -184,13 +204,11 @@ class Checkpoints:
         gc.collect()
         raise OSError(
             f"{self._folder}: a checkpoint cannot be written ({os.strerror(number)});"
-            " those before it are whole"
+            " earlier checkpoints are intact"
         )
 
-    def restore_latest(
-        self, like: _State
-    ) -> tuple[_State, ml_collections.ConfigDict] | None:
-        """Restores the newest whole checkpoint, on the devices of `like`.
+    def restore_latest(self, like: _State) -> "SavedRun[_State] | None":
+        """Restores the newest intact checkpoint, on the devices of `like`.
 
         Newer damaged checkpoints are named in warnings and moved aside, never deleted.
 
@@ -198,11 +216,11 @@ class Checkpoints:
             like: state with the expected shapes and the wanted shardings.
 
         Returns:
-            The state and its config; None if there is no checkpoint.
+            The state with its config and progress; None if there is no checkpoint.
 
         Raises:
-            InputError: there are only damaged checkpoints, or the newest whole one is of
-                another architecture or kind of run.
+            InputError: all checkpoints are damaged, or the newest intact one has another
+                architecture or belongs to another kind of run.
         """
         params, train = like.split()
         damaged = []
@@ -221,13 +239,13 @@ class Checkpoints:
                 self._move_aside(damaged)
                 self._manager.reload()
             state = like.join(restored["params"], restored["train"])
-            return state, restored["config"]
+            return SavedRun(state, restored["config"], restored["progress"])
         if damaged:
             raise self._none_whole(damaged)
         if aside := sorted(self._folder.parent.glob("damaged-checkpoint-*")):
             raise InputError(
-                f"{self._folder}: no checkpoint in it, only damaged ones beside it"
-                f" ({aside[0].name}); move them away to start over"
+                f"{self._folder}: no checkpoint found, only damaged ones beside this"
+                f" folder ({aside[0].name}); move them away to start over"
             )
         return None
 
@@ -244,14 +262,14 @@ class Checkpoints:
 
         Args:
             step: step of the checkpoint. None takes the best by validation. If there is
-                none, or it is damaged, None takes the newest whole one.
+                none, or it is damaged, None takes the newest intact one.
             like: tree of the expected shapes; None takes those of the config's network.
 
         Returns:
             The checkpoint's step, config and parameters.
 
         Raises:
-            InputError: the checkpoint does not exist, is damaged, or is of another
+            InputError: the checkpoint does not exist, is damaged, or has another
                 architecture.
         """
         restored = self._restore_best(step, like)
@@ -278,7 +296,9 @@ class Checkpoints:
         """Restores the checkpoint that `restore_params` describes."""
         steps = sorted(self._manager.all_steps(), reverse=True)
         if step is not None and step not in steps:
-            raise InputError(f"{self._folder}: no step {step}, only {steps[::-1]}")
+            raise InputError(
+                f"{self._folder}: no checkpoint of step {step}, only of {steps[::-1]}"
+            )
         wanted = [step]
         if step is None:
             best = self._best_step()
@@ -289,19 +309,19 @@ class Checkpoints:
             except DamagedError as error:
                 if candidate == wanted[-1]:
                     raise InputError(str(error)) from error
-                _log.warning("%s; another one is taken", error)
+                _log.warning("%s; another checkpoint is used", error)
 
     def _saved(self, step: int) -> SavedStep:
         return SavedStep(self._folder / str(step), self._manager)
 
     def _best_step(self) -> int | None:
-        """Returns the best step by validation, of those whose metrics are undamaged."""
+        """Returns the best step by validation; ignores steps with damaged metrics."""
         scores = {}
         for step in self._manager.all_steps():
             try:
                 metrics = self._saved(step).metrics()
             except DamagedError as error:
-                _log.warning("%s; whether it is the best is not known", error)
+                _log.warning("%s; it cannot count as the best checkpoint", error)
                 continue
             if metrics:
                 scores[step] = _score(metrics), step

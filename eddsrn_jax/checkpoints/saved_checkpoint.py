@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import orbax.checkpoint as ocp
 
@@ -18,6 +19,9 @@ from eddsrn_jax.checkpoints.checksums import (
 )
 from eddsrn_jax.checkpoints.weights import Network, check_matches, describe_network
 from eddsrn_jax.errors import InputError
+
+# Arrays of the training state in checkpoints of version 0.1, which are now the progress.
+_OLD_COUNTERS = ("count", "skipped", "bad_in_row", "bad_step", "bad_part")
 
 
 class SavedStep:
@@ -41,13 +45,14 @@ class SavedStep:
                 config's network.
 
         Returns:
-            The arrays of each item in `like`, "config", and "network", which has shapes
-            for parameters.
+            The arrays of each item in `like`; "config"; "network", which has shapes for
+            parameters; and with "train" also "progress".
 
         Raises:
-            InputError: the checkpoint is of another architecture or kind of run.
+            InputError: the checkpoint has another architecture or belongs to another
+                kind of run.
             DamagedError: the files do not hold what was saved.
-            OSError: the system cannot read the files now.
+            OSError: the system cannot read the files at present.
         """
         with reading(self._folder):
             sums = self._json("checksums")
@@ -60,14 +65,44 @@ class SavedStep:
                 like["params"] = network.params
             check_matches(self._shapes("params"), like["params"], str(self._folder))
             if "train" in like:
+                like["train"] |= self._old_counters(like["train"])
                 self._check_state(like["train"])
             args = {name: ocp.args.StandardRestore(like[name]) for name in like}
             composite = ocp.args.Composite(**args)
             restored = dict(self._manager.restore(self._step, args=composite))
             for name in like:
                 verify(name, checksum(restored[name]), sums)
+            if "train" in like:
+                restored["progress"] = self._progress(restored["train"], sums)
         self.metrics()
         return {**restored, "config": config, "network": network}
+
+    def _old_counters(self, like: Any) -> dict[str, Any]:
+        """Returns shapes of the counters that version 0.1 saved; empty for later ones."""
+        saved = self._shapes("train")
+        if "sums" not in saved or "step" not in like:
+            return {}
+        sharding = like["step"].sharding
+
+        def number(dtype: Any) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((), dtype, sharding=sharding)
+
+        sums = {name: number(jnp.float32) for name in saved["sums"]}
+        return {"sums": sums, **{name: number(jnp.int32) for name in _OLD_COUNTERS}}
+
+    def _progress(self, train: dict[str, Any], sums: Any) -> dict[str, Any]:
+        """Returns the progress; takes that of version 0.1 out of the training state."""
+        if "sums" in train:
+            names = ("sums", *_OLD_COUNTERS)
+            progress = {name: jax.device_get(train.pop(name)) for name in names}
+        else:
+            progress = self._json("progress")
+            verify("progress", json_checksum(progress), sums)
+        return {
+            "sums": {str(name): float(x) for name, x in progress["sums"].items()},
+            "count": int(progress["count"]),
+            "bad_in_row": int(progress["bad_in_row"]),
+        }
 
     def metrics(self) -> dict[str, float] | None:
         """Returns the verified validation metrics; None if there was no validation.
@@ -111,11 +146,12 @@ class SavedStep:
         if (saved := "params" in names) != ("params" in like):
             raise InputError(
                 f"{self._folder} was saved with {'an' if saved else 'no'} average of the"
-                " weights: config.ema_decay cannot be switched on or off within a run"
-                " (config.init_from starts another one from its weights)"
+                " weights, and config.ema_decay cannot be switched on or off within a"
+                " run; config.init_from starts another run from its weights"
             )
         if names != like.keys():
             raise InputError(
-                f"{self._folder} is of another version or config (adversarial or not) and"
-                " cannot be resumed; config.init_from starts another run from its weights"
+                f"{self._folder} cannot be resumed: another version or another kind of"
+                " run (adversarial or not) saved it; config.init_from starts another run"
+                " from its weights"
             )

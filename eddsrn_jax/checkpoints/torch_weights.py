@@ -24,7 +24,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Reads the arrays of an .npz or .safetensors file by name.
 
     Raises:
-        InputError: the file is neither, or holds anything but arrays.
+        InputError: the file has another format, or holds anything but arrays.
     """
     try:
         if path.suffix == ".safetensors":
@@ -68,7 +68,7 @@ def import_torch(
         matches = ((re.fullmatch(pattern, name), names[pattern]) for pattern in names)
         match, replacement = next((m for m in matches if m[0]), (None, ""))
         if not match:
-            raise InputError(f"{origin}: {name} is of no layer known")
+            raise InputError(f"{origin}: {name} belongs to no known layer")
         if array.ndim == 4:
             order = (2, 3, 0, 1) if re.fullmatch(transposed, name) else (2, 3, 1, 0)
             array = array.transpose(order)
@@ -122,10 +122,13 @@ PEERS = {
 
 
 def read_peers(folder: Path) -> dict[str, Network]:
-    """Reads the networks whose weights, such as vdsr.npz, are in a folder, by name.
+    """Reads all published weights in a folder, such as vdsr.npz.
+
+    Returns:
+        The networks by name.
 
     Raises:
-        InputError: the folder has no weights, or those of a file cannot be used.
+        InputError: the folder has no such file, or the weights in a file cannot be used.
     """
     networks = {}
     for stem, peer in PEERS.items():
@@ -134,12 +137,12 @@ def read_peers(folder: Path) -> dict[str, Network]:
                 networks[peer.name] = read_peer(path, peer)
     if not networks:
         expected = " or ".join(f"{stem}.npz" for stem in PEERS)
-        raise InputError(f"{folder}: no weights in it, expected {expected}")
+        raise InputError(f"{folder}: no weights found, expected {expected}")
     return networks
 
 
 def read_peer(path: Path, peer: Peer) -> Network:
-    """Reads the weights of one peer.
+    """Reads the weights of one network from a file.
 
     Raises:
         InputError: see `read_arrays` and `import_torch`.

@@ -1,4 +1,7 @@
-"""Weights as safetensors: flat names such as "trunk/stem/kernel", never pickles."""
+"""Reads and writes weights as safetensors files, which run no code when they are read.
+
+Parameters have flat names such as "trunk/stem/kernel".
+"""
 
 import dataclasses
 import json
@@ -18,17 +21,22 @@ from eddsrn_jax.errors import InputError
 from eddsrn_jax.files import written_beside
 from eddsrn_jax.models import abstract_params, make_network
 
-# After the name of a kernel stored in 8 bits: what its output channels are multiplied by.
+# Suffix of the name of an 8-bit kernel's scales, one for each output channel.
 _SCALE = ":scale"
-# What reading something else than was meant ends in.
+# Errors that malformed files and descriptions cause.
 _MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 _FOLDER = Path(__file__).parents[1] / "weights"
-# Weights that come with the package, by the names that commands take.
+# Files of the included weights, by the names that the commands accept.
 SHIPPED: Mapping[str, Path] = {
     "gaussian": _FOLDER / "gaussian.safetensors",
     "eddsrn-lite": _FOLDER / "eddsrn_lite.safetensors",
 }
 DEFAULT = "eddsrn-lite"
+# What each of them is for, in the order in which the web page offers them.
+PURPOSES: Mapping[str, str] = {
+    "eddsrn-lite": "Gaussian blur without noise: the paper's design, lite",
+    "gaussian": "Gaussian blur without noise: this project's own design",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,11 +44,11 @@ class Network:
     """A trained network.
 
     Attributes:
-        model: its architecture.
-        params: of the model.
-        name: for tables.
-        step: of its training.
-        sigma_range: lowest and highest blur that it was trained for.
+        model: architecture.
+        params: network parameters; only their shapes and dtypes if not read yet.
+        name: name of the method in tables.
+        step: number of training steps.
+        sigma_range: lowest and highest blur that the network was trained for.
     """
 
     model: nn.Module
@@ -51,17 +59,17 @@ class Network:
 
 
 def write_network(path: Path, network: Network, *, dtype: str = "float16") -> None:
-    """Writes a network as safetensors, all but its parameters as metadata.
+    """Writes a network to a safetensors file, whose metadata describes the architecture.
 
     Args:
-        path: ends in .safetensors.
-        network: to write.
-        dtype: that the parameters are stored in; "int8" stores kernels so, with a scale
-            for each output channel, and the rest in float32.
+        path: file to write; its name must end in .safetensors.
+        network: network to write.
+        dtype: type of the parameters in the file. "int8" stores kernels in 8 bits, with
+            a scale for each output channel, and all other parameters in float32.
 
     Raises:
-        InputError: another extension, the file cannot be written, or a parameter is not
-            finite in the dtype.
+        InputError: the extension is wrong, the file cannot be written, or a parameter is
+            not finite in the dtype.
     """
     if path.suffix != ".safetensors":
         raise InputError(f"{path}: expected a name that ends in .safetensors")
@@ -77,7 +85,7 @@ def write_network(path: Path, network: Network, *, dtype: str = "float16") -> No
     fields = {
         field.name: getattr(network.model, field.name)
         for field in dataclasses.fields(network.model)
-        # Flax's own.
+        # Flax adds these two fields to every module.
         if field.name not in ("parent", "name")
     }
     metadata = {
@@ -97,9 +105,9 @@ def write_network(path: Path, network: Network, *, dtype: str = "float16") -> No
 
 
 def _stored(name: str, value: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
-    """What a parameter is in a file: itself, or whole numbers and their scales."""
+    """Returns the arrays that store a parameter: itself, or 8-bit integers and scales."""
     if dtype != "int8":
-        # An overflow is the caller's to see.
+        # The caller checks for overflow.
         with np.errstate(over="ignore"):
             return {name: np.array(value.astype(jnp.dtype(dtype)), order="C")}
     if value.ndim < 2:
@@ -110,37 +118,48 @@ def _stored(name: str, value: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
 
 
 def load_weights(path: Path, like: Any) -> Any:
-    """Reads parameters.
+    """Reads the parameters in a .safetensors file.
 
     Args:
-        path: a .safetensors file.
-        like: a tree with the shapes and dtypes that the network expects.
+        path: file to read.
+        like: tree of the expected shapes and dtypes.
+
+    Returns:
+        Parameters as a tree like `like`.
 
     Raises:
-        InputError: no such file, not safetensors, a name or shape that differs, or a
-            parameter that is not finite.
+        InputError: the file cannot be read as safetensors, a name or shape differs from
+            `like`, or a parameter is not finite.
     """
     return _fitted(_read_arrays(path), like, str(path))
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The parameters in a file by their flat names; InputError where it has none."""
+    """Returns the parameters in a file by their flat names.
+
+    Raises:
+        InputError: the file cannot be read as safetensors, or a scale fits no kernel.
+    """
     try:
         arrays = safetensors.numpy.load_file(path)
-    # Of types that NumPy lacks it says no more than that.
+    # For types that NumPy lacks, the library raises an AttributeError or TypeError.
     except (OSError, safetensors.SafetensorError, *_MALFORMED) as error:
         raise InputError(f"{path}: cannot be read as safetensors ({error})") from error
     scales = {name: arrays.pop(name) for name in [*arrays] if name.endswith(_SCALE)}
     for name, scale in scales.items():
         kernel = name.removesuffix(_SCALE)
         if kernel not in arrays or scale.shape != arrays[kernel].shape[-1:]:
-            raise InputError(f"{path}: {name} is of no kernel in it")
+            raise InputError(f"{path}: {name} fits no kernel in the file")
         arrays[kernel] = arrays[kernel].astype(np.float32) * scale
     return arrays
 
 
 def _fitted(params: Any, like: Any, origin: str) -> Any:
-    """Parameters as a tree of the dtypes of `like`; InputError where they do not fit."""
+    """Returns parameters as a tree with the dtypes of `like`.
+
+    Raises:
+        InputError: a name or shape differs from `like`, or a parameter is not finite.
+    """
     check_matches(params, like, origin)
     flat = _flat(params)
     cast = {name: flat[name].astype(x.dtype) for name, x in _flat(like).items()}
@@ -151,13 +170,13 @@ def _fitted(params: Any, like: Any, origin: str) -> Any:
 
 
 def find_weights(name: Path | str | None) -> Path:
-    """The file of weights that a user means.
+    """Returns the path of a weights file, given as a user names it.
 
     Args:
-        name: a name in SHIPPED, or the path of a file; None for the default weights.
+        name: name in SHIPPED, or path of a file; None for the default weights.
 
     Raises:
-        InputError: neither a name that is known nor a file.
+        InputError: the name is neither known nor the path of a file.
     """
     name = str(name or DEFAULT)
     if name in SHIPPED:
@@ -172,14 +191,14 @@ def find_weights(name: Path | str | None) -> Path:
 
 
 def read_network(name: Path | str | None = None) -> Network:
-    """Reads what `write_network` wrote.
+    """Reads a network that `write_network` wrote.
 
     Args:
         name: see `find_weights`.
 
     Raises:
-        InputError: no such file, not safetensors, or what `describe_network` and
-            `with_params` raise.
+        InputError: the file cannot be read as safetensors, or its metadata describes no
+            network with these parameters.
     """
     path = find_weights(name)
     arrays = _read_arrays(path)
@@ -187,7 +206,7 @@ def read_network(name: Path | str | None = None) -> Network:
         with safetensors.safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
         description = {
-            # Before there were others it was left unsaid.
+            # Old files do not name their network: EDDSRN was the only one.
             "network": metadata.get("network", "EDDSRN"),
             # JSON has no tuples, and a module with lists cannot be hashed.
             "model": {k: tupled(v) for k, v in json.loads(metadata["model"]).items()},
@@ -197,7 +216,7 @@ def read_network(name: Path | str | None = None) -> Network:
         }
     except (*_MALFORMED, RecursionError) as error:
         raise InputError(
-            f"{path}: no network in its metadata; expected a file of"
+            f"{path}: no network in its metadata; expected a file written by"
             " python -m eddsrn_jax.export_weights"
         ) from error
     network = describe_network(description, num_arrays=len(arrays), origin=str(path))
@@ -207,55 +226,69 @@ def read_network(name: Path | str | None = None) -> Network:
 def describe_network(
     description: Mapping[str, Any], *, num_arrays: int, origin: str
 ) -> Network:
-    """A network with shapes for parameters, checked: what it is of may be a stranger's.
+    """Checks an untrusted description, and returns its network without parameter values.
 
     Args:
-        description: "network" and "model", see `make_network`, and what else a Network
-            has; any of it may be missing or of any type.
-        num_arrays: that its parameters are.
-        origin: of the description, for errors.
+        description: "network" and "model", the arguments of `make_network`; "name",
+            "step" and "sigma_range", the fields of Network. Values may be missing or of
+            any type.
+        num_arrays: number of parameter arrays that come with the description.
+        origin: place of the description, for messages.
+
+    Returns:
+        A network whose `params` are shapes and dtypes.
 
     Raises:
-        InputError: no network can be like that.
+        InputError: the description is malformed.
     """
     try:
         model = make_network(
             *(description["network"], description["model"]), num_arrays=num_arrays
         )
         if not jnp.issubdtype(jnp.dtype(model.dtype), jnp.floating):
-            raise ValueError(f"computes in {model.dtype}")
+            raise ValueError(f"dtype={model.dtype}: expected a floating type")
         shapes = abstract_params(model)
         low, high = map(float, description["sigma_range"])
         if not 0 <= low <= high < math.inf:
-            raise ValueError(f"sigma from {low} to {high}")
+            raise ValueError(f"sigma_range from {low} to {high}")
         name, step = description["name"], description["step"]
         if not isinstance(name, str):
-            raise TypeError(f"its name is {name!r}")
+            raise TypeError(f"name={name!r}: expected text")
     except _MALFORMED as error:
         reason = str(error).partition("\n")[0]
-        raise InputError(f"{origin}: its network cannot be made: {reason}") from error
+        raise InputError(f"{origin}: its network cannot be built: {reason}") from error
     return Network(model, shapes, name, step, (low, high))
 
 
 def with_params(network: Network, params: Any, *, origin: str) -> Network:
-    """A network of `describe_network` with its parameters, a tree or by flat names.
+    """Gives parameters to a network that `describe_network` returned.
+
+    Args:
+        network: network without parameter values.
+        params: parameters, as a tree or by flat names.
+        origin: place of the parameters, for messages.
 
     Raises:
-        InputError: they are another network's, or not finite.
+        InputError: a name or shape differs, or a parameter is not finite.
     """
     return dataclasses.replace(network, params=_fitted(params, network.params, origin))
 
 
 def tupled(value: Any) -> Any:
-    """What was a tuple before it became a list of JSON, nested ones too."""
+    """Converts lists, nested ones too, to tuples; JSON turns tuples into lists."""
     return tuple(map(tupled, value)) if isinstance(value, list) else value
 
 
 def check_matches(params: Any, like: Any, origin: str) -> None:
-    """Compares names and shapes.
+    """Checks that parameters have the expected names and shapes.
+
+    Args:
+        params: parameters, as a tree or by flat names.
+        like: tree of the expected shapes.
+        origin: place of the parameters, for messages.
 
     Raises:
-        InputError: names the first difference.
+        InputError: a name or shape differs; the message names the first difference.
     """
     found, expected = _flat(params), _flat(like)
     for name in [*expected, *found]:
@@ -263,11 +296,10 @@ def check_matches(params: Any, like: Any, origin: str) -> None:
         wanted = tuple(expected[name].shape) if name in expected else "nothing"
         if here != wanted:
             raise InputError(
-                f"{origin} is of another architecture: {name} has {here}, the config's"
-                f" model {wanted}"
+                f"{origin} has another architecture: {name} has {here}, expected {wanted}"
             )
 
 
 def _flat(tree: Any) -> dict[str, Any]:
-    """Leaves by names such as "trunk/stem/kernel"."""
+    """Returns the leaves of a tree by flat names such as "trunk/stem/kernel"."""
     return flax.traverse_util.flatten_dict(tree, sep="/")

@@ -99,7 +99,7 @@ class CropSampler:
         Raises:
             InputError: no photo is large enough, or an epoch does not fill one batch.
         """
-        pack = pack.at_least(patch_size, "a crop (config.data.hr_patch_size)")
+        pack = pack.at_least(patch_size, "the crop size (config.data.hr_patch_size)")
         self.images = pack.images
         self._names = pack.names
         self.sizes = np.array([image.shape[:2] for image in self.images])
@@ -110,9 +110,9 @@ class CropSampler:
         self.steps_per_epoch = rows // batch_size
         if not self.steps_per_epoch:
             raise InputError(
-                f"an epoch has {rows} crops ({self.num_photos} photographs x"
-                f" data.crops_per_image={crops_per_image}), fewer than"
-                f" batch_size={batch_size}"
+                f"an epoch has {rows} crops ({self.num_photos} photos x"
+                f" config.data.crops_per_image={crops_per_image}), fewer than"
+                f" config.batch_size={batch_size}"
             )
         plan = functools.partial(
             crop_plan,

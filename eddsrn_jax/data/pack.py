@@ -58,7 +58,7 @@ class Pack:
 
         Args:
             side: smallest height and width, in pixels.
-            purpose: use that needs this size, for messages.
+            purpose: meaning of this size, for messages.
 
         Raises:
             InputError: all photos are too small.
@@ -68,14 +68,14 @@ class Pack:
             height, width, _ = image.shape
             if min(height, width) < side:
                 _log.warning(
-                    "%s: left out, %d x %d is smaller than %d x %d, %s",
+                    "%s: left out, because %d x %d is smaller than %d x %d, %s",
                     *(self.names[i], width, height, side, side, purpose),
                 )
             else:
                 kept.append(i)
         if not kept:
             raise InputError(
-                f"all {len(self.images)} photographs are smaller than {side} x {side},"
+                f"all {len(self.images)} photos are smaller than {side} x {side},"
                 f" {purpose}"
             )
         return self.take(kept)
@@ -157,7 +157,7 @@ def _index_path(listing: Listing, cache_dir: Path) -> Path:
 
 
 def _make_pack(source: Source, index_path: Path, on_error: str) -> None:
-    with _progress(f"looking through {source.name}") as bar:
+    with _progress(f"scanning {source.name}") as bar:
         pixels = []
         for file in source.files():
             pixels.append(_count_pixels(file))
@@ -178,10 +178,10 @@ def _make_pack(source: Source, index_path: Path, on_error: str) -> None:
             data.write(np.ascontiguousarray(found))
         if all("left_out" in entry for entry in entries):
             raise InputError(
-                f"{source.name}: none of {len(entries)} files is an image (the first:"
+                f"{source.name}: none of {len(entries)} files is an image (first error:"
                 f" {entries[0]['left_out']})"
             )
-    # The index is written last, so that a pack is whole or absent.
+    # The index is written last, so that a pack is complete or absent.
     write_text(index_path, json.dumps(entries))
 
 
@@ -193,8 +193,8 @@ def _check_room(source: Source, folder: Path, pixels: Sequence[int]) -> None:
         total = sum(x.size for _, x in decoded if isinstance(x, np.ndarray))
     if total > free:
         raise OSError(
-            f"{folder}: packing {source.name} needs {total / 1e6:,.1f} MB, free are"
-            f" {free / 1e6:,.1f} MB (config.data.cache_dir sets another place)"
+            f"{folder}: packing {source.name} needs {total / 1e6:,.1f} MB, but only"
+            f" {free / 1e6:,.1f} MB are free; config.data.cache_dir sets another folder"
         )
 
 

@@ -130,8 +130,8 @@ def _choose(
         sources, changes = {}, str(error)
     if changes:
         _log.warning(
-            "%s: the photographs that the run began with have changed (%s); they are"
-            " taken as they were packed",
+            "%s: the run's photos have changed since it began (%s); the packed copies are"
+            " used",
             *(_record(workdir), changes),
         )
     return record or now, sources, changes
@@ -142,10 +142,9 @@ def _packed(listing: Listing, cache_dir: Path, workdir: Path, changes: str) -> P
     if pack := read_pack(listing, cache_dir):
         return pack
     raise InputError(
-        f"{_record(workdir)}: the photographs that the run began with have changed"
-        f" ({changes}), and the pack of {listing.name} is not in {cache_dir}; bring one"
-        " of them back, or delete this file to go on with the photographs that there are"
-        " now"
+        f"{_record(workdir)}: the run's photos have changed since it began ({changes}),"
+        f" and the pack of {listing.name} is not in {cache_dir}; restore the photos or"
+        " the pack, or delete this file to continue with the current photos"
     )
 
 
@@ -165,7 +164,7 @@ def _changes(before: PhotoRecord, now: PhotoRecord) -> str:
     named = [
         f"{len(paths)} {kind}: {_first(paths)}" for kind, paths in kinds.items() if paths
     ]
-    return "; ".join(named) or "divided otherwise"
+    return "; ".join(named) or "other photos are held out for validation"
 
 
 def _first(paths: Collection[str], most: int = 3) -> str:
@@ -181,6 +180,6 @@ def _read(path: Path) -> PhotoRecord:
         return PhotoRecord(**values)
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(
-            f"{path}: cannot be read ({error!r}); delete it to go on with the photographs"
-            " that there are now"
+            f"{path}: cannot be read ({error!r}); delete it to continue with the current"
+            " photos"
         ) from error

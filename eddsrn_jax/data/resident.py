@@ -45,9 +45,9 @@ def resident_batches(
     memory = device_memory(mesh.local_devices[0])
     if count * _BLOCK > _MEMORY_SHARE * memory:
         raise InputError(
-            f"config.data.pipeline='resident': {count * _BLOCK / 1e9:.2f} GB of"
-            f" photographs, more than {_MEMORY_SHARE:.0%} of the {memory / 1e9:.2f} GB of"
-            " a device; 'stream' needs no room there"
+            f"config.data.pipeline='resident': the photos take {count * _BLOCK / 1e9:.2f}"
+            f" GB, more than {_MEMORY_SHARE:.0%} of the {memory / 1e9:.2f} GB of a"
+            " device; use 'stream' instead"
         )
     data = np.zeros(count * _BLOCK, np.uint8)
     starts = np.cumsum([0, *sizes])

@@ -30,7 +30,7 @@ class File:
 
     @property
     def place(self) -> str:
-        """The file's path, or else its name, for messages."""
+        """Path of the file, or its name if it has no path, for messages."""
         return str(self.content) if isinstance(self.content, Path) else self.name
 
     def read(self) -> np.ndarray:
@@ -165,7 +165,8 @@ def _split_folder(folder: Path) -> Split:
     paths = list_images(folder)
     if len(paths) < 2:
         raise InputError(
-            f"{folder}: {len(paths)} image; training and validation need one each"
+            f"{folder}: only {len(paths)} image found; training and validation need one"
+            " each"
         )
 
     # Drawn by name, so that files added later move few others between the two sets.
@@ -199,7 +200,9 @@ def _bundled_split() -> Split:
 
     spec = importlib.util.find_spec("skimage")
     if spec is None or spec.origin is None:
-        raise InputError("config.data.source=bundled needs scikit-image (pip install it)")
+        raise InputError(
+            "config.data.source=bundled needs scikit-image; run pip install scikit-image"
+        )
     folder = Path(spec.origin).parent / "data"
     train, validation = (
         [folder / name for name in names] for names in (BUNDLED_TRAIN, BUNDLED_VALIDATION)
@@ -233,7 +236,7 @@ def _tfds_source(name: str, split: str, *, data_dir: str, download: bool) -> Sou
     # The library's own message is a page long.
     except (ValueError, tfds.core.DatasetNotFoundError) as error:
         raise InputError(
-            f"config.data.source=tfds:{name}: tensorflow-datasets knows no {full_name}"
+            f"config.data.source=tfds:{name}: tensorflow-datasets has no {full_name}"
         ) from error
     if download:
         builder.download_and_prepare()
@@ -241,7 +244,7 @@ def _tfds_source(name: str, split: str, *, data_dir: str, download: bool) -> Sou
         raise InputError(
             f"{full_name} is not prepared in {builder.data_path}. Let"
             " tensorflow-datasets download it (4.3 GB) with"
-            " --config.data.tfds_download=true, or train on a folder of photographs with"
+            " --config.data.tfds_download=true, or train on a folder of photos with"
             " --config.data.source=folder:DIR"
         )
 

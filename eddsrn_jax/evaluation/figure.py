@@ -37,12 +37,12 @@ def draw_figure(
     hr = cut_to_scale(photo)
     if min(hr.shape[:2]) < max(_SIDE, SCALE * MIN_SIDE):
         raise InputError(
-            f"{photo.shape[1]} x {photo.shape[0]} is too small a photograph for a figure"
+            f"a photo of {photo.shape[1]} x {photo.shape[0]} is too small for a figure"
         )
     lr_sharp, lr_blur = degrade_photo(hr, sigma, max_sigma=sigma)
     top, left = _worst(bicubic(lr_blur).sr, hr)
     panels = [
-        _panel(hr, top, left, ["photograph", "PSNR / SSIM"], scale=1),
+        _panel(hr, top, left, ["photo", "PSNR / SSIM"], scale=1),
         _panel(lr_blur, top, left, [f"input, sigma {sigma:.3g}"], scale=SCALE),
     ]
     for name, method in methods.items():

@@ -21,9 +21,9 @@ from eddsrn_jax.distributed import gather
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.evaluation.baselines.bicubic import bicubic, untouched
 from eddsrn_jax.evaluation.baselines.ensemble import self_ensemble
-from eddsrn_jax.evaluation.inputs import HEADLINE_SIGMAS, SPOILINGS, Spoiling
+from eddsrn_jax.evaluation.inputs import Spoiling
 from eddsrn_jax.evaluation.results import Row, format_gains, format_table, write_results
-from eddsrn_jax.evaluation.scoring import Method, Photo, evaluate
+from eddsrn_jax.evaluation.scoring import PAPER, Method, Photo, Scoring, evaluate
 from eddsrn_jax.files import below, make_folder
 from eddsrn_jax.models import abstract_outputs
 from eddsrn_jax.restoration.restorer import Restorer
@@ -58,16 +58,12 @@ def evaluate_network(
     datasets: Mapping[str, Path] | None = None,
     validation: bool = True,
     validation_set: Source | None = None,
-    sigmas: Sequence[float] | None = HEADLINE_SIGMAS,
-    spoilings: Sequence[Spoiling] = SPOILINGS["paper"],
+    scoring: Scoring = PAPER,
     beside: Sequence[str] = (),
-    seed: int = 0,
-    max_photos: int | None = None,
     dtype: str | None = None,
     ensemble: bool = False,
     wiener: bool = False,
     peers: Path | None = None,
-    save_images: bool = False,
     output_dir: Path | None = None,
 ) -> list[Row]:
     """Scores a network and the baselines; prints and writes the results.
@@ -81,16 +77,13 @@ def evaluate_network(
         validation: whether to score the run's own validation set.
         validation_set: the run's validation set, if the caller has it open; None opens
             it.
-        sigmas, spoilings: see `scoring.evaluate`.
+        scoring: which photos are scored, and with which degradations.
         beside: names of shipped weights to score as well.
-        seed: seed of random sigmas and of noise.
-        max_photos: maximum number of photos from each set; None for all.
         dtype: computation dtype, such as "bfloat16"; None for the network's own.
         ensemble: whether to score the network's self-ensemble as well.
         wiener: whether to score the Wiener filter, which takes the true sigma, as well.
         peers: folder with published weights of other networks to score as well, see
             `read_peers`.
-        save_images: whether to write every image.
         output_dir: folder for results and images. Default: `workdir/evaluation/STEP`, or
             `evaluation/NAME` for weights. If that exists, `-2`, `-3` and so on follow
             the name.
@@ -127,11 +120,7 @@ def evaluate_network(
         methods,
         sources,
         output_dir,
-        sigmas=sigmas,
-        spoilings=spoilings,
-        seed=seed,
-        max_photos=max_photos,
-        save_images=save_images,
+        scoring=scoring,
         origin={
             **candidate.origin,
             "dtype": dtype or candidate.network.model.dtype,
@@ -140,11 +129,11 @@ def evaluate_network(
     )
     if jax.process_index() > 0:
         return []
-    spoiled = any(spoiling != Spoiling() for spoiling in spoilings)
+    spoiled = any(spoiling != Spoiling() for spoiling in scoring.spoilings)
     print(format_gains(rows) if spoiled else format_table(rows))
     print(f"\n{candidate.title}; scores in {output_dir / 'results.json'}")
     for name in dict.fromkeys(row.dataset for row in rows):
-        print(f"before and after: {example_path(output_dir, name)}")
+        print(f"before/after picture: {example_path(output_dir, name)}")
     return rows
 
 
@@ -163,11 +152,7 @@ def score_sources(
     sources: Sequence[Source],
     output_dir: Path,
     *,
-    sigmas: Sequence[float] | None,
-    spoilings: Sequence[Spoiling] = SPOILINGS["paper"],
-    seed: int,
-    max_photos: int | None,
-    save_images: bool,
+    scoring: Scoring,
     origin: Mapping[str, Any],
 ) -> list[Row]:
     """Scores methods on sets; writes the results and an example picture of each set.
@@ -178,8 +163,7 @@ def score_sources(
         methods: see `scoring.evaluate`.
         sources: sets to score.
         output_dir: existing folder for the results.
-        sigmas, spoilings: see `scoring.evaluate`.
-        seed, max_photos, save_images: see `evaluate_network`.
+        scoring: which photos are scored, and with which degradations.
         origin: origin of the methods, for the result files.
 
     Returns:
@@ -190,34 +174,35 @@ def score_sources(
     """
     names = [source.name for source in sources]
     if len(set(names)) < len(names):
-        raise InputError(f"two sets of the same name among {', '.join(names)}")
+        raise InputError(f"two sets have the same name: {', '.join(names)}")
     if not sources:
         raise InputError("nothing to score: give --dataset=NAME=DIR")
     share, rows = (jax.process_index(), jax.process_count()), []
     for source in sources:
+        images = below(output_dir, "images", source.name)
         found = evaluate(
             methods,
-            itertools.islice(read_photos(source), max_photos),
+            itertools.islice(read_photos(source), scoring.max_photos),
             dataset=source.name,
-            sigmas=sigmas,
-            spoilings=spoilings,
-            seed=seed,
-            save_dir=below(output_dir, "images", source.name) if save_images else None,
+            sigmas=scoring.sigmas,
+            spoilings=scoring.spoilings,
+            seed=scoring.seed,
+            save_dir=images if scoring.save_images else None,
             example_path=None if share[0] else example_path(output_dir, source.name),
             share=share,
         )
         found = _in_turn(gather([dataclasses.asdict(row) for row in found]))
         if not found:
-            _log.warning("%s: no photograph in it could be scored", source.name)
+            _log.warning("%s: no photo of this set could be scored", source.name)
         rows.extend(found)
     if not rows:
-        raise InputError(f"nothing to score in {', '.join(names)}")
+        raise InputError(f"no photo could be scored in {', '.join(names)}")
     protocol = {
         **origin,
-        "sigmas": list(sigmas) if sigmas else "random",
-        "spoilings": [str(spoiling) for spoiling in spoilings],
-        "seed": seed,
-        "max_photos": max_photos,
+        "sigmas": list(scoring.sigmas) if scoring.sigmas else "random",
+        "spoilings": [str(spoiling) for spoiling in scoring.spoilings],
+        "seed": scoring.seed,
+        "max_photos": scoring.max_photos,
         "device": jax.devices()[0].device_kind,
         "versions": {
             name: importlib.metadata.version(name)

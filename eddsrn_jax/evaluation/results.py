@@ -19,7 +19,7 @@ from eddsrn_jax.files import write_text, written_beside
 class Row:
     """The scores of one output of one method on one photo at one degradation.
 
-    `noise` and `jpeg` are the fields of protocol.Spoiling.
+    `noise` and `jpeg` are the fields of inputs.Spoiling.
     """
 
     dataset: str

@@ -6,6 +6,7 @@ against the rounded small sharp image.
 """
 
 import concurrent.futures
+import dataclasses
 import itertools
 import logging
 import os
@@ -40,8 +41,35 @@ _log = logging.getLogger(__name__)
 # Maps lr_blur, uint8 [h, w, 3], to uint8 images. It also takes sigma if its attribute
 # `takes_sigma` is true.
 Method = Callable[..., Restored]
-# A name and uint8 [H, W, 3].
+# Name and pixels, uint8 [H, W, 3].
 Photo = tuple[str, np.ndarray]
+
+
+# A method's name, its time in seconds, and its outputs.
+_Result = tuple[str, float, Restored]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scoring:
+    """Which photos of a set are scored, and with which degradations.
+
+    Attributes:
+        sigmas: blurs at which every photo is scored; None draws one for each photo.
+        spoilings: degradations after the blur; every photo is scored with each of them.
+        seed: seed of drawn sigmas and of noise.
+        max_photos: maximum number of photos from each set; None for all.
+        save_images: whether to write every image.
+    """
+
+    sigmas: Sequence[float] | None = HEADLINE_SIGMAS
+    spoilings: Sequence[Spoiling] = SPOILINGS["paper"]
+    seed: int = 0
+    max_photos: int | None = None
+    save_images: bool = False
+
+
+# All photos, by the paper's protocol.
+PAPER = Scoring()
 
 
 def evaluate(
@@ -65,9 +93,7 @@ def evaluate(
             Restorer has, that is called first, so that times contain no compilation.
         photos: names and uint8 [H, W, 3].
         dataset: name of the set.
-        sigmas: blurs at which every photo is scored; None draws one for each photo.
-        spoilings: degradations after the blur; every photo is scored with each of them.
-        seed: seed of drawn sigmas and of noise.
+        sigmas, spoilings, seed: see `Scoring`.
         save_dir: folder for all images; None writes none.
         example_path: file for a before/after picture of the first photo at the middle
             sigma; None writes none.
@@ -78,70 +104,106 @@ def evaluate(
     """
     rows: list[Row] = []
     stems: set[str] = set()
+    # One for all photos, because degrade_photo compiles for each value.
     max_sigma = max(sigmas or RANDOM_SIGMA_RANGE)
     bar = tqdm(
         photos, dataset, unit="photo", disable=not sys.stderr.isatty(), leave=False
     )
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         for number, (name, photo) in enumerate(bar):
-            if number % share[1] != share[0]:
-                stems.add(str(Path(name).with_suffix("")))
+            # The extension is dropped unless an earlier photo has the same stem.
+            stem = str(Path(name).with_suffix(""))
+            file_name = name if stem in stems else stem
+            stems.add(stem)
+            if number % share[1] != share[0] or _is_too_small(name, photo):
                 continue
-            hr = cut_to_scale(photo)
-            if min(hr.shape[:2]) < SCALE * MIN_SIDE:
-                _log.warning(
-                    "%s: left out, %d x %d is smaller than the %d pixels a side that"
-                    " the metrics need",
-                    *(name, photo.shape[1], photo.shape[0], SCALE * MIN_SIDE),
-                )
-                continue
+            hr, results = cut_to_scale(photo), []
             if (hr[:, :, :1] == hr).all():
-                _log.info("%s: gray, scored as three equal channels", name)
-            results = []
+                _log.info("%s: gray photo, scored as three equal channels", name)
             drawn = sigmas or (random_sigma(seed, name),)
-            blurred = [
-                (sigma, *degrade_photo(hr, sigma, max_sigma=max_sigma)) for sigma in drawn
-            ]
-            for (sigma, lr_sharp, lr_blur), spoiling in itertools.product(
-                blurred, spoilings
+            for cell in _inputs(
+                name, hr, drawn, spoilings, seed=seed, max_sigma=max_sigma
             ):
-                spoiled = spoil(lr_blur, spoiling, seed=seed, name=name)
-                found = list(_apply(methods, spoiled, sigma))
-                results.append((sigma, spoiling, lr_sharp, found))
-                images = _captioned(spoiled, found)
+                found = list(_apply(methods, cell.input, cell.sigma))
+                results.append((cell, found))
+                images = _captioned(cell.input, found)
                 if save_dir:
-                    # The extension is dropped unless an earlier photo has the same stem.
-                    stem = str(Path(name).with_suffix(""))
-                    stem = name if stem in stems else stem
-                    _save(save_dir / _folder_name(sigma, spoiling), stem, images)
-                first = not rows and spoiling == spoilings[0]
-                if example_path and first and sigma == middle(drawn):
-                    images = {f"sigma {sigma:.3g}, input": images.pop("input"), **images}
-                    write_image(example_path, before_after({**images, "truth": hr}))
-            stems.add(str(Path(name).with_suffix("")))
+                    folder = save_dir / _folder_name(cell.sigma, cell.spoiling)
+                    _save(folder, file_name, images)
+                first = not rows and cell.spoiling == spoilings[0]
+                if example_path and first and cell.sigma == middle(drawn):
+                    title = f"sigma {cell.sigma:.3g}, input"
+                    images = {title: images.pop("input"), **images, "truth": hr}
+                    write_image(example_path, before_after(images))
             # Scoring waits until here, so that it does not disturb the methods' times.
-            jobs = []
-            for sigma, spoiling, lr_sharp, found in results:
-                truth = {"sr": hr, "deblurred": lr_sharp}
-                for method, seconds, outputs in found:
-                    for output, image in outputs.items():
-                        key = (dataset, name, sigma, output, method, seconds)
-                        job = pool.submit(score, image, truth[output])
-                        jobs.append((key, job, spoiling))
-            rows.extend(
-                Row(*key, job.result(), spoiling.noise, spoiling.jpeg)
-                for key, job, spoiling in jobs
-            )
+            rows += _score(pool, dataset, name, hr, results)
     return rows
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cell:
+    """One degradation of a photo: the network's input, and the truth of "deblurred"."""
+
+    sigma: float
+    spoiling: Spoiling
+    input: np.ndarray
+    lr_sharp: np.ndarray
+
+
+def _is_too_small(name: str, photo: np.ndarray) -> bool:
+    """Returns whether a photo is too small for the metrics, and warns if it is."""
+    if min(cut_to_scale(photo).shape[:2]) >= SCALE * MIN_SIDE:
+        return False
+    _log.warning(
+        "%s: left out, because %d x %d is smaller than the %d pixels per side that the"
+        " metrics need",
+        name,
+        photo.shape[1],
+        photo.shape[0],
+        SCALE * MIN_SIDE,
+    )
+    return True
+
+
+def _inputs(
+    name: str,
+    hr: np.ndarray,
+    sigmas: Sequence[float],
+    spoilings: Sequence[Spoiling],
+    *,
+    seed: int,
+    max_sigma: float,
+) -> Iterator[_Cell]:
+    """Yields the inputs made from a photo, one for each sigma and spoiling."""
+    for sigma in sigmas:
+        lr_sharp, lr_blur = degrade_photo(hr, sigma, max_sigma=max_sigma)
+        for spoiling in spoilings:
+            spoiled = spoil(lr_blur, spoiling, seed=seed, name=name)
+            yield _Cell(sigma, spoiling, spoiled, lr_sharp)
+
+
+def _score(
+    pool: concurrent.futures.Executor,
+    dataset: str,
+    name: str,
+    hr: np.ndarray,
+    results: Sequence[tuple[_Cell, list[_Result]]],
+) -> list[Row]:
+    """Scores all results of a photo, in parallel."""
+    jobs = []
+    for cell, found in results:
+        truth = {"sr": hr, "deblurred": cell.lr_sharp}
+        for method, seconds, outputs in found:
+            for output, image in outputs.items():
+                key = (dataset, name, cell.sigma, output, method, seconds)
+                job = pool.submit(score, image, truth[output])
+                jobs.append((key, job, cell.spoiling))
+    return [Row(*key, job.result(), x.noise, x.jpeg) for key, job, x in jobs]
 
 
 def middle(values: Sequence[float]) -> float:
     """Returns the middle of the sorted values, for which example pictures are made."""
     return sorted(values)[len(values) // 2]
-
-
-# A method's name, its time in seconds, and its outputs.
-_Result = tuple[str, float, Restored]
 
 
 def _apply(

@@ -19,10 +19,10 @@ from eddsrn_jax.evaluation.baselines.cascade import Cascade
 from eddsrn_jax.evaluation.baselines.dark_channel import DarkChannel
 from eddsrn_jax.evaluation.baselines.wiener import Wiener
 from eddsrn_jax.evaluation.figure import draw_figure
-from eddsrn_jax.evaluation.inputs import HEADLINE_SIGMAS, random_sigma
+from eddsrn_jax.evaluation.inputs import random_sigma
 from eddsrn_jax.evaluation.network import open_folders, open_output, score_sources
 from eddsrn_jax.evaluation.results import OUTPUT_TITLES, markdown, means, to_json
-from eddsrn_jax.evaluation.scoring import Method, middle
+from eddsrn_jax.evaluation.scoring import PAPER, Method, Scoring, middle
 from eddsrn_jax.files import write_text, written_beside
 from eddsrn_jax.images import read_image, write_image
 from eddsrn_jax.models import abstract_params
@@ -59,21 +59,17 @@ def compare(
     config: ml_collections.ConfigDict,
     *,
     datasets: Mapping[str, Path],
-    sigmas: Sequence[float] | None = HEADLINE_SIGMAS,
-    seed: int = 0,
-    max_photos: int | None = None,
+    scoring: Scoring = PAPER,
     dtype: str | None = None,
     peers: Path | None = None,
     figure: str | None = None,
-    save_images: bool = False,
     output_dir: Path | None = None,
 ) -> list[Entry]:
     """Scores the systems of a table's config; prints and writes the table.
 
     Args:
         config: config of the table, such as configs/table1.py.
-        datasets, sigmas, seed, max_photos, dtype, peers, save_images: see
-            `evaluate_network`.
+        datasets, scoring, dtype, peers: see `evaluate_network`.
         figure: photo for a picture that shows all methods' results. It is a file, or
             "bundled:NAME" for one of the validation photos inside scikit-image.
         output_dir: folder for the table, as Markdown, CSV and JSON, and for the files
@@ -95,10 +91,7 @@ def compare(
         methods,
         sources,
         output_dir,
-        sigmas=sigmas,
-        seed=seed,
-        max_photos=max_photos,
-        save_images=save_images,
+        scoring=scoring,
         origin={"config": config.to_dict(), "dtype": dtype or "each network's own"},
     )
     if jax.process_index() > 0:
@@ -112,8 +105,8 @@ def compare(
     print(f"\ntables in {output_dir / config.name}.md, .csv and .json")
     if figure:
         path = output_dir / f"figure_{Path(figure.removeprefix('bundled:')).stem}.png"
-        sigma = middle(sigmas) if sigmas else random_sigma(seed, figure)
-        write_image(path, draw_figure(methods, photo, sigma=sigma))
+        drawn = scoring.sigmas or (random_sigma(scoring.seed, figure),)
+        write_image(path, draw_figure(methods, photo, sigma=middle(drawn)))
         print(f"figure: {path}")
     return entries
 
@@ -126,7 +119,7 @@ def _open_photo(place: str) -> np.ndarray:
         if Path(file.name).name == place.removeprefix("bundled:"):
             return file.read()
     names = ", ".join(Path(file.name).name for file in files)
-    raise InputError(f"--figure={place}: no such photograph, only {names}")
+    raise InputError(f"--figure={place}: no such photo, only {names}")
 
 
 def read_entries(
@@ -160,11 +153,11 @@ def read_entries(
             case "network" if Path(row.weights).exists():
                 entry = _network_entry(_read(Path(row.weights)), dtype, **paper)
             case "network":
-                entry = Entry(missing=f"no {row.weights}: `{row.train}`", **paper)
+                entry = Entry(missing=f"no {row.weights}; run `{row.train}`", **paper)
             case "cascade":
                 entry = _cascade_entry(*(entries[part] for part in row.parts), **paper)
             case _:
-                raise InputError(f"config.rows.{name}.method={row.method!r}: not known")
+                raise InputError(f"config.rows.{name}.method={row.method!r}: unknown")
         entries[name] = entry
     return list(entries.values())
 
@@ -222,7 +215,7 @@ def _table(dataset: str, entries: Sequence[Entry], found: Sequence[dict]) -> str
     images = max((mean["images"] for mean in scores.values()), default=0)
     caption = (
         f"{dataset}, {images} images: PSNR in dB / SSIM of 8-bit images, border 4, mean"
-        " over photographs and sigmas; FLOP for each pixel of the small image."
+        " over photos and sigmas; FLOP for each pixel of the small image."
     )
     return f"{caption}\n\n{markdown(table)}"
 

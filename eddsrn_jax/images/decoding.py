@@ -122,7 +122,7 @@ def _pillow(stream: BinaryIO) -> Photo:
         mode = raw_mode.split(";")[0].replace("I", "L")
         bits = 16 if ";16" in raw_mode else 8
     elif mode.startswith("I;"):
-        raise InputError(f"{raw_mode} pixels have no known range")
+        raise InputError(f"the value range of {raw_mode} pixels is unknown")
     mode = _pixel_mode(mode, image)
     exif = _exif(image)
     orientation, size = exif.get(_ORIENTATION, 1), image.size[::-1]
@@ -141,7 +141,7 @@ def _pixel_mode(mode: str, image: Image.Image) -> str:
     """Returns the mode of an image's pixels in memory: L, LA, RGB or RGBA."""
     if mode not in _MODES:
         kind = "floating-point" if mode == "F" else "32-bit integer"
-        raise InputError(f"{kind} pixels have no known range")
+        raise InputError(f"the value range of {kind} pixels is unknown")
     mode = _MODES[mode]
     if "transparency" in image.info:
         return {"L": "LA", "RGB": "RGBA"}.get(mode, mode)
@@ -202,7 +202,10 @@ def _wide_tiff(stream: BinaryIO) -> Photo | None:
     width, height, samples = exif.get(256, 0), exif.get(257, 0), exif.get(277, 1)
     # Decoders allocate a whole tile with all its samples, even for a small image.
     if exif.get(322, 0) * exif.get(323, 0) > 4 * (width * height + 2**20) or samples > 16:
-        raise InputError(f"{samples} samples, tiles of {exif.get(322)}x{exif.get(323)}")
+        raise InputError(
+            f"implausible header: {samples} samples, tiles of"
+            f" {exif.get(322)}x{exif.get(323)}"
+        )
     bits, formats = np.ravel(exif.get(258, 1)), np.ravel(exif.get(339, 1))
     photometric = exif.get(262)
     if photometric not in (0, 1, 2) or {*bits} != {16} or {*formats} != {1}:
@@ -254,7 +257,7 @@ def decode(photo: Photo) -> np.ndarray:
     pixels = upright(pixels.reshape(*pixels.shape[:2], -1), photo.orientation)
     found = Header(*pixels.shape, pixels.dtype)
     if found != photo.header:
-        raise InputError(f"{found} where {photo.header} is announced")
+        raise InputError(f"decoded as {found}, but the file declares {photo.header}")
     return pixels
 
 
@@ -354,7 +357,7 @@ def from_pillow(image: Image.Image) -> np.ndarray:
     """Returns the pixels of a Pillow image, upright, uint8 or uint16 [H, W, C].
 
     Raises:
-        InputError: the pixels are floating-point or 32-bit, and their range is unknown.
+        InputError: the value range of the pixels (floating-point or 32-bit) is unknown.
     """
     if image.mode.startswith("I;16"):
         pixels = np.array(image, np.uint16)[:, :, None]

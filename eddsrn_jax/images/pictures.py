@@ -78,7 +78,7 @@ def read_header(path: str | Path) -> Header:
 
 
 def read_picture(path: str | Path) -> tuple[np.ndarray, Metadata]:
-    """Decodes a picture, and logs a warning for all that is converted or left out.
+    """Decodes a picture; logs a warning for each conversion and each loss.
 
     Memory is proportional to the header's pixel count, which callers must check first.
 
@@ -97,7 +97,7 @@ def read_picture(path: str | Path) -> tuple[np.ndarray, Metadata]:
             open_photo(path) as photo,
         ):
             if photo.several:
-                messages.append("only the first of its pictures is read")
+                messages.append("only the first of several pictures is read")
             icc = icc_profile(photo)
             if photo.image is not None and photo.image.mode == "CMYK":
                 photo, icc = cmyk_to_srgb(photo, icc, messages)
@@ -158,15 +158,15 @@ def fit_to_format(suffix: str, header: Header) -> tuple[int, np.dtype, list[str]
     longest = _MAX_SIDE.get(file_format, math.inf)
     if max(height, width) > longest:
         raise InputError(
-            f"{width}x{height} pixels are too many for {file_format}, "
-            f"whose sides end at {longest:,}"
+            f"{width}x{height} pixels are too many for {file_format}, whose sides have at"
+            f" most {longest:,} pixels"
         )
     dtype, losses = header.dtype, []
     if file_format in ("BMP", "JPEG") and channels in (2, 4):
-        losses.append(f"alpha dropped: {file_format} has none")
+        losses.append(f"alpha dropped: {file_format} cannot hold it")
         channels -= 1
     if file_format not in ("PNG", "TIFF") and dtype != np.uint8:
-        losses.append(f"reduced to 8 bits: {file_format} has no more")
+        losses.append(f"reduced to 8 bits: {file_format} cannot hold 16")
         dtype = np.dtype(np.uint8)
     if file_format == "WebP":
         # WebP stores only colour, in which gray looks the same.
@@ -241,7 +241,7 @@ def _fitting(
     """Returns the metadata that a format can hold and that suits the channels."""
     icc, exif, dpi = metadata.icc, metadata.exif, metadata.dpi
     if file_format == "BMP" and (icc or exif):
-        messages.append("ICC profile and EXIF dropped: BMP has none")
+        messages.append("ICC profile and EXIF dropped: BMP cannot hold them")
         icc = exif = None
     # libpng ignores RGB profiles in gray files.
     if icc and not describes(icc, channels, strictly=file_format == "PNG"):

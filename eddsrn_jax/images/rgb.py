@@ -1,7 +1,6 @@
-"""The only package that opens and decodes photos.
+"""Lists, decodes and writes image files as 8-bit RGB, for training and scoring.
 
-`read_image` decodes a photo to uint8 RGB [H, W, 3] for training. `open_photo` and
-`decode` keep gray, alpha and 16 bits; `eddsrn_jax.images.pictures` builds on them.
+`eddsrn_jax.images.pictures` keeps gray, alpha, 16 bits and metadata too.
 """
 
 import logging
@@ -43,15 +42,15 @@ def list_images(folder: str | Path, *, recursive: bool = True) -> list[Path]:
         elif path.is_file():
             found.append(path)
         else:
-            _log.warning("%s: not a file (a broken link?); left out", path)
+            _log.warning("%s: left out, because it is not a file (a broken link?)", path)
     if others:
         _log.warning(
-            "%s: %d files left out, not among %s: %s%s",
+            "%s: %d files left out, because their names match none of %s: %s%s",
             *(folder, len(others), _extensions(), others[0].name),
             " ..." if len(others) > 1 else "",
         )
     if not found:
-        raise InputError(f"{folder}: no images in it (looked for {_extensions()})")
+        raise InputError(f"{folder}: no images found (looked for {_extensions()})")
     return found
 
 

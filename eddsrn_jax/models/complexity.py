@@ -1,5 +1,6 @@
 """The cost of a network: parameters, multiply-accumulates, memory."""
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.extend.core as jex
+
+from eddsrn_jax.models.registry import abstract_params, apply
 
 
 def count_parameters(params: Any) -> int:
@@ -52,8 +55,8 @@ def _nbytes(x: jax.ShapeDtypeStruct) -> int:
 def convolutions(model: nn.Module, side: int) -> Iterator[list[jax.ShapeDtypeStruct]]:
     """Yields input, kernel and output of each convolution, for one image of that side."""
     image = jax.ShapeDtypeStruct((1, side, side, 3), "float32")
-    variables = jax.eval_shape(model.init, jax.random.key(0), image)
-    return _convolutions(jax.make_jaxpr(model.apply)(variables, image).jaxpr)
+    traced = jax.make_jaxpr(functools.partial(apply, model))
+    return _convolutions(traced(abstract_params(model), image).jaxpr)
 
 
 def _convolutions(jaxpr: jex.Jaxpr) -> Iterator[list[jax.ShapeDtypeStruct]]:

@@ -51,7 +51,9 @@ def make_network(
             counts = value if isinstance(value, tuple | list) else (value,)
             several = field.startswith("num_") and num_arrays is not None
             if several and max(counts) > num_arrays:
-                raise InputError(f"{name}: {field}={value} with {num_arrays} arrays")
+                raise InputError(
+                    f"{name}: {field}={value}, but there are only {num_arrays} arrays"
+                )
         if front_end := fields.get("front_end"):
             find_bank(front_end)
         return NETWORKS[name](**fields)
@@ -65,6 +67,7 @@ def init_params(model: nn.Module, key: jax.Array) -> Any:
     return join_params(variables["params"], variables.get("batch_stats", {}))
 
 
+@functools.lru_cache(64)
 def abstract_params(model: nn.Module) -> Any:
     """Returns names, shapes and dtypes of the parameters, on the first device."""
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -80,6 +83,7 @@ def apply(model: nn.Module, params: Any, images: jax.Array) -> dict[str, jax.Arr
     return model.apply({"params": trained, "batch_stats": statistics}, images)
 
 
+@functools.lru_cache(64)
 def abstract_outputs(model: nn.Module) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns names, shapes and dtypes of a network's outputs for one small image."""
     image = jax.ShapeDtypeStruct((1, STRIDE, STRIDE, 3), "float32")

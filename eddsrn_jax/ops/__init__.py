@@ -1,1 +1,1 @@
-"""Array functions in JAX: resizing, degradation, colour. They import no other room."""
+"""Array functions in JAX: resizing, degradation, colour. They import no other folder."""

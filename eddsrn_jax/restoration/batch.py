@@ -79,7 +79,9 @@ def restore_files(
                     _prepare(job, limits, skip_existing=placing.skip_existing)
             waiting = [job for job in jobs if job.status == "not started"]
             if waiting:
-                _restore_all(waiting, make_restorer(), strength)
+                restorer = make_restorer()
+                restorer.expect((x.header.height, x.header.width) for x in waiting)
+                _restore_all(waiting, restorer, strength)
         finally:
             _log.info("%s", _summary(jobs, time.perf_counter() - start))
     return jobs
@@ -103,7 +105,7 @@ def _reporting(path: Path | None, jobs: Sequence[Job]) -> Iterator[None]:
         return
     files = [file for job in jobs for file in (job.path, *job.targets.values())]
     if os.path.realpath(path) in map(os.path.realpath, files):
-        raise UsageError(f"--report={path} is one of the photographs")
+        raise UsageError(f"--report={path} would replace a photo or a result")
     write()
     try:
         yield
@@ -142,7 +144,7 @@ def _working_on(job: Job) -> Iterator[None]:
 
 
 def _prepare(job: Job, limits: Limits, *, skip_existing: bool) -> None:
-    """Reads the header, and fails or warns of all that is known before decoding."""
+    """Reads the header; records the errors and losses that are known before decoding."""
     if skip_existing:
         missing = {n: path for n, path in job.targets.items() if not path.exists()}
         if not missing:
@@ -158,11 +160,11 @@ def _prepare(job: Job, limits: Limits, *, skip_existing: bool) -> None:
                 job.warn(loss)
             if (length := len(os.fsencode(target.name))) > _LONGEST_NAME:
                 raise InputError(
-                    f"the result's name would have {length} bytes, the most are"
-                    f" {_LONGEST_NAME}; --output can name it"
+                    f"the result's name would have {length} bytes, more than"
+                    f" {_LONGEST_NAME}; choose another name with --output"
                 )
             if target.is_dir():
-                raise InputError(f"the result's name, {target}, is a folder's")
+                raise InputError(f"the result cannot be written: {target} is a folder")
 
 
 def _restore_all(jobs: Sequence[Job], restorer: Restorer, strength: float) -> None:
@@ -219,13 +221,14 @@ def _warn_of_blur(job: Job, trained: tuple[float, float]) -> None:
     side = outside_trained_range(job.sigma, trained)
     if side:
         harm = {
-            "sharper": "it may come out oversharpened (a --strength below 1 does less)",
-            "blurrier": "blur will be left",
+            "sharper": "the result may be oversharpened (a lower --strength helps)",
+            "blurrier": "some blur will remain",
         }
         low, high = trained
         job.warn(
-            f"{side} than what the weights are trained for, sigma {low:g} to {high:g}"
-            f" pixels; it has about {job.sigma:.1f}: {harm[side]}"
+            f"the photo is {side} than the training photos of the weights: its blur is"
+            f" about sigma {job.sigma:.1f}, theirs {low:g} to {high:g} pixels;"
+            f" {harm[side]}"
         )
 
 
@@ -261,5 +264,5 @@ def _summary(jobs: Sequence[Job], seconds: float) -> str:
     if done:
         megapixels = sum(job.pixels for job in done) / 1e6
         rate = megapixels / sum(job.seconds for job in done)
-        parts.append(f"{megapixels:.3g} megapixels at {rate:.3g} a second")
+        parts.append(f"{megapixels:.3g} megapixels at {rate:.3g} per second")
     return ", ".join(parts) + f" ({seconds:.1f} s)"

@@ -186,7 +186,7 @@ def _photographs(folder: Path, recursive: bool) -> list[Path]:
     ]
     if len(originals) < len(found):
         count = len(found) - len(originals)
-        _log.info("%s: %d results of earlier calls left out", folder, count)
+        _log.info("%s: %d results of earlier runs left out", folder, count)
     return originals
 
 
@@ -196,16 +196,18 @@ def place(jobs: Sequence[Job], placing: Placing) -> None:
     Raises:
         UsageError: two photos have the same target; a target is an input, other than its
             own with `placing.overwrite`; or `placing.path` has an unknown extension or
-            is to hold several results.
+            would hold several results.
     """
     if placing.path and len(jobs) * len(placing.outputs) != 1:
         raise UsageError(
-            f"--output={placing.path} is one name for {len(jobs)} photographs and"
-            f" {len(placing.outputs)} results of each; --output_dir takes several"
+            f"--output={placing.path} names one file, but there are {len(jobs)} photos"
+            f" with {len(placing.outputs)} results each; use --output_dir"
         )
     if placing.path and placing.path.suffix.lower() not in EXTENSIONS:
         known = " ".join(EXTENSIONS)
-        raise UsageError(f"--output={placing.path}: expected a name in one of {known}")
+        raise UsageError(
+            f"--output={placing.path}: expected a name that ends in one of {known}"
+        )
     inputs = {os.path.realpath(job.path): job for job in jobs}
     taken: dict[str, Job] = {}
     for job in jobs:
@@ -216,13 +218,14 @@ def place(jobs: Sequence[Job], placing: Placing) -> None:
             real = os.path.realpath(target)
             if (other := taken.setdefault(real, job)) is not job:
                 raise UsageError(
-                    f"{other.path} and {job.path} would both be written to {target};"
-                    " restore them apart, or rename one"
+                    f"the results of {other.path} and {job.path} would both be written to"
+                    f" {target}; restore the photos separately, or rename one"
                 )
             replaced = inputs.get(real, job)
             if replaced is not job:
                 raise UsageError(
-                    f"{job.path} would be written to {target}, which is an input too"
+                    f"the result of {job.path} would be written to {target}, which is an"
+                    " input too"
                 )
             if real in inputs and not placing.overwrite:
-                raise UsageError(f"{target} is the input; --overwrite replaces it")
+                raise UsageError(f"{target} is the input; use --overwrite to replace it")

@@ -7,7 +7,7 @@ Photos are uint8, uint16, or float in [0, 1]. Their shape is [h, w, C] with one 
 import dataclasses
 import functools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from eddsrn_jax.checkpoints.weights import read_network
+from eddsrn_jax.compiler import enable_compilation_cache
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.files import written_beside
 from eddsrn_jax.images.decoding import from_pillow, to_pillow
@@ -108,6 +109,9 @@ class Restorer:
     ) -> "Restorer":
         """Loads shipped weights, a file of weights, or a run's best checkpoint.
 
+        Turns on JAX's compilation cache, unless a folder for it is already set. A later
+        process then starts seconds faster.
+
         Args:
             weights: name of shipped weights or path of a file, see `find_weights`; by
                 default the package's default weights.
@@ -121,8 +125,10 @@ class Restorer:
         """
         if weights and workdir:
             raise InputError(
-                f"both weights ({weights}) and a workdir ({workdir}) are given"
+                f"both weights ({weights}) and a workdir ({workdir}) are given; give only"
+                " one of them"
             )
+        enable_compilation_cache()
         if workdir:
             # Orbax takes seconds to import.
             from eddsrn_jax.checkpoints.manager import read_run
@@ -151,6 +157,14 @@ class Restorer:
             self._planner.fit(size)
             window, (tile, *_) = self._planner.plan(size)
             self._restore(np.zeros((*size, 3), np.uint8), tile, window, 1.0)
+
+    def expect(self, sizes: Iterable[tuple[int, int]]) -> None:
+        """Chooses windows that suit the (height, width) of each photo to come.
+
+        It compiles nothing. Without this call, the first photos use windows that all
+        sizes share, which are larger than small photos.
+        """
+        self._planner.expect(sizes)
 
     def __call__(
         self, image: np.ndarray | Image.Image, *, strength: float = 1.0
@@ -264,7 +278,7 @@ class Restorer:
         )
         outputs, finite = run(model=self._model)
         if not finite and (dtype := jnp.dtype(self._model.dtype)) != jnp.float32:
-            _log.warning("not finite in %s, again in float32", dtype)
+            _log.warning("the result is not finite in %s; retrying in float32", dtype)
             outputs, finite = run(model=self._model.clone(dtype="float32"))
         if not finite:
             raise FloatingPointError("the network's result is not finite")
@@ -305,18 +319,16 @@ def _check_outputs(outputs: Sequence[str], model: nn.Module) -> tuple[str, ...]:
 
 def _check(pixels: np.ndarray, strength: float) -> None:
     if pixels.ndim != 3 or not 1 <= pixels.shape[2] <= 4 or 0 in pixels.shape:
-        raise ValueError(
-            f"expected a photograph [h, w] or [h, w, 1..4], not {pixels.shape}"
-        )
+        raise ValueError(f"expected a photo [h, w] or [h, w, 1..4], not {pixels.shape}")
     if pixels.dtype not in (np.uint8, np.uint16) and pixels.dtype.kind != "f":
         raise ValueError(f"expected uint8, uint16 or float pixels, not {pixels.dtype}")
     if pixels.dtype.kind == "f":
         low, high = pixels.min(), pixels.max()
         # NaN fails this comparison too.
         if not (low >= 0 and high <= 1):
-            raise ValueError(f"float pixels from {low:g} to {high:g}, expected [0, 1]")
+            raise ValueError(f"expected float pixels in [0, 1], not {low:g} to {high:g}")
     if not 0 <= strength <= 1:
-        raise ValueError(f"a strength of {strength:g}, expected [0, 1]")
+        raise ValueError(f"strength={strength:g}: expected a number in [0, 1]")
 
 
 def _gray(image: np.ndarray) -> np.ndarray:

@@ -53,30 +53,10 @@ def restore_window(
     Returns:
         Outputs by name, of the window's dtype; and whether all values were finite.
     """
-    extended = -(-end // model.stride) * model.stride
-
-    def end_at(next_call, args, kwargs, context):
-        if context.method_name != "__call__":
-            return next_call(*args, **kwargs)
-        if isinstance(context.module, FrontEnd):
-            replicated = _continued(*args, end, by=lambda i, n: jnp.minimum(i, n - 1))
-            return _continued(next_call(replicated), end, by=mirrored)
-        if isinstance(context.module, BicubicUpscale):
-            return next_call(_continued(*args, end, by=mirrored))
-        if masked and isinstance(context.module, _CONVOLUTIONS):
-            (x,) = args
-            # Sizes inside the network are multiples or fractions of the window's.
-            rows, columns = (
-                jnp.arange(length) < extended[i] * length // window.shape[i]
-                for i, length in enumerate(x.shape[1:3])
-            )
-            keep = rows[:, None] & columns[None, :]
-            args = (jnp.where(keep[None, :, :, None], x, 0),)
-        return next_call(*args, **kwargs)
-
     peak = peak_of(window.dtype)
     image = window[None].astype(jnp.float32) / peak
-    with nn.intercept_methods(end_at):
+    stop = (-(-end // model.stride) * model.stride, window.shape) if masked else None
+    with nn.intercept_methods(_ending_at(end, stop)):
         outputs = apply(model, params, image)
     plain = {"sr": bicubic_upscale(image, SCALE), "deblurred": image}
     finite, results = jnp.bool(True), {}
@@ -91,6 +71,39 @@ def restore_window(
             levels = jnp.floor(levels + 0.5)
         results[name] = levels.astype(window.dtype)
     return results, finite
+
+
+def _ending_at(
+    end: jax.Array, zeros_from: tuple[jax.Array, tuple[int, ...]] | None
+) -> Callable[..., Any]:
+    """Returns an interceptor that lets a network's layers see the photo end somewhere.
+
+    Args:
+        end: row and column at which the photo ends, int [2].
+        zeros_from: row and column from which convolutions see zeros, int [2], and the
+            shape of the window; None if nothing of the window is to be hidden.
+    """
+
+    def intercept(next_call, args, kwargs, context):
+        if context.method_name != "__call__":
+            return next_call(*args, **kwargs)
+        if isinstance(context.module, FrontEnd):
+            replicated = _continued(*args, end, by=lambda i, n: jnp.minimum(i, n - 1))
+            return _continued(next_call(replicated), end, by=mirrored)
+        if isinstance(context.module, BicubicUpscale):
+            return next_call(_continued(*args, end, by=mirrored))
+        if zeros_from and isinstance(context.module, _CONVOLUTIONS):
+            (x,), (first, shape) = args, zeros_from
+            # Sizes inside the network are multiples or fractions of the window's.
+            rows, columns = (
+                jnp.arange(length) < first[i] * length // shape[i]
+                for i, length in enumerate(x.shape[1:3])
+            )
+            keep = rows[:, None] & columns[None, :]
+            args = (jnp.where(keep[None, :, :, None], x, 0),)
+        return next_call(*args, **kwargs)
+
+    return intercept
 
 
 def _continued(

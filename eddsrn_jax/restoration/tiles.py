@@ -10,7 +10,7 @@ import functools
 import itertools
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -36,6 +36,8 @@ _STRIP, _LONG = 64, 8
 # Compiling takes as long as restoring 500,000 pixels (lite, two CPU cores), so the shared
 # programs are the fastest for a folder of a hundred sizes that occur once each.
 _RECURRING = 3
+# In a run of at most this many sizes, every size gets a program of its own at once.
+_FEW_SIZES = 2
 # The number of such programs is limited, as each takes some 12 MB.
 _MOST_FITTED = 32
 
@@ -172,8 +174,8 @@ class Planner:
         """
         if largest < 2 * halo + STRIDE or largest % STRIDE:
             raise InputError(
-                f"largest_window={largest}: expected a multiple of {STRIDE} from"
-                f" {2 * halo + STRIDE} on: two halos of {halo} pixels, something between"
+                f"largest_window={largest}: expected a multiple of {STRIDE}, at least"
+                f" {2 * halo + STRIDE} (two halos of {halo} pixels and a part between)"
             )
         self.fitted: set[Size] = set()
         self.largest = largest
@@ -189,6 +191,13 @@ class Planner:
         window = self._fitted_window(size)
         windows = [window] if window in self.fitted else window_sizes(size, self.largest)
         return plan_tiles(size, halo=self._halo, windows=windows)
+
+    def expect(self, sizes: Iterable[Size]) -> None:
+        """Fits windows in advance to the sizes of the photos to come, where that pays."""
+        counts = collections.Counter(sizes)
+        for size, count in counts.items():
+            if count >= _RECURRING or len(counts) <= _FEW_SIZES:
+                self.fit(size)
 
     def fit(self, size: Size) -> None:
         """Fits a window to a size of photos, unless there are 32 fitted ones already."""
@@ -207,12 +216,12 @@ class Planner:
         half = max(window) // 2 // STRIDE * STRIDE
         if half <= 2 * self._halo:
             raise InputError(
-                f"out of memory with windows of {window[1]} x {window[0]} pixels already;"
-                f" smaller ones are all halo ({self._halo} pixels on each side)"
+                f"out of memory even with windows of {window[1]} x {window[0]} pixels;"
+                f" smaller ones would be all halo ({self._halo} pixels on each side)"
             )
         self.largest = half
         _log.warning(
-            "out of memory with windows of %d x %d pixels, again with %d",
+            "out of memory with windows of %d x %d pixels; retrying with %d",
             *(window[1], window[0], half),
         )
 

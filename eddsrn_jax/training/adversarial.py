@@ -5,7 +5,7 @@ Features are matched as in Xu et al., "Learning to Super-Resolve Blurry Face and
 Images", ICCV 2017. That paper's loss weights are not known here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -18,10 +18,13 @@ from eddsrn_jax.mesh import DATA_AXIS
 from eddsrn_jax.models import STRIDE
 from eddsrn_jax.training.losses import joint_loss, mse
 from eddsrn_jax.training.state import TrainState
-from eddsrn_jax.training.step import apply_training, make_examples, update_state
-
-# The losses that the step adds to those of joint_loss.
-ADVERSARIAL_LOSSES = ("loss_adversarial", "loss_features", "loss_discriminator")
+from eddsrn_jax.training.step import (
+    Metrics,
+    apply_training,
+    degrade,
+    discard_if_nonfinite,
+    update,
+)
 
 
 @flax.struct.dataclass
@@ -30,7 +33,7 @@ class AdversarialState(TrainState):
 
     Attributes:
         discriminator: parameters of the discriminator.
-        discriminator_opt_state: state of the discriminator's optimiser.
+        discriminator_opt_state: state of the discriminator's optimizer.
     """
 
     discriminator: Any
@@ -47,9 +50,9 @@ def with_discriminator(
     """Adds an untrained discriminator to a training state.
 
     Args:
-        state: training state; its `sums` must contain ADVERSARIAL_LOSSES.
+        state: training state of the network.
         discriminator: module such as models.scgan.Discriminator.
-        optimizer: optimiser of the discriminator.
+        optimizer: optimizer of the discriminator.
         key: PRNG key for the discriminator's initial parameters.
     """
     side = STRIDE * 2**discriminator.num_layers
@@ -74,25 +77,25 @@ def adversarial_step(
     weight: float,
     feature_weight: float,
     loss: Mapping[str, Any],
-    **updating: Any,
-) -> tuple[AdversarialState, dict[str, jax.Array]]:
+    ema_decay: float,
+) -> tuple[AdversarialState, Metrics]:
     """Updates a network and its discriminator once each, from one pass of the network.
 
     Args:
-        state, batch, scale, degradation, loss, updating: see `train_step`.
+        state, batch, scale, degradation, loss, ema_decay: see `train_step`.
         model: network that maps lr_blur to outputs with "sr".
         discriminator: module that maps images to logits, positive for photos, and to
             features.
-        optimizer: optimiser of both networks; each has its own state.
+        optimizer: optimizer of both networks; each has its own state.
         weight: weight of the adversarial loss, which is added to joint_loss.
         feature_weight: weight of the feature loss. That is the mean squared error between
             the discriminator's features of "sr" and of the photo, averaged over layers.
 
     Returns:
-        The new state, and the losses and the network's gradient norm. The network
-        minimises "loss", the discriminator minimises "loss_discriminator".
+        The new state and the metrics, see `train_step`. The network minimizes "loss", the
+        discriminator minimizes "loss_discriminator".
     """
-    examples = make_examples(batch, scale=scale, **degradation)
+    examples = degrade(batch, scale=scale, **degradation)
     hr = examples["hr"]
 
     def judge(params: Any, images: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
@@ -112,23 +115,44 @@ def adversarial_step(
         total += feature_weight * metrics["loss_features"]
         return total, (batch_stats, outputs["sr"], {**metrics, "loss": total})
 
-    grads, (batch_stats, sr, metrics) = jax.grad(loss_fn, has_aux=True)(state.params)
+    grads, (batch_stats, sr, losses) = jax.grad(loss_fn, has_aux=True)(state.params)
 
-    def discriminator_loss(params: Any) -> jax.Array:
-        (photographs, _), (made, _) = judge(params, hr), judge(params, sr)
-        return jnp.mean(nn.softplus(-photographs)) + jnp.mean(nn.softplus(made))
+    grads, losses = jax.lax.pmean((grads, losses), DATA_AXIS)
+    new = update(state, grads, optimizer=optimizer, ema_decay=ema_decay)
+    new, losses["loss_discriminator"] = update_discriminator(
+        new, judge=judge, hr=hr, sr=sr, optimizer=optimizer
+    )
+    new = new.replace(batch_stats=batch_stats)
+    return discard_if_nonfinite(state, new, grads=grads, losses=losses)
 
-    value_and_grad = jax.value_and_grad(discriminator_loss)
-    metrics["loss_discriminator"], judge_grads = value_and_grad(state.discriminator)
-    grads, judge_grads, metrics = jax.lax.pmean((grads, judge_grads, metrics), DATA_AXIS)
+
+def update_discriminator(
+    state: AdversarialState,
+    *,
+    judge: Callable[[Any, jax.Array], tuple[jax.Array, Any]],
+    hr: jax.Array,
+    sr: jax.Array,
+    optimizer: optax.GradientTransformation,
+) -> tuple[AdversarialState, jax.Array]:
+    """Updates the discriminator once; returns the new state and the loss.
+
+    Args:
+        state: training state.
+        judge: applies the discriminator with given parameters to images.
+        hr: photos of this device, [n, H, W, 3].
+        sr: images that the network made in their place.
+        optimizer: optimizer of the discriminator.
+    """
+
+    def loss_fn(params: Any) -> jax.Array:
+        (real, _), (restored, _) = judge(params, hr), judge(params, sr)
+        return jnp.mean(nn.softplus(-real)) + jnp.mean(nn.softplus(restored))
+
+    loss_and_grads = jax.value_and_grad(loss_fn)(state.discriminator)
+    loss, grads = jax.lax.pmean(loss_and_grads, DATA_AXIS)
     updates, opt_state = optimizer.update(
-        judge_grads, state.discriminator_opt_state, state.discriminator
+        grads, state.discriminator_opt_state, state.discriminator
     )
-    changes = {
-        "batch_stats": batch_stats,
-        "discriminator": optax.apply_updates(state.discriminator, updates),
-        "discriminator_opt_state": opt_state,
-    }
-    return update_state(
-        *(state, grads, metrics, changes), optimizer=optimizer, **updating
-    )
+    params = optax.apply_updates(state.discriminator, updates)
+    new = state.replace(discriminator=params, discriminator_opt_state=opt_state)
+    return new, loss

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import ml_collections
 
@@ -67,7 +66,6 @@ _VALUES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "ema_decay": _SHARE,
     "on_bad_step": _one_of("stop", "skip"),
     "log_every_steps": _COUNT,
-    "steps_per_dispatch": _COUNT,
     "network": _one_of(*NETWORKS),
     "data.source": _TEXT,
     "data.validation_source": _TEXT,
@@ -119,7 +117,7 @@ def check(config: ml_collections.ConfigDict) -> None:
         InputError: a value is missing, unknown or invalid; the message names it.
     """
     if not isinstance(config, ml_collections.ConfigDict):
-        raise InputError(f"--config: {config!r} is no ml_collections.ConfigDict")
+        raise InputError(f"--config: {config!r} is not an ml_collections.ConfigDict")
     values = flatten(config)
     if "model" not in config:
         raise InputError("config.model is missing")
@@ -130,7 +128,7 @@ def check(config: ml_collections.ConfigDict) -> None:
         if not holds(values[name]):
             raise InputError(f"config.{name}={values[name]!r}: expected {expected}")
     for name in sorted(values.keys() - _VALUES.keys() - model):
-        raise InputError(f"config.{name}={values[name]!r}: no such value")
+        raise InputError(f"config.{name}={values[name]!r}: unknown config value")
 
     def require(name: str, holds: bool, expected: str) -> None:
         if not holds:
@@ -138,16 +136,6 @@ def check(config: ml_collections.ConfigDict) -> None:
 
     steps = "total_steps" if config.total_steps else "num_epochs"
     require(steps, config[steps] >= 1, "1 or more")
-    together = config.steps_per_dispatch
-    holds = together == 1 or jax.default_backend() != "cpu"
-    require(
-        "steps_per_dispatch",
-        holds,
-        "1 on CPUs, whose convolutions take tens of times as long within a loop",
-    )
-    for name in ("log_every_steps", "validation.every_steps", "checkpoint.every_steps"):
-        holds = values[name] % together == 0
-        require(name, holds, f"a multiple of config.steps_per_dispatch={together}")
     side = config.data.hr_patch_size
     require("data.hr_patch_size", side % SCALE == 0, f"a multiple of {SCALE}")
     _check_model(config, require)
@@ -163,7 +151,8 @@ def _check_model(
     for name, value in model.items():
         default = getattr(defaults, name)
         kind = type(default)
-        require(f"model.{name}", type(value) is kind, f"as {default!r}, {kind.__name__}")
+        expected = f"a value like {default!r}, of type {kind.__name__}"
+        require(f"model.{name}", type(value) is kind, expected)
         if kind is int:
             least = int(name not in _NONE_IS_ZERO)
             require(f"model.{name}", value >= least, f"{least} or more")

@@ -1,7 +1,6 @@
 """Training losses: means over a batch of float images in [0, 1]."""
 
 import functools
-from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -61,7 +60,8 @@ def joint_loss(
         eps: constant of the Charbonnier loss.
 
     Returns:
-        The loss; and by name (see `loss_names`) the same loss and its unweighted parts.
+        The loss; and by name the same loss, "loss", and its unweighted parts, "loss_sr"
+            and "loss_db" (of "deblurred").
 
     Source: paper, Eq. 3 to 6. Differs: Eq. 5 divides by N, W and H alone. Here every
     loss is a mean over the channels too.
@@ -88,9 +88,3 @@ def _target(output: jax.Array, hr: jax.Array) -> jax.Array:
         hr = luminance(hr)
     factor = hr.shape[1] // output.shape[1]
     return bicubic_downscale(hr, factor) if factor > 1 else hr
-
-
-def loss_names(outputs: Iterable[str]) -> tuple[str, ...]:
-    """Returns the names of the losses that `joint_loss` computes for these outputs."""
-    parts = {"sr": "loss_sr", "deblurred": "loss_db"}
-    return ("loss", *(parts[name] for name in parts if name in outputs))

@@ -78,7 +78,7 @@ def make_optimizer(
         total_steps: steps of the whole run.
 
     Returns:
-        The optimiser, and the learning rate as a function of the step.
+        The optimizer, and the learning rate as a function of the step.
 
     Raises:
         InputError: the schedule is unknown.

@@ -24,12 +24,10 @@ class StopSignal:
     def __init__(self, max_minutes: float = math.inf):
         self._max_minutes = max_minutes
 
-    def reason(self, step: int, together: int = 1) -> str | None:
+    def reason(self, step: int) -> str | None:
         """Returns why the run has to stop after this step, or None if it goes on.
 
-        Args:
-            step: number of steps done.
-            together: number of steps since the last call.
+        In a multi-process run it must be called after every step.
         """
         late = time.monotonic() - self._start > 60 * self._max_minutes
         if jax.process_count() == 1:
@@ -38,8 +36,7 @@ class StopSignal:
             return f"{self._max_minutes:g} minutes have passed" if late else None
         if late and not self.received:
             self._receive(signal.SIGTERM, None)
-        steps = range(step - together + 1, step + 1)
-        if any([stop_requested(i) for i in steps]):
+        if stop_requested(step):
             return self.received.name if self.received else "SIGTERM in another process"
         return None
 

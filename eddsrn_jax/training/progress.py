@@ -36,7 +36,7 @@ class Reporter:
             active: whether to write at all; if False, every method does nothing.
         """
         self._active = active
-        self.total_steps = total_steps
+        self._total_steps = total_steps
         if not active:
             return
         self._path = workdir / "metrics.jsonl"
@@ -66,29 +66,38 @@ class Reporter:
             self._events.add(step, summary.scalar(name, value))
         self._events.flush()
 
-    def progress(self, step: int, values: Mapping[str, float]) -> None:
-        """Shows the loss and the speed, on the progress bar or in a log message.
+    def training(
+        self,
+        step: int,
+        means: Mapping[str, float],
+        speed: Mapping[str, float],
+        *,
+        learning_rate: float,
+    ) -> None:
+        """Records the training, and shows loss and speed on the progress bar or in a log.
 
         Args:
             step: number of steps done.
-            values: "train/loss", unless all steps were skipped, and the values of
-                `Clock.read`.
+            means: mean metrics since the last time; empty if all steps were skipped.
+            speed: values of `Clock.read`.
+            learning_rate: learning rate of the last step.
         """
+        values = {f"train/{name}": value for name, value in means.items()}
+        self.scalars(step, {**values, "train/learning_rate": learning_rate, **speed})
         if not self._active:
             return
-        loss = values.get("train/loss")
-        parts = ["no loss, all skipped" if loss is None else f"loss {loss:.4g}"]
-        if "time/images_per_second" in values:
-            parts.append(f"{values['time/images_per_second']:.3g} images/s")
-            waiting = 100 * values["time/share_waiting_for_data"]
+        parts = [f"loss {means['loss']:.4g}" if means else "no loss (all steps skipped)"]
+        if speed:
+            parts.append(f"{speed['time/images_per_second']:.3g} images/s")
+            waiting = 100 * speed["time/share_waiting_for_data"]
             parts.append(f"{waiting:.1f} % waiting for data")
         if not self._bar.disable:
             self._bar.set_postfix_str(", ".join(parts))
             return
-        if "time/seconds_per_step" in values:
-            seconds = (self.total_steps - step) * values["time/seconds_per_step"]
+        if speed:
+            seconds = (self._total_steps - step) * speed["time/seconds_per_step"]
             parts.append(f"{datetime.timedelta(seconds=round(seconds))} left")
-        _log.info("step %d/%d: %s", step, self.total_steps, ", ".join(parts))
+        _log.info("step %d/%d: %s", step, self._total_steps, ", ".join(parts))
 
     def keep(self) -> None:
         """Forces the rows to disk, so that they are there before the next checkpoint."""
@@ -164,7 +173,7 @@ def _cut_back(path: Path, step: int) -> None:
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
     if dropped := len(lines) - len(kept):
-        _log.info("%s: %d rows after step %d are dropped", path, dropped, step)
+        _log.info("%s: %d rows after step %d are removed", path, dropped, step)
     write_text(path, "".join(kept))
 
 
@@ -238,4 +247,4 @@ class Tracer:
             jax.block_until_ready(result)
             jax.profiler.stop_trace()
             self._running = False
-            _log.info("traced into %s", self._folder)
+            _log.info("the profiler's trace is in %s", self._folder)

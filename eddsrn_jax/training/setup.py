@@ -20,17 +20,12 @@ from eddsrn_jax.data.photo_record import open_packs, photo_places
 from eddsrn_jax.data.resident import resident_batches
 from eddsrn_jax.data.streaming import prefetch_to_device, stream_batches
 from eddsrn_jax.files import make_folder
-from eddsrn_jax.mesh import map_step, replicate, shard_batch
-from eddsrn_jax.models import SCALE, abstract_outputs, abstract_params, init_params
+from eddsrn_jax.mesh import map_step, process_rows, replicate, shard_batch
+from eddsrn_jax.models import SCALE, abstract_params, init_params
 from eddsrn_jax.models.scgan import Discriminator
-from eddsrn_jax.training.adversarial import (
-    ADVERSARIAL_LOSSES,
-    adversarial_step,
-    with_discriminator,
-)
-from eddsrn_jax.training.losses import loss_names
+from eddsrn_jax.training.adversarial import adversarial_step, with_discriminator
 from eddsrn_jax.training.state import TrainState, create_train_state
-from eddsrn_jax.training.step import train_step, train_steps
+from eddsrn_jax.training.step import Metrics, train_step
 
 _log = logging.getLogger(__name__)
 
@@ -67,7 +62,7 @@ def open_data(
         crops_per_image=data.crops_per_image,
         patch_size=data.hr_patch_size,
     )
-    held_out = held_out.at_least(_MIN_VALIDATION_SIDE, "the least to validate on")
+    held_out = held_out.at_least(_MIN_VALIDATION_SIDE, "the minimum for validation")
     most = range(min(len(held_out.images), config.validation.max_photos))
     return sampler, held_out.take(most)
 
@@ -77,9 +72,13 @@ def open_batches(
     sampler: CropSampler,
     steps: range,
     mesh: jax.sharding.Mesh,
-    rows: slice,
 ) -> Iterator[dict[str, jax.Array]]:
-    """Returns an iterator that places the batches of `steps` on the devices ahead."""
+    """Returns an iterator that places the batches of `steps` on the devices ahead.
+
+    Raises:
+        InputError: the batch cannot be split evenly over the devices.
+    """
+    rows = process_rows(config.batch_size, mesh)
     if config.data.pipeline == "resident":
         batches = resident_batches(sampler, steps, mesh, rows=rows)
         return prefetch_to_device(batches, lambda batch: batch)
@@ -92,8 +91,8 @@ def compile_step(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     mesh: jax.sharding.Mesh,
-) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]:
-    """Returns the config's training steps, compiled for a mesh; see `train_steps`."""
+) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
+    """Returns the config's training step, compiled for a mesh."""
     step = functools.partial(
         train_step,
         model=model,
@@ -102,8 +101,6 @@ def compile_step(
         degradation=dict(config.degradation),
         loss=dict(config.loss),
         ema_decay=config.ema_decay,
-        log_every_steps=config.log_every_steps,
-        on_bad_step=config.on_bad_step,
     )
     if discriminator := _discriminator(config):
         step = functools.partial(
@@ -113,7 +110,7 @@ def compile_step(
             weight=config.adversarial.weight,
             feature_weight=config.adversarial.feature_weight,
         )
-    return map_step(functools.partial(train_steps, step=step), mesh)
+    return map_step(step, mesh)
 
 
 def _discriminator(config: ml_collections.ConfigDict) -> Discriminator | None:
@@ -133,22 +130,25 @@ def restore_or_create(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     mesh: jax.sharding.Mesh,
-) -> TrainState:
+) -> tuple[TrainState, dict[str, Any]]:
     """Restores the newest checkpoint's state, or creates a new state.
 
     A new state starts from the weights of `config.init_from`, if that is set.
+
+    Returns:
+        The state on the devices, and what `StepMetrics` saved with it.
     """
     state = _new_state(config, model, optimizer)
     restored = checkpoints.restore_latest(replicate(state, mesh))
     if restored is not None:
-        state, before = restored
-        for name, (old, new) in config_values.differences(before, config).items():
+        changed = config_values.differences(restored.config, config)
+        for name, (old, new) in changed.items():
             _log.warning("config.%s is now %s, it was %s", name, new, old)
-        return state
+        return restored.state, restored.progress
     if config.init_from:
         params = load_params(Path(config.init_from).expanduser(), model)
         state = _new_state(config, model, optimizer, params)
-    return replicate(state, mesh)
+    return replicate(state, mesh), {}
 
 
 def _new_state(
@@ -160,12 +160,10 @@ def _new_state(
     """Creates the state before the first step; initialises `params` if they are None."""
     key = jax.random.key(config.seed)
     discriminator = _discriminator(config)
-    losses = loss_names(abstract_outputs(model))
     state = create_train_state(
         init_params(model, key) if params is None else params,
         optimizer,
-        losses=losses + ADVERSARIAL_LOSSES if discriminator else losses,
-        averaged=config.ema_decay > 0,
+        ema=config.ema_decay > 0,
     )
     if discriminator:
         state = with_discriminator(state, discriminator, optimizer, key=key)

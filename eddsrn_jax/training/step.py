@@ -1,11 +1,8 @@
-"""The training step, a pure function that runs on each device.
-
-It degrades crops, applies the network forward and backward, and updates the parameters.
-"""
+"""The training step, a pure function that runs on each device."""
 
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax
@@ -15,7 +12,13 @@ import optax
 from eddsrn_jax.mesh import DATA_AXIS
 from eddsrn_jax.ops.degradation import training_triple
 from eddsrn_jax.training.losses import joint_loss
-from eddsrn_jax.training.state import MOST_SKIPPED, TrainState
+from eddsrn_jax.training.state import TrainState
+
+Metrics = dict[str, jax.Array]
+_State = TypeVar("_State", bound=TrainState)
+
+# Parts of a step that are checked for non-finite values, in the order of computation.
+CHECKED_PARTS = ("parameters", "loss", "gradient", "updated parameters")
 
 
 def train_step(
@@ -27,8 +30,8 @@ def train_step(
     scale: int,
     degradation: Mapping[str, Any],
     loss: Mapping[str, Any],
-    **updating: Any,
-) -> tuple[TrainState, dict[str, jax.Array]]:
+    ema_decay: float,
+) -> tuple[TrainState, Metrics]:
     """Updates the state once, from this device's shard of a batch.
 
     The step must be mapped over the axis `DATA_AXIS` (see mesh.map_step). It averages
@@ -38,35 +41,35 @@ def train_step(
         state: replicated state.
         batch: "hr" uint8 [n, H, H, 3] and "key" uint32 [n, 2], see CropSampler.
         model: network that maps lr_blur to outputs, see eddsrn_jax.models.
-        optimizer: optimiser of the parameters.
+        optimizer: optimizer of the parameters.
         scale: factor of the super-resolution.
         degradation: keyword arguments of training_triple.
         loss: keyword arguments of joint_loss.
-        updating: keyword arguments of update_state.
+        ema_decay: decay of the moving average, if the state has one.
 
     Returns:
-        The new state, and the step's losses and gradient norm (before clipping).
+        The new state and the metrics, see `discard_if_nonfinite`.
     """
-    examples = make_examples(batch, scale=scale, **degradation)
+    examples = degrade(batch, scale=scale, **degradation)
 
-    def loss_fn(params: Any) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
+    def loss_fn(params: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
         inputs = examples["lr_blur"]
         outputs, batch_stats = apply_training(model, params, state.batch_stats, inputs)
-        total, metrics = joint_loss(outputs, examples, **loss)
-        return total, (batch_stats, metrics)
+        total, losses = joint_loss(outputs, examples, **loss)
+        return total, (batch_stats, losses)
 
-    grads, (batch_stats, metrics) = jax.grad(loss_fn, has_aux=True)(state.params)
-    grads, metrics = jax.lax.pmean((grads, metrics), DATA_AXIS)
-    changes = {"batch_stats": batch_stats}
-    return update_state(
-        *(state, grads, metrics, changes), optimizer=optimizer, **updating
+    grads, (batch_stats, losses) = jax.grad(loss_fn, has_aux=True)(state.params)
+    grads, losses = jax.lax.pmean((grads, losses), DATA_AXIS)
+    new = update(state, grads, optimizer=optimizer, ema_decay=ema_decay)
+    return discard_if_nonfinite(
+        state, new.replace(batch_stats=batch_stats), grads=grads, losses=losses
     )
 
 
-def make_examples(batch: dict[str, jax.Array], **degrading: Any) -> dict[str, jax.Array]:
+def degrade(batch: dict[str, jax.Array], **degradation: Any) -> dict[str, jax.Array]:
     """Makes the network's inputs and targets from crops, see `training_triple`."""
     keys = jax.random.wrap_key_data(batch["key"], impl="threefry2x32")
-    make = functools.partial(training_triple, **degrading)
+    make = functools.partial(training_triple, **degradation)
     return jax.vmap(make)(keys, batch["hr"])
 
 
@@ -81,99 +84,52 @@ def apply_training(
     return outputs, new["batch_stats"]
 
 
-def update_state(
-    state: TrainState,
+def update(
+    state: _State,
     grads: Any,
-    metrics: dict[str, jax.Array],
-    changes: Mapping[str, Any],
     *,
     optimizer: optax.GradientTransformation,
     ema_decay: float,
-    log_every_steps: int,
-    on_bad_step: str,
-) -> tuple[TrainState, dict[str, jax.Array]]:
-    """Updates the parameters, checks that they are finite, and adds up the metrics.
+) -> _State:
+    """Updates the parameters, their moving average and the optimizer's state.
 
     Args:
         state: state before the step.
         grads: gradients of the parameters, averaged over all devices.
-        metrics: "loss" and all other losses in `state.sums`.
-        changes: other fields of the state that the step has changed, by name.
-        optimizer: optimiser of the parameters.
+        optimizer: optimizer of the parameters.
         ema_decay: decay of the moving average, if the state has one.
-        log_every_steps: number of steps after which the sums of metrics restart.
-        on_bad_step: reaction to non-finite values. "stop" stops the run. "skip" counts
-            the step but discards its update, and stops the run after more than
-            MOST_SKIPPED consecutive such steps.
-
-    Returns:
-        The new state, and the metrics with "grad_norm", the norm of `grads`.
     """
-    metrics = {**metrics, "grad_norm": optax.tree.norm(grads)}
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params, ema_params = optax.apply_updates(state.params, updates), state.ema_params
+    params = optax.apply_updates(state.params, updates)
+    ema_params = state.ema_params
     if ema_params is not None:
         # The decay is smaller at first: the initial weights are not worth keeping.
         decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
         ema_params = optax.incremental_update(params, ema_params, 1.0 - decay)
-    changes = {
-        **changes,
-        **{"params": params, "ema_params": ema_params, "opt_state": opt_state},
-    }
-
-    # The norm is finite only if every value is, and none is so large that it overflows.
-    checked = [state.params, metrics["loss"], grads, params]
-    bad = ~jnp.isfinite(jnp.stack([optax.tree.norm(part) for part in checked]))
-    if on_bad_step == "skip":
-        before = {name: getattr(state, name) for name in changes}
-        changes = jax.tree.map(lambda a, b: jnp.where(bad.any(), a, b), before, changes)
-    bad_in_row = jnp.where(bad.any(), state.bad_in_row + 1, 0)
-    ends = bad_in_row > (MOST_SKIPPED if on_bad_step == "skip" else 0)
-    ends &= state.bad_step < 0
-
-    # The sums restart after each logging. Non-finite steps are left out of them.
-    kept, counted = state.step % log_every_steps != 0, ~bad.any()
-    sums = {
-        name: kept * value + jnp.where(counted, metrics[name], 0.0)
-        for name, value in state.sums.items()
-    }
-    state = state.replace(
-        step=state.step + 1,
-        **changes,
-        sums=sums,
-        count=kept * state.count + counted,
-        skipped=state.skipped + (bad.any() if on_bad_step == "skip" else 0),
-        bad_in_row=bad_in_row,
-        bad_step=jnp.where(ends, state.step + 1, state.bad_step),
-        bad_part=jnp.where(ends, bad.argmax().astype(jnp.int32), state.bad_part),
+    return state.replace(
+        step=state.step + 1, params=params, ema_params=ema_params, opt_state=opt_state
     )
-    return state, metrics
 
 
-def train_steps(
-    state: TrainState,
-    batches: tuple[dict[str, jax.Array], ...],
-    *,
-    step: Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Any]],
-) -> tuple[TrainState, dict[str, jax.Array]]:
-    """Runs one step for each batch in turn, in one program (batched dispatch).
+def discard_if_nonfinite(
+    old: _State, new: _State, *, grads: Any, losses: Metrics
+) -> tuple[_State, Metrics]:
+    """Keeps the old state, except for its step, if the step has non-finite values.
 
     Args:
-        state: replicated state.
-        batches: this device's shards of the batches, all of one size.
-        step: training step, such as `train_step`.
+        old, new: states before and after the step.
+        grads: gradients of the parameters, averaged over all devices.
+        losses: "loss", and others by name.
 
     Returns:
-        The new state, and the metrics of the last step.
+        The state, and the metrics: the losses, "grad_norm" (before clipping), and
+        "bad_part", int32: index in CHECKED_PARTS of the first non-finite part, or -1.
     """
-    if len(batches) == 1:
-        return step(state, batches[0])
-    stacked = jax.tree.map(lambda *x: jnp.stack(x), *batches)
-    state, metrics = jax.lax.scan(step, state, stacked)
-    return state, jax.tree.map(lambda x: x[-1], metrics)
-
-
-def mean_metrics(state: TrainState) -> dict[str, float]:
-    """Returns the mean metrics since the last logging; empty if none was counted."""
-    sums, count = jax.device_get((state.sums, state.count))
-    return {name: float(value / count) for name, value in sums.items() if count}
+    # A norm is finite only if every value is, and none is so large that it overflows.
+    checked = (old.params, losses["loss"], grads, new.params)
+    norms = [optax.tree.norm(part) for part in checked]
+    bad = ~jnp.isfinite(jnp.stack(norms))
+    kept = jax.tree.map(lambda a, b: jnp.where(bad.any(), a, b), old, new)
+    bad_part = jnp.where(bad.any(), bad.argmax(), -1)
+    metrics = {**losses, "grad_norm": norms[2], "bad_part": bad_part}
+    return kept.replace(step=new.step), metrics

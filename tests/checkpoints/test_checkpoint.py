@@ -1,6 +1,8 @@
 import gc
 import logging
 import shutil
+import zipfile
+from pathlib import Path
 
 import jax
 import ml_collections
@@ -8,7 +10,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
-from tiny import SMALL
+from tiny import SMALL, metrics_rows, tiny_config
 
 from configs import eddsrn
 from eddsrn_jax.checkpoints.checksums import checksum
@@ -16,6 +18,8 @@ from eddsrn_jax.checkpoints.manager import BEST_METRICS, Checkpoints, read_run
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.mesh import make_mesh, replicate
 from eddsrn_jax.models import EDDSRN, abstract_params, init_params
+from eddsrn_jax.training.loop import train_and_evaluate
+from eddsrn_jax.training.optimizer import make_optimizer
 from eddsrn_jax.training.state import create_train_state
 
 # 2026-11: when an orbax read fails, its other pending reads are left to the garbage
@@ -23,7 +27,8 @@ from eddsrn_jax.training.state import create_train_state
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 MODEL = EDDSRN(**SMALL)
-LOSSES = ("loss", "loss_sr", "loss_db")
+# Metrics of three steps since the last log, of which the last was not finite.
+PROGRESS = {"sums": {"loss": 1.5, "grad_norm": 0.1}, "count": 2, "bad_in_row": 1}
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +40,7 @@ def collect_failed_reads():
 
 def make_state(step=0, devices=1, model=MODEL):
     params = init_params(model, jax.random.key(step))
-    state = create_train_state(params, optax.adam(1e-3), losses=LOSSES)
+    state = create_train_state(params, optax.adam(1e-3))
     state = state.replace(step=np.int32(step))
     return replicate(state, make_mesh(jax.devices()[:devices]))
 
@@ -51,7 +56,9 @@ def save(workdir, scores):
     with Checkpoints(workdir) as checkpoints:
         for step, score in scores.items():
             metrics = {BEST_METRICS[0]: score} if score else None
-            checkpoints.save(make_state(step), make_config(), metrics=metrics)
+            checkpoints.save(
+                make_state(step), make_config(), progress=PROGRESS, metrics=metrics
+            )
         checkpoints.wait()
 
 
@@ -63,11 +70,13 @@ def assert_same(a, b):
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(a), jax.device_get(b))
 
 
-def test_restores_a_state_bit_for_bit_and_its_config(tmp_path):
+def test_restores_a_state_bit_for_bit_with_its_config_and_progress(tmp_path):
     save(tmp_path, {7: 24.0})
     with Checkpoints(tmp_path) as checkpoints:
-        restored, config = checkpoints.restore_latest(make_state())
-        assert_same(restored, make_state(7))
+        restored = checkpoints.restore_latest(make_state())
+    assert_same(restored.state, make_state(7))
+    assert restored.progress == PROGRESS
+    config = restored.config
     assert config.to_dict() == make_config().to_dict()
     assert config.model.features == (8, 8, 16, 16)
     assert config.is_locked
@@ -76,10 +85,12 @@ def test_restores_a_state_bit_for_bit_and_its_config(tmp_path):
 @pytest.mark.parametrize("before, after", [(1, 8), (8, 2)])
 def test_restores_a_state_on_another_number_of_devices(tmp_path, before, after):
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(make_state(3, before), make_config(), metrics=None)
+        checkpoints.save(
+            make_state(3, before), make_config(), progress=PROGRESS, metrics=None
+        )
     like = make_state(0, after)
     with Checkpoints(tmp_path) as checkpoints:
-        restored, _ = checkpoints.restore_latest(like)
+        restored = checkpoints.restore_latest(like).state
     assert_same(restored, make_state(3))
     shardings = {leaf.sharding for leaf in jax.tree.leaves(restored)}
     assert shardings == {jax.tree.leaves(like)[0].sharding}
@@ -99,7 +110,7 @@ def test_keeps_the_two_latest_and_the_best_steps_across_restarts(tmp_path):
         step, _, params = checkpoints.restore_params(5, like=abstract_params(MODEL))
         assert step == 5
         assert_same(params, make_state(5).params)
-        with pytest.raises(InputError, match=r"no step 3, only \[2, 4, 5\]"):
+        with pytest.raises(InputError, match=r"of step 3, only of \[2, 4, 5\]"):
             checkpoints.restore_params(3)
 
 
@@ -168,12 +179,12 @@ def test_warns_of_a_damaged_checkpoint_and_restores_the_one_before(
     save(tmp_path, {1: 26.0, 2: 25.0})
     damage(tmp_path / "checkpoints" / "2")
     with caplog.at_level(logging.WARNING), Checkpoints(tmp_path) as checkpoints:
-        restored, _ = checkpoints.restore_latest(make_state())
+        restored = checkpoints.restore_latest(make_state()).state
         assert_same(restored, make_state(1))
         assert f"{tmp_path}/checkpoints/2 cannot be restored: " in caplog.text
         # The damaged checkpoint's step can be saved again, and its files are kept.
         metrics = {BEST_METRICS[0]: 25.0}
-        checkpoints.save(make_state(2), make_config(), metrics=metrics)
+        checkpoints.save(make_state(2), make_config(), progress=PROGRESS, metrics=metrics)
     assert (tmp_path / "damaged-checkpoint-2").is_dir()
     assert 2 in steps_on_disk(tmp_path)
     damage(tmp_path / "checkpoints" / "2")
@@ -209,7 +220,7 @@ def test_restores_only_saved_states_whichever_file_is_damaged(tmp_path, damage):
         damage(workdir / path.relative_to(tmp_path / "whole"))
         count = sum(p.is_file() for p in workdir.rglob("*"))
         with Checkpoints(workdir) as checkpoints:
-            restored, _ = checkpoints.restore_latest(like)
+            restored = checkpoints.restore_latest(like).state
         step = int(restored.step)
         assert_same(restored, saved[step])
         assert (workdir / "damaged-checkpoint-2").is_dir() == (step == 1)
@@ -251,7 +262,7 @@ def test_a_checkpoint_with_damaged_metrics_is_not_taken_for_the_best(tmp_path, c
             with pytest.raises(InputError, match="checkpoints/2 cannot be restored: "):
                 checkpoints.restore_params(2)
         assert "2 cannot be restored: " in caplog.text
-        assert "whether it is the best is not known" in caplog.text
+        assert "it cannot count as the best checkpoint" in caplog.text
     save(tmp_path, {4: 25.7, 5: 25.6})
     assert (tmp_path / "damaged-checkpoint-2").is_dir()
     assert steps_on_disk(tmp_path) == [1, 4, 5]
@@ -275,7 +286,7 @@ def test_an_operating_system_error_does_not_count_as_damage(tmp_path, monkeypatc
     monkeypatch.setattr(ocp.CheckpointManager, "restore", too_many_files)
     with (
         Checkpoints(tmp_path) as checkpoints,
-        pytest.raises(OSError, match="/1 cannot be read now: Error opening file .*]$"),
+        pytest.raises(OSError, match="/1 cannot be read at present: Error opening .*]$"),
     ):
         checkpoints.restore_latest(make_state())
     assert steps_on_disk(tmp_path) == [1]
@@ -301,7 +312,7 @@ def save_described(workdir, changes):
         section[last] = value
     with Checkpoints(workdir) as checkpoints:
         config = ml_collections.ConfigDict(values)
-        checkpoints.save(make_state(1), config, metrics=None)
+        checkpoints.save(make_state(1), config, progress=PROGRESS, metrics=None)
 
 
 def test_read_run_returns_the_network_that_its_config_describes(tmp_path):
@@ -340,7 +351,7 @@ def test_rejects_a_file_in_place_of_the_checkpoint_folder(tmp_path):
 
 
 def test_read_only_access_rejects_a_folder_without_checkpoints(tmp_path):
-    with pytest.raises(InputError, match="no checkpoints in it"):
+    with pytest.raises(InputError, match="no checkpoints found"):
         Checkpoints(tmp_path, read_only=True)
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(InputError, match="no finished checkpoint"):
@@ -358,3 +369,32 @@ def test_checksum_depends_on_values_names_shapes_and_dtypes():
         {"a": np.arange(6.0), "b": np.ones(2, np.float32)},
     ):
         assert checksum(other) != reference
+
+
+def test_resumes_and_evaluates_a_run_of_version_0_1(tmp_path, photo_folder):
+    """The archive has step 5 of a run on another folder, saved two steps after a log."""
+    with zipfile.ZipFile(Path(__file__).with_name("run_of_version_0.1.zip")) as archive:
+        archive.extractall(tmp_path)
+    config = tiny_config(photo_folder, ema_decay=0.9)
+    config.model.update(features=(4, 4, 4, 4), sr_features=(4, 4, 4), deblur_features=4)
+    assert read_run(tmp_path).step == 5
+    model = EDDSRN(**config.model)
+    optimizer, _ = make_optimizer(
+        **config.optimizer, steps_per_epoch=4, total_steps=config.total_steps
+    )
+    like = create_train_state(init_params(model, jax.random.key(0)), optimizer, ema=True)
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        restored = checkpoints.restore_latest(like)
+    # The program that saved the checkpoint printed these numbers.
+    state, sums = restored.state, restored.progress["sums"]
+    assert (state.step, restored.progress["count"]) == (5, 2)
+    assert sums["loss"] == pytest.approx(0.02975842)
+    assert sums["grad_norm"] == pytest.approx(0.13474105)
+    stems = (tree["trunk"]["stem"]["kernel"] for tree in (state.params, state.ema_params))
+    totals = [float(np.abs(stem).sum()) for stem in stems]
+    assert totals == pytest.approx([52.306007, 52.302849], abs=1e-4)
+    assert train_and_evaluate(config, tmp_path) is None
+    first, *_ = metrics_rows(tmp_path)
+    assert first["step"] == 6 and first["train/loss"] > 0.02975842 / 3
+    assert steps_on_disk(tmp_path) == [6, 10]
+    assert (tmp_path / "evaluation").is_dir()

@@ -61,7 +61,7 @@ def test_vdsr_with_zero_weights_is_bicubic_interpolation(photo):
 
 
 def test_read_peers_rejects_missing_corrupt_and_mismatched_weights(tmp_path):
-    with pytest.raises(InputError, match=r"no weights in it, expected vdsr.npz"):
+    with pytest.raises(InputError, match=r"no weights found, expected vdsr.npz"):
         read_peers(tmp_path)
     path = tmp_path / "vdsr.npz"
     path.write_bytes(b"no")
@@ -73,7 +73,7 @@ def test_read_peers_rejects_missing_corrupt_and_mismatched_weights(tmp_path):
         read_peers(tmp_path)
     kernel = np.zeros((64, 1, 3, 3), np.float32)
     np.savez(path, **{"input.weight": kernel, "body.weight": kernel})
-    with pytest.raises(InputError, match=r"vdsr.npz: body.weight is of no layer known"):
+    with pytest.raises(InputError, match=r"vdsr.npz: body.weight belongs to no known l"):
         read_peers(tmp_path)
     np.savez(path, **{"input.weight": kernel})
     with pytest.raises(InputError, match=r"conv0/kernel has nothing"):

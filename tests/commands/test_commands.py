@@ -130,28 +130,28 @@ def test_evaluate_scores_photo_degradations_beside_the_gaussian_weights(
 @pytest.mark.parametrize(
     "script, flags, code, message",
     [
-        ("evaluate.py", ["--workdir=/absent"], 1, "/absent: no checkpoints in it"),
+        ("evaluate.py", ["--workdir=/absent"], 1, "/absent: no checkpoints found"),
         ("evaluate.py", ["--weights=/absent"], 1, "/absent: cannot be read as"),
         ("evaluate.py", [], 1, "nothing to score: give --dataset=NAME=DIR"),
         (
             "evaluate.py",
             ["--workdir=/absent", "--weights=/absent"],
-            *(2, "--workdir and --weights: expected one of them"),
+            *(2, "--workdir and --weights: give only one of them"),
         ),
         (
             "evaluate.py",
             ["--workdir=/absent", "--sigmas=1,x"],
-            *(2, "--sigmas=1,x: expected numbers in [0, 10] with commas, or 'random'"),
+            *(2, "--sigmas=1,x: expected numbers in [0, 10], separated by commas, or"),
         ),
         (
             "evaluate.py",
             ["--workdir=/absent", "--sigmas="],
-            *(2, "--sigmas=: expected numbers in [0, 10] with commas, or 'random'"),
+            *(2, "--sigmas=: expected numbers in [0, 10], separated by commas, or"),
         ),
         (
             "evaluate.py",
             ["--config=configs/table1.py", "--degradation=photo"],
-            *(2, "--degradation=photo: not with --config"),
+            *(2, "--degradation=photo cannot be used with --config"),
         ),
         (
             "evaluate.py",

@@ -198,7 +198,7 @@ def test_train_does_not_silently_redo_lost_checkpoints(finished, tmp_path):
     run.communicate(timeout=300)
     assert run.returncode == 1
     last = log.read_text().splitlines()[-1]
-    assert "no checkpoint in it, only damaged ones beside it (damaged-ch" in last
+    assert "no checkpoint found, only damaged ones beside this folder (damaged-ch" in last
     assert (workdir / "metrics.jsonl").read_text() == rows
     shutil.rmtree(workdir / "damaged-checkpoint-6")
     run = train(folder, workdir, log, {})
@@ -216,7 +216,7 @@ def test_train_refuses_a_workdir_that_another_run_uses(finished, tmp_path):
     second.communicate(timeout=300)
     assert second.returncode == 1
     assert (tmp_path / "second").read_text() == (
-        f"error: {workdir}: another process is writing there\n"
+        f"error: {workdir}: another process is using this folder; wait until it ends\n"
     )
     assert run.poll() is None
     run.kill()
@@ -297,7 +297,7 @@ def test_evaluate_takes_another_checkpoint_if_the_best_is_damaged(trained, tmp_p
     run = command("evaluate.py", *flags, **QUICK)
     _, err = run.communicate(timeout=300)
     assert run.returncode == 0, err
-    assert re.search(rf"checkpoints/{best} cannot be .*; another one is taken", err)
+    assert re.search(rf"checkpoints/{best} cannot be .*; another checkpoint is used", err)
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["protocol"]["step"] == ({6, 10} - {best}).pop()
     run = command("evaluate.py", *flags, f"--step={best}", **QUICK)
@@ -319,7 +319,7 @@ def test_a_failed_save_ends_the_run_and_keeps_older_checkpoints(trained, tmp_pat
     assert run.returncode == 1, log.read_text()
     assert log.read_text().splitlines()[-1] == (
         f"error: {workdir}/checkpoints: a checkpoint cannot be written (File too large);"
-        " those before it are whole"
+        " earlier checkpoints are intact"
     )
     assert max(finished_steps(workdir)) == 10
     assert contents(workdir / "checkpoints" / "10") == before
@@ -357,7 +357,7 @@ def small_disk(tmp_path):
     "kilobytes, message",
     [
         (0, r"No space left on device: '.*/run/\w+.json.?'"),
-        (1000, r"a checkpoint takes 1\.\d MB, free are [01]\.\d MB; those before it are"),
+        (1000, r"a checkpoint needs 1\.\d MB, but only [01]\.\d MB are free; earlier"),
     ],
 )
 def test_a_run_stopped_by_a_full_disk_resumes_without_loss(

@@ -126,8 +126,8 @@ def test_ctrl_c_stops_early_and_leaves_only_complete_files(weights, photo, tmp_p
 @pytest.mark.parametrize(
     "flags, code, message",
     [
-        ([], 2, "no photographs: expected files or folders, see --help"),
-        ([""], 2, "no photographs"),
+        ([], 2, "no photos: expected files or folders, see --help"),
+        ([""], 2, "no photos"),
         (["--outputs=sr,sharp", "x"], 2, "--outputs=sr,sharp: expected sr, deblurred or"),
         (["--outputs=", "x"], 2, "--outputs=: expected sr"),
         (["--strength=1.5", "x"], 2, "flag --strength=1.5: 1.5 is not a number in the"),
@@ -135,12 +135,12 @@ def test_ctrl_c_stops_early_and_leaves_only_complete_files(weights, photo, tmp_p
         (
             ["--output=a.gif", "x"],
             2,
-            "--output=a.gif: expected a name in one of .bmp .jpeg",
+            "--output=a.gif: expected a name that ends in one of .bmp .jpeg",
         ),
         (["--output=a.png", "--output_dir=b", "x"], 2, "--output and --output_dir:"),
-        (["--workdir=a", "--weights=b", "x"], 2, "--workdir and --weights: expected one"),
+        (["--workdir=a", "--weights=b", "x"], 2, "--workdir and --weights: give only"),
         (["--weights=/absent", "photo.png"], 1, "/absent: cannot be read as"),
-        (["--workdir=/absent", "photo.png"], 1, "/absent: no checkpoints in"),
+        (["--workdir=/absent", "photo.png"], 1, "/absent: no checkpoints f"),
         (["--largest_window=100", "photo.png"], 1, "largest_window=100: exp"),
     ],
 )

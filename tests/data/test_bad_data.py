@@ -148,10 +148,10 @@ def test_rejects_a_changed_folder_if_its_pack_is_missing(begun, photo_folder, tm
     with pytest.raises(InputError) as caught:
         open_data(config, workdir)
     message = str(caught.value)
-    assert message.startswith(f"{workdir}/photographs.json: the photographs that the run")
+    assert message.startswith(f"{workdir}/photographs.json: the run's photos have ch")
     assert f"1 changed: {photo_folder}/photo2.png" in message
-    assert f"the pack of photos is not in {tmp_path}/packs; bring" in message
-    assert "or delete this file to go on" in message and "\n" not in message
+    assert f"the pack of photos is not in {tmp_path}/packs; restore" in message
+    assert "or delete this file to continue" in message and "\n" not in message
     # Without the record the run takes the photos that are there, as the error says.
     (workdir / "photographs.json").unlink()
     sampler, _ = open_data(config, workdir)
@@ -212,8 +212,8 @@ def test_warns_of_a_deleted_folder_and_uses_its_pack(begun, photo_folder, caplog
     np.testing.assert_array_equal(sampler.batch(7)["hr"], batch["hr"])
     assert [len(image) for image in held_out.images] == [96]
     assert caplog.messages == [
-        f"{workdir}/photographs.json: the photographs that the run began with have"
-        f" changed ({photo_folder}: no such folder); they are taken as they were packed"
+        f"{workdir}/photographs.json: the run's photos have changed since it began"
+        f" ({photo_folder}: no such folder); the packed copies are used"
     ]
 
 
@@ -226,10 +226,10 @@ def test_a_run_resumes_bit_for_bit_after_its_folder_changes(finished, tmp_path, 
     assert train_and_evaluate(config, workdir) is None
     ours = [x.message for x in caplog.records if x.name.startswith("eddsrn_jax")]
     assert ours == [
-        f"{workdir}/photographs.json: the photographs that the run began with have"
-        f" changed (5 added: {folder}/new0.png, {folder}/new1.png, {folder}/new2.png ...;"
-        f" 1 removed: {folder}/photo1.png; 1 changed: {folder}/photo2.png); they are"
-        " taken as they were packed"
+        f"{workdir}/photographs.json: the run's photos have changed since it began"
+        f" (5 added: {folder}/new0.png, {folder}/new1.png, {folder}/new2.png ...;"
+        f" 1 removed: {folder}/photo1.png; 1 changed: {folder}/photo2.png); the packed"
+        " copies are used"
     ]
     jax.tree.map(
         np.testing.assert_array_equal,
@@ -367,7 +367,7 @@ def test_train_names_undecodable_and_small_files_and_uses_the_rest(tmp_path, pho
         (line,) = (line for line in lines if f"{path.name}: left out, " in line)
     train = {file.content for file in open_split(f"folder:{folder}").train.files()}
     used = train - bad - small
-    assert f"photographs: {len(used)} to train on, 2 to validate on" in err
+    assert f"photos: {len(used)} for training, 2 for validation" in err
 
     run = command("train.py", *flags, "--config.data.on_error=raise")
     _, err = run.communicate(timeout=600)

@@ -79,7 +79,7 @@ def test_open_split_rejects_unknown_sources(source, message):
 def test_open_split_rejects_a_folder_of_one_photo(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "only.png")
     with pytest.raises(
-        InputError, match="1 image; training and validation need one each"
+        InputError, match="only 1 image found; training and validation need"
     ):
         open_split(f"folder:{tmp_path}")
 
@@ -115,7 +115,7 @@ def test_uses_a_pack_that_was_made_while_waiting_for_the_lock(
     with concurrent.futures.ThreadPoolExecutor() as pool:
         with locked(tmp_path, name=".lock-packs"):
             waiting = pool.submit(open_pack, source, tmp_path)
-            while "waiting for it" not in caplog.text:
+            while "waiting for another process" not in caplog.text:
                 assert not waiting.done()
                 time.sleep(0.01)
             # While the other thread waits for the lock, the pack appears.
@@ -168,7 +168,7 @@ def test_rejects_a_folder_of_broken_files_and_leaves_no_pack(tmp_path):
     folder.mkdir()
     (folder / "empty.png").touch()
     with pytest.raises(
-        InputError, match=r"photos: none of 1 files is an image \(the first: .*empty.png"
+        InputError, match=r"photos: none of 1 files is an image \(first error: .*empty.p"
     ):
         open_pack(folder_source(folder), tmp_path / "cache")
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [".lock-packs"]
@@ -179,7 +179,7 @@ def test_checks_free_disk_space_before_writing_a_pack(
 ):
     usage = collections.namedtuple("usage", "total used free")(0, 0, 123_456)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(OSError, match=r"needs 0\.3 MB, free are 0\.1 MB"):
+    with pytest.raises(OSError, match=r"needs 0\.3 MB, but only 0\.1 MB are free"):
         open_pack(folder_source(photo_folder), tmp_path / "cache")
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [".lock-packs"]
 
@@ -189,10 +189,11 @@ def test_leaves_out_photos_smaller_than_the_crop(photo_folder, tmp_path, caplog)
     kept = pack.at_least(100, "a crop")
     assert [min(image.shape[:2]) >= 100 for image in kept.images] == [True] * 3
     assert (
-        "photo0.png: left out, 128 x 96 is smaller than 100 x 100, a crop" in caplog.text
+        "photo0.png: left out, because 128 x 96 is smaller than 100 x 100, a crop"
+        in caplog.text
     )
     with pytest.raises(
-        InputError, match="all 8 photographs are smaller than 500 x 500, a crop"
+        InputError, match="all 8 photos are smaller than 500 x 500, a crop"
     ):
         pack.at_least(500, "a crop")
 
@@ -332,7 +333,7 @@ def test_resident_batches_include_a_crop_at_a_corner(photo):
 def test_rejects_resident_photos_larger_than_device_memory(sampler, monkeypatch):
     monkeypatch.setattr(resident, "device_memory", lambda _: 100_000)
     mesh = make_mesh(jax.devices()[:1])
-    with pytest.raises(InputError, match=r"'resident': 0.00 GB of photographs, more"):
+    with pytest.raises(InputError, match=r"'resident': the photos take 0.00 GB, more"):
         resident_batches(sampler, range(2), mesh)
 
 

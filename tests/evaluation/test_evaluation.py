@@ -98,14 +98,14 @@ def test_skips_photos_too_small_to_score_and_warns(photo, caplog):
         sigmas=(1.0,),
     )
     assert {row.image for row in rows} == {"fits.png"}
-    assert "tiny.png: left out, 200 x 70 is smaller than the 76 pixels" in caplog.text
+    assert "tiny.png: left out, because 200 x 70 is smaller than the 76" in caplog.text
 
 
 def test_logs_that_a_photo_is_gray(photo, caplog):
     gray = photo[:80, :80, :1].repeat(3, axis=2)
     with caplog.at_level(logging.INFO):
         evaluate(BASELINES, [("gray.png", gray)], dataset="set", sigmas=(1.0,))
-    assert "gray.png: gray, scored as three equal channels" in caplog.text
+    assert "gray.png: gray photo, scored as three equal channels" in caplog.text
 
 
 def test_saved_images_are_the_scored_ones(photo, tmp_path):
@@ -210,7 +210,7 @@ def test_saves_photos_that_differ_only_in_extension_separately(photo, tmp_path):
 @pytest.mark.parametrize("name, method", [("a.png", "/../../x"), ("../../x.png", "b")])
 def test_refuses_to_save_images_outside_the_folder(photo, tmp_path, name, method):
     folder = tmp_path / "images"
-    with pytest.raises(InputError, match="would be written outside of it"):
+    with pytest.raises(InputError, match="would be written outside this"):
         evaluate(
             {method: bicubic},
             [(name, photo[:80, :80])],

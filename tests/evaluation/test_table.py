@@ -16,6 +16,7 @@ from eddsrn_jax.evaluation.baselines.bicubic import bicubic
 from eddsrn_jax.evaluation.baselines.cascade import Cascade
 from eddsrn_jax.evaluation.figure import draw_figure
 from eddsrn_jax.evaluation.network import evaluate_network
+from eddsrn_jax.evaluation.scoring import Scoring
 from eddsrn_jax.evaluation.table import compare, read_entries
 from eddsrn_jax.images import read_image
 from eddsrn_jax.models import EDDSRN, EDSR, DeblurCNN, abstract_params, init_params
@@ -60,8 +61,14 @@ def photos(tmp_path_factory, photo):
 @pytest.fixture(scope="module")
 def compared(config, photos, tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
-    options = {"sigmas": (1.0, 2.0), "figure": str(photos / "cat.png"), "output_dir": out}
-    return compare(config, datasets={"cats": photos}, **options), out
+    entries = compare(
+        config,
+        datasets={"cats": photos},
+        scoring=Scoring(sigmas=(1.0, 2.0)),
+        figure=str(photos / "cat.png"),
+        output_dir=out,
+    )
+    return entries, out
 
 
 def test_compare_lists_all_rows_their_costs_and_missing_inputs(compared, photos):
@@ -75,7 +82,7 @@ def test_compare_lists_all_rows_their_costs_and_missing_inputs(compared, photos)
         "22.50",
         "21.50 / 0.2500",
     ]
-    assert "absent.safetensors: `python train.py --config=configs/absent.py`" in text
+    assert "absent.safetensors; run `python train.py --config=configs/absent.py`" in text
     assert "- half: needs absent" in text and "- peer: give --peers=DIR" in text
     both, deblur, enlarge = (
         next(entry for entry in entries if entry.title == name)
@@ -96,7 +103,7 @@ def test_compare_gives_the_scores_of_evaluate_network(compared, config, photos, 
     rows = evaluate_network(
         weights=Path(config.rows.joint.weights),
         datasets={"cats": photos},
-        sigmas=(1.0, 2.0),
+        scoring=Scoring(sigmas=(1.0, 2.0)),
         wiener=True,
         output_dir=tmp_path,
     )
@@ -135,7 +142,7 @@ def test_a_figure_shows_the_region_where_bicubic_is_worst(photo):
     # Both panels show the small input, whose pixels are repeated: the second panel is the
     # input's, the fourth that of a method which returns the input as "deblurred".
     np.testing.assert_array_equal(picture[:192, 200:392], picture[:192, 600:792])
-    with pytest.raises(InputError, match="80 x 90 is too small a photograph"):
+    with pytest.raises(InputError, match="a photo of 80 x 90 is too small"):
         draw_figure({}, photo[:90, :80], sigma=1.0)
 
 
@@ -154,13 +161,13 @@ def test_a_cascade_enlarges_its_8_bit_deblurred_image(photo):
 def test_read_entries_rejects_unknown_methods(config):
     wrong = config.copy_and_resolve_references()
     wrong.rows.joint.method = "magic"
-    with pytest.raises(InputError, match=r"config.rows.joint.method='magic': not known"):
+    with pytest.raises(InputError, match=r"config.rows.joint.method='magic': unknown"):
         read_entries(wrong, dtype=None, peers=None)
 
 
 def test_compare_rejects_figures_of_missing_photos(config, photos, tmp_path):
     options = {"datasets": {"cats": photos}, "output_dir": tmp_path}
-    with pytest.raises(InputError, match="no such photograph, only .*chelsea.png"):
+    with pytest.raises(InputError, match="no such photo, only .*chelsea.png"):
         compare(config, figure="bundled:dog.png", **options)
     with pytest.raises(InputError, match="dog.png"):
         compare(config, figure=str(tmp_path / "dog.png"), **options)

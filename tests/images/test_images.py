@@ -136,13 +136,13 @@ def test_list_images_recurses_sorts_and_warns_of_omitted_files(tmp_path, caplog)
         (tmp_path / name).touch()
     found = [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path)]
     assert found == ["a/c.jpeg", "b.PNG", "d.tif"]
-    assert "1 files left out, not among *.bmp" in caplog.text
+    assert "1 files left out, because their names match none of *.bmp" in caplog.text
     assert "*.webp: notes.txt" in caplog.text
-    assert "gone.png: not a file (a broken link?); left out" in caplog.text
+    assert "gone.png: left out, because it is not a file (a broken" in caplog.text
 
 
 def test_list_images_rejects_empty_and_missing_folders(tmp_path):
-    with pytest.raises(InputError, match=r"no images in it \(looked for .*\*\.png"):
+    with pytest.raises(InputError, match=r"no images found \(looked for .*\*\.png"):
         list_images(tmp_path)
     with pytest.raises(InputError, match="absent: no such folder"):
         list_images(tmp_path / "absent")

@@ -361,7 +361,7 @@ def test_reads_only_the_first_of_several_images_with_a_warning(read, caplog):
         np.testing.assert_allclose(
             found.astype(int), pixels, atol=9 if format == "MPO" else 0
         )
-        assert "picture.bin: only the first of its pictures is read" in caplog.text
+        assert "picture.bin: only the first of several pictures is" in caplog.text
     caplog.clear()
     found, _ = read(tiff(np.stack([wide, wide // 2]), photometric="rgb"))
     np.testing.assert_array_equal(found, wide)
@@ -435,7 +435,10 @@ def test_keeps_or_rejects_long_sides_by_format_limits(read, tmp_path):
         fit_to_format(".gif", Header(1, 1, 3, UINT8))
     assert fit_to_format(".jpg", Header(1, 65535, 4, UINT16)) == (
         *(3, UINT8),
-        ["alpha dropped: JPEG has none", "reduced to 8 bits: JPEG has no more"],
+        [
+            "alpha dropped: JPEG cannot hold it",
+            "reduced to 8 bits: JPEG cannot hold 16",
+        ],
     )
 
 

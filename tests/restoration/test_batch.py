@@ -201,7 +201,7 @@ def test_restores_good_files_and_reports_bad_ones(restore, blurry, tmp_path):
 
 def test_an_empty_folder_fails(restore, tmp_path):
     (job,) = restore(tmp_path)
-    assert job.status == "failed" and job.error.startswith("no images in it")
+    assert job.status == "failed" and job.error.startswith("no images found")
 
 
 def test_recursive_restoring_mirrors_the_input_folders(restore, blurry, tmp_path):
@@ -245,19 +245,15 @@ def test_skip_existing_makes_missing_results_only(restore, blurry, tmp_path):
         (["a.png", "a.jpg"], {}, "a.png and .*a.jpg would both be written to .*a_x4.png"),
         (["a.png", "deep/a.png"], {"folder": "out"}, "would both be written to"),
         (["a.png", "a_x4.png"], {}, "a.png would be written to .*, which is an input"),
-        (["a.png"], {"path": "a.png"}, "a.png is the input; --overwrite replaces it"),
+        (["a.png"], {"path": "a.png"}, "a.png is the input; use --overwrite to"),
         (["a.png"], {"path": "link.png"}, "link.png is the input"),
         (
             ["a.png", "a.jpg"],
             {"path": "b.png"},
-            "one name for 2 photographs and 1 result",
+            "b.png names one file, but there are 2 photos with 1 result",
         ),
-        (["a.png"], {"report": "a.png"}, "--report=.*a.png is one of the photographs"),
-        (
-            ["a.png"],
-            {"report": "a_x4.png"},
-            "--report=.*x4.png is one of the photographs",
-        ),
+        (["a.png"], {"report": "a.png"}, "--report=.*a.png would replace a photo"),
+        (["a.png"], {"report": "a_x4.png"}, "--report=.*x4.png would replace a photo"),
     ],
 )
 def test_refuses_to_overwrite_inputs_or_results_of_the_same_run(
@@ -289,7 +285,9 @@ def test_checks_size_limits_before_decoding(restore, blurry, tmp_path, monkeypat
     assert "0.1428 megapixels of output, more than --max_output_megapixels" in job.error
     wide = save(tmp_path / "wide.png", np.zeros((1, 4200, 3), np.uint8))
     (job,) = restore(wide, suffix=".webp")
-    assert job.error == "16800x4 pixels are too many for WebP, whose sides end at 16,383"
+    assert job.error == (
+        "16800x4 pixels are too many for WebP, whose sides have at most 16,383 pixels"
+    )
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 700), (700, 1), (9, 2)])
@@ -305,7 +303,7 @@ def test_accepts_unusual_file_names_and_rejects_too_long_ones(restore, blurry, t
         save(tmp_path / name, blurry[:9, :9])
     status = {job.path.name: job for job in restore(tmp_path)}
     error = status.pop(long).error
-    assert error.startswith("the result's name would have 256 bytes, the most are 255")
+    assert error.startswith("the result's name would have 256 bytes, more than 255")
     assert {job.status for job in status.values()} == {"restored"}
     assert (tmp_path / "naïve 写真_x4.png").exists()
     assert (tmp_path / "many.dots_x4.png").exists()
@@ -317,9 +315,10 @@ def test_warns_once_of_blur_outside_the_trained_range(restore, photo, tmp_path):
     blurred = save(tmp_path / "blurred.png", blurred)
     first, second = restore(sharp, blurred)
     (warning,) = first.warnings
-    assert warning.startswith("sharper than what the weights are trained for, sigma 1 to")
+    assert warning.startswith("the photo is sharper than the training photos of")
+    assert "theirs 1 to 2 pixels" in warning
     (warning,) = second.warnings
-    assert warning.startswith("blurrier than")
+    assert warning.startswith("the photo is blurrier than")
     # With strength 0 nothing is deblurred, so there is nothing to warn of.
     (job,) = restore(sharp, strength=0.0)
     assert not job.warnings
@@ -393,11 +392,11 @@ def test_rejects_unwritable_outputs_and_reports(restore, blurry, tmp_path, monke
     path = save(tmp_path / "photo.png", blurry)
     (tmp_path / "photo_deblurred.png").mkdir()
     (job,) = restore(path)
-    assert job.error.endswith("photo_deblurred.png, is a folder's")
+    assert job.error.endswith("photo_deblurred.png is a folder")
     monkeypatch.setattr(batch, "_restore", lambda *_: pytest.fail("restored"))
     with pytest.raises(InputError, match="--report=.*: cannot be written"):
         restore(path, outputs=["sr"], report=tmp_path / "absent" / "report.json")
-    with pytest.raises(InputError, match="--output_dir=.*photo.png: cannot be made a"):
+    with pytest.raises(InputError, match="--output_dir=.*photo.png: the folder cannot"):
         restore(path, outputs=["sr"], folder=path)
 
 

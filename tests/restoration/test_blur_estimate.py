@@ -61,4 +61,4 @@ def test_estimates_are_accurate_on_photos_not_used_for_the_fit():
     assert found["sharper, LR"] >= 95
     assert found["sharper, full size"] >= 95
     assert found["blurrier, sigma 3..4"] >= 90
-    assert found["not told"] == 0
+    assert found["no estimate"] == 0

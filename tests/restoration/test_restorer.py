@@ -276,8 +276,8 @@ def test_pillow_images_are_rotated_by_exif_orientation(restorer, photo):
         (np.zeros((0, 4, 3), np.uint8), r"not \(0, 4, 3\)"),
         (np.zeros(4, np.uint8), r"not \(4,\)"),
         (np.zeros((4, 4), np.int32), "not int32"),
-        (np.full((4, 4), 255.0), r"from 255 to 255, expected \[0, 1\]"),
-        (np.full((4, 4), np.nan), "from nan to nan"),
+        (np.full((4, 4), 255.0), r"in \[0, 1\], not 255 to 255"),
+        (np.full((4, 4), np.nan), "not nan to nan"),
     ],
 )
 def test_rejects_arrays_of_wrong_shape_dtype_or_range(restorer, image, message):
@@ -286,7 +286,7 @@ def test_rejects_arrays_of_wrong_shape_dtype_or_range(restorer, image, message):
 
 
 def test_rejects_strength_above_one(restorer, photo):
-    with pytest.raises(ValueError, match=r"strength of 1.5, expected \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"strength=1.5: expected .* \[0, 1\]"):
         restorer(photo, strength=1.5)
 
 
@@ -313,7 +313,7 @@ def test_out_of_memory_halves_the_window(restorer, photo, monkeypatch, caplog):
     caplog.set_level(logging.WARNING)
     found = smaller(photo)
     assert sizes[0] == 384 and set(sizes[1:]) == {256}
-    assert "out of memory with windows of 512 x 384 pixels, again with" in caplog.text
+    assert "out of memory with windows of 512 x 384 pixels; retrying with" in caplog.text
     assert np.abs(found.sr - restorer(photo).sr.astype(int)).max() <= 1
     # The next photo does not try the large windows again.
     sizes.clear()
@@ -328,7 +328,7 @@ def test_out_of_memory_with_the_smallest_window_is_an_error(restorer, photo, mon
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED")
 
     monkeypatch.setattr(smallest, "_run", no_memory)
-    with pytest.raises(InputError, match="out of memory with windows of .* already"):
+    with pytest.raises(InputError, match="out of memory even with windows of"):
         smallest(photo)
 
 
@@ -353,7 +353,7 @@ def test_restores_again_in_float32_after_float16_overflow(photo, caplog):
     found = Restorer(model, params)(photo[:40, :40])
     assert found.sr is None
     np.testing.assert_array_equal(found.deblurred, photo[:40, :40])
-    assert "not finite in float16, again in float32" in caplog.text
+    assert "not finite in float16; retrying in float32" in caplog.text
     hopeless = Restorer(Overflowing(always=True), params)
     with pytest.raises(FloatingPointError, match="not finite"):
         hopeless(photo[:40, :40])
@@ -393,7 +393,7 @@ def test_exported_network_matches_the_original(restorer, photo, tmp_path):
 
 def test_rejects_windows_too_small_or_not_a_multiple_of_8(restorer):
     with pytest.raises(
-        InputError, match="largest_window=160: expected a multiple of 8 from 168"
+        InputError, match="largest_window=160: expected a multiple of 8, at least 168"
     ):
         Restorer(MODEL, restorer._params, largest_window=160)
     with pytest.raises(InputError, match="largest_window=201"):
@@ -483,7 +483,7 @@ def test_rejects_an_int8_scale_without_its_kernel(tmp_path):
         metadata = file.metadata()
     del arrays["trunk/stem/kernel"]
     safetensors.numpy.save_file(arrays, path, metadata=metadata)
-    with pytest.raises(InputError, match="trunk/stem/kernel:scale is of no kernel in it"):
+    with pytest.raises(InputError, match="trunk/stem/kernel:scale fits no kernel in the"):
         read_network(path)
 
 

@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 
 from eddsrn_jax.models import STRIDE
-from eddsrn_jax.restoration.tiles import cut, fitted_window, plan_tiles, window_sizes
+from eddsrn_jax.restoration.tiles import (
+    Planner,
+    cut,
+    fitted_window,
+    plan_tiles,
+    window_sizes,
+)
 
 HALO = 80
 
@@ -106,3 +112,14 @@ def test_cut_mirrors_pixels_beyond_the_image():
     # Mirroring repeats as often as needed. Without it the result is a view.
     assert cut(image, 0, 0, (50, 50)).shape == (50, 50)
     assert cut(image, 0, 1, (2, 2)).base is not None
+
+
+def test_expected_sizes_get_fitted_windows_if_they_are_few_or_recur():
+    few = Planner(halo=HALO, largest=768)
+    few.expect([(100, 125), (339, 511)])
+    assert few.plan((100, 125))[0] == (104, 128)
+    assert few.plan((339, 511))[0] == (344, 520)
+    many = Planner(halo=HALO, largest=768)
+    many.expect([(100, 125)] * 3 + [(339, 511)] * 2 + [(90, 80)])
+    assert many.fitted == {(104, 128)}
+    assert many.plan((339, 511))[0] == (384, 512)

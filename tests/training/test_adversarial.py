@@ -11,11 +11,7 @@ from tiny import SMALL, STEP_OPTIONS
 from eddsrn_jax.mesh import make_mesh, map_step, replicate, shard_batch
 from eddsrn_jax.models import EDDSRN, init_params
 from eddsrn_jax.models.scgan import SCGAN, Discriminator
-from eddsrn_jax.training.adversarial import (
-    ADVERSARIAL_LOSSES,
-    adversarial_step,
-    with_discriminator,
-)
+from eddsrn_jax.training.adversarial import adversarial_step, with_discriminator
 from eddsrn_jax.training.state import create_train_state
 from eddsrn_jax.training.step import train_step
 
@@ -25,13 +21,8 @@ DISCRIMINATOR = Discriminator(features=4, num_layers=3)
 def run(batch, step, model, optimizer, *, devices=1, steps=1):
     """Repeats a step on one batch; returns the last state and every step's metrics."""
     mesh = make_mesh(jax.devices()[:devices])
-    parts = ("loss_sr", "loss_db")[: 1 if isinstance(model, SCGAN) else 2]
-    losses = ("loss", *parts)
-    if step.func is adversarial_step:
-        losses += ADVERSARIAL_LOSSES
-    state = create_train_state(
-        init_params(model, jax.random.key(0)), optimizer, losses=losses, averaged=True
-    )
+    params = init_params(model, jax.random.key(0))
+    state = create_train_state(params, optimizer, ema=True)
     if step.func is adversarial_step:
         key = jax.random.key(1)
         state = with_discriminator(state, DISCRIMINATOR, optimizer, key=key)
@@ -68,7 +59,11 @@ def test_adversarial_step_with_zero_weights_equals_the_plain_step(batch, model):
     for found, expected in zip(history, plain_history, strict=True):
         for name in expected:
             close(found[name], expected[name])
-    assert {*history[0]} - {*plain_history[0]} == {*ADVERSARIAL_LOSSES}
+    assert {*history[0]} - {*plain_history[0]} == {
+        "loss_adversarial",
+        "loss_features",
+        "loss_discriminator",
+    }
 
 
 def moving(side):

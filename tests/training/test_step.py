@@ -11,20 +11,19 @@ from eddsrn_jax.errors import InputError
 from eddsrn_jax.mesh import make_mesh, map_step, process_rows, replicate, shard_batch
 from eddsrn_jax.models import EDDSRN, init_params
 from eddsrn_jax.ops.degradation import training_triple
-from eddsrn_jax.training.state import BAD_PARTS, create_train_state
-from eddsrn_jax.training.step import mean_metrics, train_step, train_steps
+from eddsrn_jax.training.state import create_train_state
+from eddsrn_jax.training.step import CHECKED_PARTS, train_step
 
 LOSSES = ("loss", "loss_sr", "loss_db")
 
 
-def run(batch, *, devices=1, steps=1, optimizer=None, model=None, losses=LOSSES):
+def run(batch, *, devices=1, steps=1, optimizer=None, model=None):
     """Repeats a training step; returns the last state and the metrics of all steps."""
     model = model or EDDSRN(**SMALL)
     optimizer = optimizer or optax.sgd(0.1)
     mesh = make_mesh(jax.devices()[:devices])
     params = init_params(model, jax.random.key(0))
-    state = create_train_state(params, optimizer, losses=losses)
-    state = replicate(state, mesh)
+    state = replicate(create_train_state(params, optimizer), mesh)
     step = functools.partial(train_step, model=model, optimizer=optimizer, **STEP_OPTIONS)
     step = map_step(step, mesh)
     history = []
@@ -34,31 +33,8 @@ def run(batch, *, devices=1, steps=1, optimizer=None, model=None, losses=LOSSES)
     return state, history
 
 
-def test_batched_dispatch_matches_steps_dispatched_one_by_one(batch):
-    """Batched dispatch is meant for GPUs. On CPUs it is slow, but the results agree."""
-    model, optimizer = EDDSRN(**SMALL), optax.adam(1e-3)
-    mesh = make_mesh(jax.devices()[:2])
-    step = functools.partial(train_step, model=model, optimizer=optimizer, **STEP_OPTIONS)
-    step = map_step(functools.partial(train_steps, step=step), mesh)
-    params = init_params(model, jax.random.key(0))
-    batches = tuple(
-        shard_batch({"hr": batch["hr"][:, i:, i:][:, :48, :48], **keys}, mesh)
-        for i, keys in enumerate([{"key": batch["key"] + n} for n in range(3)])
-    )
-    results = []
-    for groups in ([batches], [batches[:1], batches[1:2], batches[2:]]):
-        state = create_train_state(params, optimizer, losses=LOSSES)
-        state = replicate(state, mesh)
-        for group in groups:
-            state, metrics = step(state, group)
-        results.append(jax.device_get((state, metrics)))
-    assert results[0][0].step == 3
-    for found, expected in zip(*map(jax.tree.leaves, results), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
-
-
 def test_steps_agree_between_one_and_eight_devices(batch):
-    """The optimiser is SGD, as Adam would hide a gradient eight times too large."""
+    """The optimizer is SGD, as Adam would hide a gradient eight times too large."""
     (one, one_history), (eight, eight_history) = (
         run(batch, devices=n, steps=3) for n in (1, 8)
     )
@@ -108,17 +84,6 @@ def test_sgd_step_follows_the_gradient_of_the_documented_loss(batch):
     assert (ends[0] - ends[1]) / (2e-2) == pytest.approx(float(norm), rel=0.02)
 
 
-def test_metrics_are_averaged_since_the_last_log(batch):
-    state, history = run(batch, steps=3)
-    # Metrics are logged every two steps, so the third step has begun a new sum.
-    assert int(state.step) == 3
-    assert int(state.count) == 1
-    assert mean_metrics(state)["loss"] == pytest.approx(float(history[2]["loss"]))
-    state, history = run(batch, steps=2)
-    expected = np.mean([metrics["grad_norm"] for metrics in history])
-    assert mean_metrics(state)["grad_norm"] == pytest.approx(float(expected))
-
-
 def test_learning_lowers_the_loss(batch):
     _, history = run(batch, steps=12, optimizer=optax.adam(2e-3))
     assert history[-1]["loss"] < 0.9 * history[0]["loss"]
@@ -131,19 +96,19 @@ def poisoned(batch):
     return {**batch, "hr": hr}
 
 
-def run_with(batches, params, *, on_bad_step, optimizer=None, devices=2):
-    """Runs one step for each batch; returns all states, on the host."""
+def run_with(batches, params, *, optimizer=None, devices=2):
+    """Runs one step for each batch; returns all states and the first bad parts."""
     model, optimizer = EDDSRN(**SMALL), optimizer or optax.adam(1e-3)
     mesh = make_mesh(jax.devices()[:devices])
-    state = create_train_state(params, optimizer, losses=LOSSES, averaged=True)
-    state, states = replicate(state, mesh), []
-    options = {**STEP_OPTIONS, "on_bad_step": on_bad_step}
-    step = functools.partial(train_step, model=model, optimizer=optimizer, **options)
-    step = map_step(step, mesh)
+    state = replicate(create_train_state(params, optimizer, ema=True), mesh)
+    step = functools.partial(train_step, model=model, optimizer=optimizer, **STEP_OPTIONS)
+    step, states, bad_parts = map_step(step, mesh), [], []
     for batch in batches:
-        state, _ = step(state, shard_batch(batch, mesh))
+        state, metrics = step(state, shard_batch(batch, mesh))
         states.append(jax.device_get(state))
-    return states
+        index = int(metrics["bad_part"])
+        bad_parts.append(None if index < 0 else CHECKED_PARTS[index])
+    return states, bad_parts
 
 
 @pytest.fixture(scope="module")
@@ -151,24 +116,20 @@ def start():
     return init_params(EDDSRN(**SMALL), jax.random.key(0))
 
 
-def test_state_records_step_and_part_of_the_first_nonfinite_value(batch, start):
+def test_step_names_the_first_nonfinite_part(batch, start):
     good = {**batch, "hr": batch["hr"].astype(np.float32)}
-    states = run_with([good, poisoned(batch), good], start, on_bad_step="stop")
-    assert [int(state.bad_step) for state in states] == [-1, 2, 2]
-    assert BAD_PARTS[states[-1].bad_part] == "loss"
+    _, bad_parts = run_with([good, poisoned(batch), good], start)
+    assert bad_parts == [None, "loss", None]
     # The parameters are named if they were not finite before the step.
     bad = jax.tree.map(lambda x: x, start)
     bad["trunk"]["stem"]["bias"] = bad["trunk"]["stem"]["bias"] * np.nan
-    (state,) = run_with([good], bad, on_bad_step="stop")
-    assert state.bad_step == 1 and BAD_PARTS[state.bad_part] == "parameters"
+    assert run_with([good], bad)[1] == ["parameters"]
     # This learning rate makes the parameters overflow in the step itself.
-    sgd = optax.sgd(1e38)
-    states = run_with([good, good], start, on_bad_step="stop", optimizer=sgd)
-    assert BAD_PARTS[states[-1].bad_part] == "parameters after it"
-    assert states[-1].bad_step == 1
+    _, bad_parts = run_with([good], start, optimizer=optax.sgd(1e38))
+    assert bad_parts == ["updated parameters"]
 
 
-def test_state_records_a_nonfinite_gradient_despite_a_finite_loss(batch, start):
+def test_step_names_a_nonfinite_gradient_despite_a_finite_loss(batch, start):
     """The square root of zero is finite, but its slope is not."""
 
     class Rooted(EDDSRN):
@@ -177,38 +138,27 @@ def test_state_records_a_nonfinite_gradient_despite_a_finite_loss(batch, start):
             zero = 0 * outputs["sr"]
             return {**outputs, "sr": outputs["sr"] + jnp.sqrt(jnp.abs(zero))}
 
-    state, (metrics,) = run(batch, model=Rooted(**SMALL))
+    _, (metrics,) = run(batch, model=Rooted(**SMALL))
     assert np.isfinite(metrics["loss"]) and not np.isfinite(metrics["grad_norm"])
-    assert BAD_PARTS[int(state.bad_part)] == "gradient"
+    assert CHECKED_PARTS[int(metrics["bad_part"])] == "gradient"
 
 
-def test_skipped_step_changes_only_the_counters(batch, start):
+def test_a_nonfinite_step_changes_only_the_step_counter(batch, start):
     good = {**batch, "hr": batch["hr"].astype(np.float32)}
-    batches = [good, poisoned(batch), good]
-    first, second, third = run_with(batches, start, on_bad_step="skip")
+    (first, second, third), _ = run_with([good, poisoned(batch), good], start)
+    assert [int(state.step) for state in (first, second, third)] == [1, 2, 3]
     for name in ("params", "ema_params", "opt_state"):
         before, after = getattr(first, name), getattr(second, name)
         jax.tree.map(np.testing.assert_array_equal, before, after)
-    assert (second.step, second.skipped, second.bad_in_row) == (2, 1, 1)
-    assert (third.step, third.skipped, third.bad_in_row) == (3, 1, 0)
     assert np.isfinite(third.used_params["trunk"]["stem"]["kernel"]).all()
-    # Skipped steps are left out of the metrics.
-    assert (second.count, third.count) == (1, 1)
-    assert mean_metrics(second) == pytest.approx(mean_metrics(first))
     stem, stem_before = (p["trunk"]["stem"]["kernel"] for p in (third.params, start))
     assert np.abs(stem - stem_before).max() > 1e-4
 
 
-def test_state_records_a_bad_step_after_eleven_consecutive_skips(batch, start):
-    states = run_with([poisoned(batch)] * 12, start, on_bad_step="skip")
-    assert [int(state.bad_step) for state in states[9:]] == [-1, 11, 11]
-    assert mean_metrics(states[-1]) == {}
-
-
 def test_step_without_a_deblurring_head_uses_the_sr_loss_alone(batch):
     model = EDDSRN(**SMALL | {"deblur_features": 0})
-    _, (metrics,) = run(batch, model=model, losses=("loss", "loss_sr"))
-    assert set(metrics) == {"loss", "loss_sr", "grad_norm"}
+    _, (metrics,) = run(batch, model=model)
+    assert set(metrics) == {"loss", "loss_sr", "grad_norm", "bad_part"}
     assert metrics["loss"] == metrics["loss_sr"]
 
 
@@ -226,8 +176,7 @@ def test_weight_average_matches_hand_computation(batch):
     model, optimizer = EDDSRN(**SMALL), optax.sgd(0.1)
     mesh = make_mesh(jax.devices()[:1])
     params = init_params(model, jax.random.key(0))
-    state = create_train_state(params, optimizer, losses=LOSSES, averaged=True)
-    state = replicate(state, mesh)
+    state = replicate(create_train_state(params, optimizer, ema=True), mesh)
     step = functools.partial(train_step, model=model, optimizer=optimizer, **STEP_OPTIONS)
     step, average = map_step(step, mesh), params
     for decay in (1 / 10, 2 / 11, 3 / 12):

@@ -107,7 +107,7 @@ def test_signal_during_the_last_save_skips_the_final_evaluation(
     with caplog.at_level(logging.INFO), monkeypatch.context() as patched:
         patched.setattr(Reporter, "keep", lambda _: os.kill(os.getpid(), signal.SIGTERM))
         assert train_and_evaluate(config, workdir) == signal.SIGTERM
-    assert "told to stop: trained and saved, not evaluated" in caplog.text
+    assert "stopped by a signal: trained and saved, but not evaluated" in caplog.text
     assert not (workdir / "evaluation").exists()
     assert train_and_evaluate(config, workdir) is None
     assert (workdir / "evaluation" / "2").is_dir()
@@ -146,7 +146,7 @@ def test_rejects_a_workdir_of_another_architecture(finished):
 
 
 def test_run_starts_from_the_weights_of_a_workdir_or_file(finished, tmp_path):
-    """Weights from a workdir or a file start at step 0, with a fresh optimiser."""
+    """Weights from a workdir or a file start at step 0, with a fresh optimizer."""
     folder, source = finished
     network = read_run(source)
     trained = network.params
@@ -169,7 +169,7 @@ def test_rejects_initial_weights_of_another_architecture(finished, tmp_path):
     network = Network(other, params, "other", 0, (1.0, 2.0))
     write_network(tmp_path / "w.safetensors", network)
     config = tiny_config(folder, init_from=str(tmp_path / "w.safetensors"))
-    with pytest.raises(InputError, match=r"w.safetensors is of another .*sr_head"):
+    with pytest.raises(InputError, match=r"w.safetensors has another .*sr_head"):
         train_and_evaluate(config, tmp_path / "run")
     with pytest.raises(InputError, match=r"absent.safetensors: cannot be read"):
         load_weights(tmp_path / "absent.safetensors", {})
@@ -196,7 +196,7 @@ def test_nonfinite_value_stops_the_run_and_names_step_and_batch(finished, tmp_pa
     )
     with pytest.raises(
         FloatingPointError,
-        match=r"step [23]: not finite, first the .*; its batch: photo\d.png at \(",
+        match=r"step [23]: non-finite values, first in .*; its batch: photo\d.png at \(",
     ):
         train_and_evaluate(config, tmp_path / "run")
     with Checkpoints(tmp_path / "run", read_only=True) as checkpoints:
@@ -209,9 +209,9 @@ def test_run_ends_after_more_than_ten_consecutive_nonfinite_steps(
     folder, _ = finished
     changes = {"optimizer.learning_rate": 1e3, "on_bad_step": "skip", "total_steps": 30}
     config = tiny_config(folder, **changes, **{"validation.every_steps": 30})
-    with pytest.raises(FloatingPointError, match=r"step 12: not finite, first the "):
+    with pytest.raises(FloatingPointError, match=r"step 12: non-finite values, first in"):
         train_and_evaluate(config, tmp_path / "run")
-    assert "3 steps skipped: not finite" in caplog.text
+    assert "skipped 3 steps with non-finite values" in caplog.text
 
 
 def test_run_continues_when_all_steps_since_the_last_log_were_skipped(
@@ -227,13 +227,13 @@ def test_run_continues_when_all_steps_since_the_last_log_were_skipped(
     rows = [r for r in metrics_rows(tmp_path / "run") if "train/learning_rate" in r]
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
     assert "train/loss" in rows[0] and "train/loss" not in rows[-1]
-    assert "step 6/6: no loss, all skipped" in caplog.text
+    assert "step 6/6: no loss (all steps skipped)" in caplog.text
 
 
 def test_rejects_a_workdir_that_cannot_be_created(finished, tmp_path):
     folder, _ = finished
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="--workdir=.*file/run: cannot be made"):
+    with pytest.raises(InputError, match="--workdir=.*file/run: the folder cannot be"):
         train_and_evaluate(tiny_config(folder), tmp_path / "file" / "run")
 
 
@@ -265,7 +265,7 @@ def test_checkpoint_params_are_the_averaged_weights(finished, tmp_path):
     train_and_evaluate(config, tmp_path / "whole")
     with Checkpoints(tmp_path / "whole") as checkpoints:
         kept = checkpoints.restore_params(10)[2]
-    raw = final_state(tmp_path / "whole", 10, averaged=True)
+    raw = final_state(tmp_path / "whole", 10, ema=True)
     jax.tree.map(np.testing.assert_array_equal, kept, raw.ema_params)
     apart = jax.tree.map(lambda a, b: np.abs(a - b).max(), raw.params, raw.ema_params)
     assert max(jax.tree.leaves(apart)) > 1e-4
@@ -274,9 +274,7 @@ def test_checkpoint_params_are_the_averaged_weights(finished, tmp_path):
     assert not (stopped / "evaluation").exists()
     assert metrics_rows(stopped) == []
     train_and_evaluate(config, stopped)
-    jax.tree.map(
-        np.testing.assert_array_equal, final_state(stopped, 10, averaged=True), raw
-    )
+    jax.tree.map(np.testing.assert_array_equal, final_state(stopped, 10, ema=True), raw)
     with pytest.raises(InputError, match="saved with an average .* config.ema_decay"):
         train_and_evaluate(tiny_config(folder), stopped)
 

@@ -1,1 +1,1 @@
-"""Methods to compare networks with, and methods made of others."""
+"""Baseline methods, and methods that are composed of others."""
