@@ -24,6 +24,7 @@ bench: .venv/installed-bench
 lint: .venv/installed-dev
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
+	$(RUN) -m basedpyright
 
 clean:
 	rm -rf .venv

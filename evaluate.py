@@ -16,8 +16,9 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Workdir of the run to score.")
 _WEIGHTS = flags.DEFINE_string(
     "weights",
     None,
-    "Weights to score: eddsrn-lite or gaussian, which are included, or a .safetensors"
-    " file. Default: eddsrn-lite.",
+    "Weights to score: photo, gaussian or eddsrn-lite, which are included, or a"
+    " .safetensors file. Default: gaussian, because the default degradation is the"
+    " paper's.",
 )
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -127,7 +128,7 @@ def parse_sigmas(value: str) -> tuple[float, ...] | None:
     return sigmas
 
 
-def _path(flag: flags.FlagHolder[str]) -> Path | None:
+def _path(flag: flags.FlagHolder[str | None]) -> Path | None:
     return Path(flag.value).expanduser() if flag.value else None
 
 
@@ -174,12 +175,13 @@ def main() -> None:
         compare(_CONFIG.value, figure=_FIGURE.value, **options)
         return
     photo = _DEGRADATION.value == "photo"
+    scored = _WORKDIR.value or _WEIGHTS.value or "gaussian"
     evaluate_network(
         workdir=_path(_WORKDIR),
         step=_STEP.value,
         weights=_path(_WEIGHTS),
         validation=_VALIDATION.value,
-        beside=["gaussian"] if photo and _WEIGHTS.value != "gaussian" else [],
+        beside=["gaussian"] if photo and scored != "gaussian" else [],
         ensemble=_SELF_ENSEMBLE.value,
         wiener=_WIENER.value,
         **options,

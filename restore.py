@@ -61,8 +61,8 @@ _WORKDIR = flags.DEFINE_string(
 _WEIGHTS = flags.DEFINE_string(
     "weights",
     None,
-    "Weights to use: eddsrn-lite or gaussian, which are included, or a .safetensors"
-    " file. Default: eddsrn-lite.",
+    "Weights to use: photo, gaussian or eddsrn-lite, which are included, or a"
+    " .safetensors file. Default: photo.",
 )
 _DTYPE = flags.DEFINE_enum(
     "dtype",
@@ -142,7 +142,7 @@ def main(arguments: list[str]) -> int:
     return int(any(job.status == "failed" for job in jobs))
 
 
-def _path(flag: flags.FlagHolder[str]) -> Path | None:
+def _path(flag: flags.FlagHolder[str | None]) -> Path | None:
     return Path(flag.value).expanduser() if flag.value else None
 
 

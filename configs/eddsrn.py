@@ -93,8 +93,10 @@ def get_config() -> ml_collections.ConfigDict:
     # Lowest and highest standard deviation of the Gaussian blur, in pixels of the small
     # image.
     config.degradation.sigma_range = (1.0, 2.0)
-    # Share of crops, 0 to 1, whose blur is weaker across its direction than along it. The
-    # paper has no such blur, no noise and no JPEG compression.
+    # Share of crops, 0 to 1, without blur. The paper has none, and none of the following
+    # degradations.
+    config.degradation.sharp_share = 0.0
+    # Share of crops, 0 to 1, whose blur is weaker across its direction than along it.
     config.degradation.anisotropic_share = 0.0
     # Share of crops, 0 to 1, with sensor noise.
     config.degradation.noise_share = 0.0

@@ -1,9 +1,10 @@
 """ED-DSRN at half size for real photos, beyond the paper's blurs.
 
 Departs from the paper. The training crops have blurs of sigma 0 to 3 pixels of the small
-image, some of them stronger in one direction. Half of the crops have sensor noise of up
-to 12 grey levels. Half have JPEG compression of quality 30 to 100. A quarter has neither.
-The network is that of configs/eddsrn_half.py, with a bank of filters for this range.
+image, some of them stronger in one direction. One in seven has no blur at all. Half of
+the crops have sensor noise of up to 12 grey levels. Half have JPEG compression of quality
+30 to 100. A quarter has neither. The network is that of configs/eddsrn_half.py, with a
+bank of filters for this range.
 
     python train.py --config=configs/eddsrn_photo.py --config.data.source=folder:DIR
 
@@ -29,6 +30,7 @@ def get_config(size: str = "small") -> ml_collections.ConfigDict:
     config.name = config.name.replace("half-size", "photo")
     config.model.front_end = "photo-1-3a2e862a"
     config.degradation.sigma_range = (0.0, 3.0)
+    config.degradation.sharp_share = 0.15
     config.degradation.anisotropic_share = 0.3
     config.degradation.noise_share = 0.5
     config.degradation.max_noise = 12.0

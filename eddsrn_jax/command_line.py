@@ -103,6 +103,8 @@ def run_command(
             print("interrupted", file=sys.stderr)
             return _leave(128 + signal.SIGINT)
         except SystemExit as error:
+            if not isinstance(error.code, int):
+                raise
             return _leave(error.code)
 
     app.run(guarded, flags_parser=_parse_flags)

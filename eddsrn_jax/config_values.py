@@ -1,19 +1,25 @@
 """Functions on configs: values by dotted names, restoring from JSON, comparing."""
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import flax.traverse_util
 import ml_collections
 
 from eddsrn_jax.errors import InputError
 
+# An ml_collections.ConfigDict. By its annotations any value may be a number, text, a
+# tuple or None, so type checkers would reject config.data.source and the like. As Any,
+# configs are exempt from their checks; config_checks.check tests the values when a run
+# starts.
+Config: TypeAlias = Any
 
-def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
+
+def flatten(config: Config) -> dict[str, Any]:
     """Returns the values of a config by their dotted names."""
     return flax.traverse_util.flatten_dict(config.to_dict(), sep=".")
 
 
-def text(config: ml_collections.ConfigDict, name: str) -> str:
+def text(config: Config, name: str) -> str:
     """Returns a text value of a config that may be untrusted, by its dotted name.
 
     Raises:
@@ -27,7 +33,7 @@ def text(config: ml_collections.ConfigDict, name: str) -> str:
     return values[name]
 
 
-def from_json(values: dict[str, Any]) -> ml_collections.ConfigDict:
+def from_json(values: dict[str, Any]) -> Config:
     """Restores a locked config from JSON values; JSON turned its tuples into lists."""
 
     def restore(value: Any) -> Any:
@@ -39,9 +45,7 @@ def from_json(values: dict[str, Any]) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict({"network": "EDDSRN", **restore(values)}).lock()
 
 
-def differences(
-    old: ml_collections.ConfigDict, new: ml_collections.ConfigDict
-) -> dict[str, tuple[Any, Any]]:
+def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     """Returns the differing values of two configs, (old, new), by their dotted names."""
     a, b = flatten(old), flatten(new)
     return {k: (a.get(k), b.get(k)) for k in a | b if a.get(k) != b.get(k)}

@@ -27,8 +27,8 @@ _WORKDIR = flags.DEFINE_string(
 _WEIGHTS = flags.DEFINE_string(
     "weights",
     None,
-    "Weights to use: eddsrn-lite or gaussian, which are included, or a .safetensors"
-    " file. Default: eddsrn-lite.",
+    "Weights to use: photo, gaussian or eddsrn-lite, which are included, or a"
+    " .safetensors file. Default: photo.",
 )
 _MAX_INPUT = flags.DEFINE_float(
     "max_input_megapixels",
@@ -46,7 +46,12 @@ _STYLE = ".gradio-container { max-width: 1100px; margin: auto; }"
 
 
 def restore_upload(
-    path: Path, restorer: Any, folder: Path, *, strength: float, max_input_pixels: float
+    path: Path,
+    restorer: Any,
+    folder: str | Path,
+    *,
+    strength: float,
+    max_input_pixels: float,
 ) -> tuple[dict[str, Path], str]:
     """Restores a file as restore.py does, into a new subfolder of `folder`.
 
@@ -71,9 +76,9 @@ def restore_upload(
     )
     if job.error:
         raise InputError(f"{path.name}: {job.error}")
-    header = job.target_header("sr")
+    photo, header = job.known_header, job.target_header("sr")
     lines = [
-        f"**{path.name}**: {job.header.width} x {job.header.height} became"
+        f"**{path.name}**: {photo.width} x {photo.height} became"
         f" {header.width} x {header.height} pixels in {job.seconds:.1f} seconds."
     ]
     sigma = estimate_sigma(read_image(path))
@@ -95,11 +100,11 @@ def write_examples(folder: Path) -> list[str]:
     """Writes small blurry versions of the two bundled photos kept for validation."""
     from eddsrn_jax.data.sources import open_split
     from eddsrn_jax.evaluation.inputs import cut_to_scale, degrade_photo
-    from eddsrn_jax.images import read_image, write_image
+    from eddsrn_jax.images import write_image
 
     paths = []
     for file in open_split("bundled").validation.files():
-        hr = cut_to_scale(read_image(file.content, file.place))
+        hr = cut_to_scale(file.read())
         name = Path(file.name).stem
         _, lr_blur = degrade_photo(hr, _EXAMPLE_SIGMAS[name], max_sigma=2.0)
         paths.append(folder / f"{name}.png")
@@ -132,17 +137,17 @@ def make_page(gr: Any, work: Any, choices: Mapping[str, str], examples: list[str
     def run(path: str | None, weights: str, strength: float) -> tuple:
         if path is None:
             return (gr.skip(),) * 5
-        path = Path(path)
+        photo = Path(path)
         try:
-            results, note = work(path, weights, strength)
+            results, note = work(photo, weights, strength)
         except InputError as error:
             raise gr.Error(str(error), duration=None, print_exception=False) from error
-        sliders = [(before(path, file), str(file)) for file in results.values()]
+        sliders = [(before(photo, file), str(file)) for file in results.values()]
         return (*sliders, *(str(file) for file in results.values()), note)
 
     with gr.Blocks(title="ED-DSRN", analytics_enabled=False) as page:
         gr.Markdown(
-            "# ED-DSRN\nUpload a small blurry photo to get two images: a deblurred one of"
+            "# ED-DSRN\nUpload a small photo to get two images: a deblurred one of"
             " the same size and a sharp one four times as large. Your photos do not leave"
             " this machine."
         )

@@ -54,7 +54,9 @@ def connect(
     numbers = (num_processes, process_id)
     if coordinator and not re.fullmatch(r".+:\d{1,5}", coordinator):
         raise UsageError(f"--coordinator={coordinator}: expected HOST:PORT")
-    if coordinator and (None in numbers or process_id >= num_processes):
+    if coordinator and (
+        num_processes is None or process_id is None or process_id >= num_processes
+    ):
         raise UsageError(
             f"--coordinator={coordinator} needs --num_processes and a --process_id below"
             f" it; they are {num_processes} and {process_id}"
@@ -95,7 +97,9 @@ def _check_free(coordinator: str) -> None:
             raise UsageError(f"--coordinator={coordinator}: {error}") from error
 
 
-def _initialize(*of_this_process: str | int | None) -> None:
+def _initialize(
+    coordinator: str | None, num_processes: int | None, process_id: int | None
+) -> None:
     """Connects the processes; restores Python's SIGTERM handler, which JAX replaces."""
     global _jax_handler
     # Python's handlers cannot run while JAX waits for the other processes; the system's
@@ -106,7 +110,7 @@ def _initialize(*of_this_process: str | int | None) -> None:
     }
     try:
         jax.distributed.initialize(
-            *of_this_process,
+            *(coordinator, num_processes, process_id),
             heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT,
             shutdown_timeout_seconds=_HEARTBEAT_TIMEOUT,
         )

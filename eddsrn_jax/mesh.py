@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -14,16 +14,18 @@ from eddsrn_jax.errors import InputError
 _log = logging.getLogger(__name__)
 
 DATA_AXIS = "data"
+# Type checkers take this class of JAX for a variable.
+Device: TypeAlias = jax.Device  # pyright: ignore[reportInvalidTypeForm]
 
 
-def device_memory(device: jax.Device) -> int:
+def device_memory(device: Device) -> int:
     """Returns the memory of a device in bytes; for a CPU, that of the machine."""
     if stats := device.memory_stats():
         return stats["bytes_limit"]
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
+def make_mesh(devices: list[Device] | None = None) -> Mesh:
     """Makes a mesh with one axis, "data", over the given or all devices of the run."""
     devices = devices or jax.devices()
     # JAX rejects the reshape of a pixel shuffle under explicit axes, so they are Auto.

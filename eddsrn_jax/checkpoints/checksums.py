@@ -46,7 +46,7 @@ def verify(name: str, value: int, sums: Mapping[str, int]) -> None:
         raise ValueError(f"the checksum of {name!r} does not match")
 
 
-def system_error(error: Exception) -> int | None:
+def system_error(error: BaseException) -> int | None:
     """Returns the errno behind an error; None if the system did not cause it."""
     found = _SYSTEM_ERROR.search(str(error))
     return int(found[1] or found[2]) if found else getattr(error, "errno", None)

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 import jax
-import ml_collections
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
@@ -29,6 +28,7 @@ from eddsrn_jax.checkpoints.checksums import (
 )
 from eddsrn_jax.checkpoints.saved_checkpoint import SavedStep
 from eddsrn_jax.checkpoints.weights import Network, with_params
+from eddsrn_jax.config_values import Config
 from eddsrn_jax.distributed import gather, lost_a_process
 from eddsrn_jax.errors import InputError
 
@@ -52,9 +52,11 @@ class State(Protocol):
 
     def split(self) -> tuple[Any, dict[str, Any]]:
         """Returns the parameters that evaluation uses, and the other arrays by name."""
+        ...
 
     def join(self, params: Any, rest: dict[str, Any]) -> Self:
         """Inverts `split`: returns a state with these parameters and other arrays."""
+        ...
 
 
 _State = TypeVar("_State", bound=State)
@@ -71,7 +73,7 @@ class SavedRun(Generic[_State]):
     """
 
     state: _State
-    config: ml_collections.ConfigDict
+    config: Config
     progress: dict[str, Any]
 
 
@@ -127,7 +129,7 @@ class Checkpoints:
     def save(
         self,
         state: State,
-        config: ml_collections.ConfigDict,
+        config: Config,
         *,
         progress: dict[str, Any],
         metrics: dict[str, float] | None,
@@ -249,7 +251,7 @@ class Checkpoints:
             )
         return None
 
-    def _none_whole(self, damaged: Collection[int]) -> InputError:
+    def _none_whole(self, damaged: Collection[int | str]) -> InputError:
         return InputError(
             f"{self._folder}: none of its {len(damaged)} checkpoints can be restored;"
             " move the folder away to start over"
@@ -257,7 +259,7 @@ class Checkpoints:
 
     def restore_params(
         self, step: int | None = None, *, like: Any | None = None
-    ) -> tuple[int, ml_collections.ConfigDict, Any]:
+    ) -> tuple[int, Config, Any]:
         """Restores and verifies only the parameters of a checkpoint.
 
         Args:
@@ -275,9 +277,7 @@ class Checkpoints:
         restored = self._restore_best(step, like)
         return restored["network"].step, restored["config"], restored["params"]
 
-    def restore_network(
-        self, step: int | None = None
-    ) -> tuple[Network, ml_collections.ConfigDict]:
+    def restore_network(self, step: int | None = None) -> tuple[Network, Config]:
         """Restores the network of a checkpoint, and the config of its run.
 
         Args:
@@ -295,14 +295,15 @@ class Checkpoints:
     def _restore_best(self, step: int | None, like: Any | None = None) -> dict[str, Any]:
         """Restores the checkpoint that `restore_params` describes."""
         steps = sorted(self._manager.all_steps(), reverse=True)
-        if step is not None and step not in steps:
-            raise InputError(
-                f"{self._folder}: no checkpoint of step {step}, only of {steps[::-1]}"
-            )
-        wanted = [step]
         if step is None:
             best = self._best_step()
             wanted = sorted(steps, key=lambda s: s != best)
+        elif step in steps:
+            wanted = [step]
+        else:
+            raise InputError(
+                f"{self._folder}: no checkpoint of step {step}, only of {steps[::-1]}"
+            )
         for candidate in wanted:
             try:
                 return self._saved(candidate).restore(params=like)
@@ -310,13 +311,14 @@ class Checkpoints:
                 if candidate == wanted[-1]:
                     raise InputError(str(error)) from error
                 _log.warning("%s; another checkpoint is used", error)
+        raise InputError(f"{self._folder}: no finished checkpoint found")
 
     def _saved(self, step: int) -> SavedStep:
         return SavedStep(self._folder / str(step), self._manager)
 
     def _best_step(self) -> int | None:
         """Returns the best step by validation; ignores steps with damaged metrics."""
-        scores = {}
+        scores: dict[int, tuple[float, int]] = {}
         for step in self._manager.all_steps():
             try:
                 metrics = self._saved(step).metrics()
@@ -325,7 +327,7 @@ class Checkpoints:
                 continue
             if metrics:
                 scores[step] = _score(metrics), step
-        return max(scores, key=scores.get, default=None)
+        return max(scores, key=scores.__getitem__, default=None)
 
     def _set_aside_damaged_metrics(self) -> None:
         """Moves checkpoints with damaged metrics aside.

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import orbax.checkpoint as ocp
 
 from eddsrn_jax import config_values
@@ -18,6 +17,7 @@ from eddsrn_jax.checkpoints.checksums import (
     verify,
 )
 from eddsrn_jax.checkpoints.weights import Network, check_matches, describe_network
+from eddsrn_jax.config_values import Config
 from eddsrn_jax.errors import InputError
 
 # Arrays of the training state in checkpoints of version 0.1, which are now the progress.
@@ -69,6 +69,7 @@ class SavedStep:
                 self._check_state(like["train"])
             args = {name: ocp.args.StandardRestore(like[name]) for name in like}
             composite = ocp.args.Composite(**args)
+            assert self._manager is not None, "a manager must read the arrays"
             restored = dict(self._manager.restore(self._step, args=composite))
             for name in like:
                 verify(name, checksum(restored[name]), sums)
@@ -121,9 +122,10 @@ class SavedStep:
 
     def _shapes(self, item: str) -> Any:
         """Returns the names, shapes and dtypes of an item's arrays."""
+        assert self._manager is not None, "a manager must read the arrays"
         return self._manager.item_metadata(self._step)[item].tree
 
-    def _describe(self, config: ml_collections.ConfigDict) -> Network:
+    def _describe(self, config: Config) -> Network:
         """Returns the config's network, which must fit the saved parameters."""
         values, saved = config_values.flatten(config), self._shapes("params")
         description = {

@@ -28,14 +28,16 @@ _MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueErro
 _FOLDER = Path(__file__).parents[1] / "weights"
 # Files of the included weights, by the names that the commands accept.
 SHIPPED: Mapping[str, Path] = {
+    "photo": _FOLDER / "photo.safetensors",
     "gaussian": _FOLDER / "gaussian.safetensors",
     "eddsrn-lite": _FOLDER / "eddsrn_lite.safetensors",
 }
-DEFAULT = "eddsrn-lite"
+DEFAULT = "photo"
 # What each of them is for, in the order in which the web page offers them.
 PURPOSES: Mapping[str, str] = {
-    "eddsrn-lite": "Gaussian blur without noise: the paper's design, lite",
+    "photo": "Any photo: blurry or sharp, noisy or compressed",
     "gaussian": "Gaussian blur without noise: this project's own design",
+    "eddsrn-lite": "Gaussian blur without noise: the paper's design, lite",
 }
 
 

@@ -129,11 +129,11 @@ class CropSampler:
         """Returns the crops of a step's batch, or of a process's slice of its rows."""
         epoch, position = divmod(step, self.steps_per_epoch)
         first = position * self._batch_size
-        rows = range(first, first + self._batch_size)[rows]
+        taken = range(first, first + self._batch_size)[rows]
         plan = self._plan(epoch)
         return CropPlan(
             **{
-                field.name: getattr(plan, field.name)[rows.start : rows.stop]
+                field.name: getattr(plan, field.name)[taken.start : taken.stop]
                 for field in dataclasses.fields(CropPlan)
             }
         )

@@ -124,6 +124,8 @@ def open_pack(source: Source, cache_dir: Path, *, on_error: str = "skip") -> Pac
             if read_pack(listing, cache_dir) is None:
                 _make_pack(source, _index_path(listing, cache_dir), on_error)
         pack = read_pack(listing, cache_dir)
+        if pack is None:
+            raise OSError(f"{cache_dir}: the new pack of {source.name} cannot be read")
     pack.announce(on_error)
     return pack
 
@@ -200,6 +202,8 @@ def _check_room(source: Source, folder: Path, pixels: Sequence[int]) -> None:
 
 def _count_pixels(file: File) -> int:
     """Returns the header's pixel count, or 0 if it is broken, which decoding reports."""
+    # Only a pack has files that are decoded already, and it is not packed again.
+    assert not isinstance(file.content, np.ndarray)
     try:
         return count_pixels(file.content, file.place)
     except InputError:

@@ -11,9 +11,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_collections
-
-from eddsrn_jax.config_values import text
+from eddsrn_jax.config_values import Config, text
 from eddsrn_jax.data.pack import Pack, open_pack, read_pack
 from eddsrn_jax.data.sources import Listing, Source, open_split
 from eddsrn_jax.errors import InputError
@@ -67,6 +65,8 @@ def open_packs(
         if source := sources.get(listing):
             packs.append(open_pack(source, cache_dir, on_error=on_error))
         else:
+            # Only the record of a run, in its workdir, lists files that have changed.
+            assert workdir is not None
             packs.append(_packed(listing, cache_dir, workdir, changes))
             packs[-1].announce(on_error)
     if workdir and active:
@@ -92,7 +92,7 @@ def open_validation(
     return _packed(record.validation, cache_dir, workdir, changes).as_source()
 
 
-def photo_places(config: ml_collections.ConfigDict) -> dict[str, Any]:
+def photo_places(config: Config) -> dict[str, Any]:
     """Returns where a run's photos and packs are: arguments of the functions above.
 
     Raises:
@@ -114,9 +114,10 @@ def _choose(
     wanted: Mapping[str, str], workdir: Path | None, *, download: bool = False
 ) -> tuple[PhotoRecord, dict[Listing, Source], str]:
     """Returns a run's record, the sources as they are now, and the changes in words."""
+    record = None
     # Before its first checkpoint a run has learnt nothing from its photos.
-    resumes = workdir and any((workdir / "checkpoints").glob("[0-9]*"))
-    record = _read(_record(workdir)) if resumes and _record(workdir).exists() else None
+    if workdir and any((workdir / "checkpoints").glob("[0-9]*")):
+        record = _read(_record(workdir)) if _record(workdir).exists() else None
     if record and record.wanted != wanted:
         record = None
     try:
@@ -128,7 +129,7 @@ def _choose(
         if not record:
             raise
         sources, changes = {}, str(error)
-    if changes:
+    if workdir and changes:
         _log.warning(
             "%s: the run's photos have changed since it began (%s); the packed copies are"
             " used",

@@ -250,7 +250,8 @@ def _tfds_source(name: str, split: str, *, data_dir: str, download: bool) -> Sou
 
     def files() -> Iterator[File]:
         decoders = {"hr": tfds.decode.SkipDecoding(), "lr": tfds.decode.SkipDecoding()}
-        examples = builder.as_dataset(split=split, decoders=decoders)
+        # A decorator hides the parameters of this method from type checkers.
+        examples = builder.as_dataset(split=split, decoders=decoders)  # pyright: ignore[reportCallIssue]
         for i, example in enumerate(examples.as_numpy_iterator()):
             yield File(f"{full_name}-{split}-{i:04d}", example["hr"])
 

@@ -2,6 +2,7 @@
 
 import collections
 from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -10,6 +11,7 @@ from eddsrn_jax.data.crops import CropSampler
 from eddsrn_jax.data.sources import import_tensorflow
 
 Batch = dict[str, np.ndarray]
+_Batch = TypeVar("_Batch")
 
 
 def stream_batches(
@@ -57,8 +59,8 @@ def stream_batches(
 
 
 def prefetch_to_device(
-    batches: Iterable[Batch],
-    place: Callable[[Batch], dict[str, jax.Array]],
+    batches: Iterable[_Batch],
+    place: Callable[[_Batch], dict[str, jax.Array]],
     *,
     size: int = 2,
 ) -> Iterator[dict[str, jax.Array]]:

@@ -90,7 +90,8 @@ def _panel(
         scale: size of the photo divided by that of the image. A smaller image is
             enlarged by repeating pixels.
     """
-    box = [value // scale for value in (left, top, left + _SIDE, top + _SIDE)]
+    right, bottom = left + _SIDE, top + _SIDE
+    box = (left // scale, top // scale, right // scale, bottom // scale)
     side = _SIDE * _ZOOM
     panel = Image.new("RGB", (side, side + _LINE * len(lines)), "white")
     detail = Image.fromarray(image).crop(box)

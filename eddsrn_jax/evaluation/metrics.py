@@ -42,7 +42,8 @@ def ssim_map(pred: np.ndarray, target: np.ndarray) -> np.ndarray:
 
     Source: Wang et al., "Image Quality Assessment", 2004, through scikit-image.
     """
-    _, similarity = structural_similarity(
+    # Type checkers do not know that `full` makes it return a pair.
+    _, similarity = structural_similarity(  # pyright: ignore[reportAssignmentType, reportGeneralTypeIssues]
         pred.astype(np.float64),
         target.astype(np.float64),
         data_range=255.0,

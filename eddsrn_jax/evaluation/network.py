@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import ml_collections
 
 from eddsrn_jax.checkpoints.manager import Checkpoints
 from eddsrn_jax.checkpoints.torch_weights import read_peers
 from eddsrn_jax.checkpoints.weights import Network, find_weights, read_network
+from eddsrn_jax.config_values import Config
 from eddsrn_jax.data.photo_record import open_validation, photo_places
 from eddsrn_jax.data.sources import Source, folder_source
 from eddsrn_jax.distributed import gather
@@ -47,7 +47,7 @@ class _Candidate:
     origin: dict[str, Any]
     title: str
     folder: Path
-    config: ml_collections.ConfigDict | None = None
+    config: Config | None = None
 
 
 def evaluate_network(
@@ -72,7 +72,8 @@ def evaluate_network(
         workdir: workdir of the run that trained the network.
         step: step of the checkpoint; None for the one with the best validation score.
         weights: name of shipped weights or a file, see `find_weights`. If weights and
-            workdir are both None, the default weights are used.
+            workdir are both None, "gaussian" is scored, which is made for the paper's
+            degradation.
         datasets: folders of photos to score, by name.
         validation: whether to score the run's own validation set.
         validation_set: the run's validation set, if the caller has it open; None opens
@@ -100,7 +101,7 @@ def evaluate_network(
     sources = open_folders(datasets or {})
     if validation and validation_set:
         sources[:0] = [validation_set]
-    elif validation and candidate.config:
+    elif validation and workdir and candidate.config:
         sources[:0] = _held_out(candidate.config, workdir, required=not sources)
     # An unwritable folder should fail here, not after all the scoring.
     output_dir = open_output(output_dir, candidate.folder)
@@ -239,8 +240,9 @@ def _open_run(workdir: Path, step: int | None) -> _Candidate:
     )
 
 
-def _open_weights(path: Path | None) -> _Candidate:
-    network, path = read_network(path), find_weights(path)
+def _open_weights(name: Path | str | None) -> _Candidate:
+    path = find_weights(name or "gaussian")
+    network = read_network(path)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     return _Candidate(
         network,
@@ -290,9 +292,7 @@ def read_photos(source: Source) -> Iterator[Photo]:
             _log.warning("%s; left out", error)
 
 
-def _held_out(
-    config: ml_collections.ConfigDict, workdir: Path, *, required: bool
-) -> list[Source]:
+def _held_out(config: Config, workdir: Path, *, required: bool) -> list[Source]:
     try:
         return [open_validation(**photo_places(config), workdir=workdir)]
     except InputError as error:

@@ -5,7 +5,7 @@ import dataclasses
 import json
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +118,7 @@ def format_gains(rows: Sequence[Row], baseline: str = "bicubic") -> str:
     return markdown(table)
 
 
-def _with_signs(values: Sequence[float]) -> list[str]:
+def _with_signs(values: Iterable[float]) -> list[str]:
     """Formats a PSNR and, with signs, the gains over it."""
     psnr, *gains = values
     return [f"{psnr:.2f}", *(f"{gain:+.2f}" for gain in gains)]

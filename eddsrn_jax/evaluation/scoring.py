@@ -47,6 +47,8 @@ Photo = tuple[str, np.ndarray]
 
 # A method's name, its time in seconds, and its outputs.
 _Result = tuple[str, float, Restored]
+# The first fields of a Row: dataset, image, sigma, output, method and seconds.
+_Key = tuple[str, str, float, str, str, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +192,7 @@ def _score(
     results: Sequence[tuple[_Cell, list[_Result]]],
 ) -> list[Row]:
     """Scores all results of a photo, in parallel."""
-    jobs = []
+    jobs: list[tuple[_Key, concurrent.futures.Future, Spoiling]] = []
     for cell, found in results:
         truth = {"sr": hr, "deblurred": cell.lr_sharp}
         for method, seconds, outputs in found:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 
 from eddsrn_jax.checkpoints.torch_weights import read_peers
 from eddsrn_jax.checkpoints.weights import Network, read_network
+from eddsrn_jax.config_values import Config
 from eddsrn_jax.data.sources import open_split
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.evaluation.baselines.bicubic import bicubic
@@ -56,7 +56,7 @@ class Entry:
 
 
 def compare(
-    config: ml_collections.ConfigDict,
+    config: Config,
     *,
     datasets: Mapping[str, Path],
     scoring: Scoring = PAPER,
@@ -103,7 +103,7 @@ def compare(
     _write(output_dir / config.name, entries, found, text)
     print(text)
     print(f"\ntables in {output_dir / config.name}.md, .csv and .json")
-    if figure:
+    if figure and photo is not None:
         path = output_dir / f"figure_{Path(figure.removeprefix('bundled:')).stem}.png"
         drawn = scoring.sigmas or (random_sigma(scoring.seed, figure),)
         write_image(path, draw_figure(methods, photo, sigma=middle(drawn)))
@@ -122,9 +122,7 @@ def _open_photo(place: str) -> np.ndarray:
     raise InputError(f"--figure={place}: no such photo, only {names}")
 
 
-def read_entries(
-    config: ml_collections.ConfigDict, *, dtype: str | None, peers: Path | None
-) -> list[Entry]:
+def read_entries(config: Config, *, dtype: str | None, peers: Path | None) -> list[Entry]:
     """Builds the rows of a table's config, with weights if these exist.
 
     Args:
@@ -183,7 +181,8 @@ def _network_entry(network: Network, dtype: str | None, **paper: Any) -> Entry:
 
 def _cascade_entry(deblur: Entry, super_resolve: Entry, **paper: Any) -> Entry:
     parts = (deblur, super_resolve)
-    if missing := [f"needs {part.title}" for part in parts if not part.method]:
+    if not (deblur.method and super_resolve.method):
+        missing = [f"needs {part.title}" for part in parts if not part.method]
         return Entry(missing=", ".join(missing), **paper)
     return Entry(
         method=Cascade(deblur.method, super_resolve.method),

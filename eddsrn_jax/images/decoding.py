@@ -6,7 +6,7 @@ import io
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms
@@ -124,15 +124,15 @@ def _pillow(stream: BinaryIO) -> Photo:
     elif mode.startswith("I;"):
         raise InputError(f"the value range of {raw_mode} pixels is unknown")
     mode = _pixel_mode(mode, image)
-    exif = _exif(image)
-    orientation, size = exif.get(_ORIENTATION, 1), image.size[::-1]
+    exif = _exif(image, stream)
+    orientation, (width, height) = exif.get(_ORIENTATION, 1), image.size
     # Pillow turns TIFF images itself, and its size is the one after turning.
     if image.format == "TIFF":
         _check_tiles(image)
         orientation = 1
     elif orientation in _SIDEWAYS:
-        size = size[::-1]
-    header = Header(*size, _CHANNELS[mode], np.dtype(f"uint{bits}"))
+        width, height = height, width
+    header = Header(height, width, _CHANNELS[mode], np.dtype(f"uint{bits}"))
     several = getattr(image, "is_animated", False)
     return Photo(stream, header, orientation, exif, image.info, several, image)
 
@@ -148,16 +148,16 @@ def _pixel_mode(mode: str, image: Image.Image) -> str:
     return mode
 
 
-def _exif(image: Image.Image) -> Image.Exif:
+def _exif(image: Image.Image, stream: BinaryIO) -> Image.Exif:
     """Returns the EXIF tags without decoding pixels; none if they cannot be parsed."""
     if image.format == "PNG" and "exif" not in image.info:
         # The tags may follow the pixels, which Pillow would decode to reach them.
-        position = image.fp.tell()
-        for kind, offset, size in _png_chunks(image.fp):
+        position = stream.tell()
+        for kind, offset, size in _png_chunks(stream):
             if kind == b"eXIf" and size < 2**24:
-                image.fp.seek(offset + 8)
-                image.info["exif"] = b"Exif\0\0" + image.fp.read(size - 12)
-        image.fp.seek(position)
+                stream.seek(offset + 8)
+                image.info["exif"] = b"Exif\0\0" + stream.read(size - 12)
+        stream.seek(position)
     try:
         # The method of Pillow's PNG class would decode the pixels.
         return Image.Image.getexif(image)
@@ -175,7 +175,7 @@ def _png_chunks(stream: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
         offset = stream.seek(offset + size)
 
 
-def _check_tiles(image: Image.Image) -> None:
+def _check_tiles(image: Any) -> None:
     """Raises InputError if a TIFF file lacks strips, which Pillow would leave black."""
     covered = sum((x1 - x0) * (y1 - y0) for _, (x0, y0, x1, y1), *_ in image.tile)
     # Separate planes are covered one by one; to Pillow a compressed file is one tile.
@@ -215,10 +215,10 @@ def _wide_tiff(stream: BinaryIO) -> Photo | None:
         raise InputError("strips or tiles are missing")
     colours = 3 if photometric == 2 else 1
     has_alpha = samples > colours and _extra_sample(exif, colours) in (1, 2)
-    orientation, size = exif.get(_ORIENTATION, 1), (height, width)
+    orientation = exif.get(_ORIENTATION, 1)
     if orientation in _SIDEWAYS:
-        size = size[::-1]
-    header = Header(*size, colours + has_alpha, np.dtype(np.uint16))
+        width, height = height, width
+    header = Header(height, width, colours + has_alpha, np.dtype(np.uint16))
     # EXIF calls the next directory IFD1, and puts a thumbnail there. If it exists, it
     # counts as a further image.
     several = bool(exif.get_ifd(ExifTags.IFD.IFD1))
@@ -255,7 +255,8 @@ def decode(photo: Photo) -> np.ndarray:
     else:
         pixels = to_array(photo.image)
     pixels = upright(pixels.reshape(*pixels.shape[:2], -1), photo.orientation)
-    found = Header(*pixels.shape, pixels.dtype)
+    height, width, channels = pixels.shape
+    found = Header(height, width, channels, pixels.dtype)
     if found != photo.header:
         raise InputError(f"decoded as {found}, but the file declares {photo.header}")
     return pixels
@@ -283,7 +284,10 @@ def to_array(image: Image.Image) -> np.ndarray:
     mode = _pixel_mode(image.mode, image)
     if image.mode == "LAB":
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        image = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+        converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+        # Only a conversion in place returns None.
+        assert converted is not None
+        image = converted
     elif image.mode != mode:
         image = image.convert(mode)
     pixels = np.empty((image.height, image.width, _CHANNELS[mode]), np.uint8)

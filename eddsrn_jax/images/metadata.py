@@ -71,7 +71,7 @@ def cmyk_to_srgb(
     Returns:
         The photo and the colour profile of its pixels.
     """
-    if icc:
+    if icc and photo.image:
         srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
         try:
             image = ImageCms.profileToProfile(
@@ -93,7 +93,7 @@ def one_line(message: object) -> str:
 
 def resolution(photo: Photo) -> tuple[float, float] | None:
     """Returns horizontal and vertical dots per inch, or None if missing or invalid."""
-    dpi = photo.info.get("dpi")
+    dpi = photo.info.get("dpi", ())
     with contextlib.suppress(TypeError, ValueError, ZeroDivisionError):
         x, y = (float(value) for value in dpi)
         # JPEG can hold this range; values beyond it are errors in the file.
@@ -125,5 +125,6 @@ def upright_exif(exif: Image.Exif, size: tuple[int, int] | None = None) -> Image
 
 def _writable(value: object) -> object:
     # Pillow reads text as Latin-1, but writes it as ASCII with question marks.
-    is_text = isinstance(value, str) and not value.isascii()
-    return value.encode("latin-1") if is_text else value
+    if isinstance(value, str) and not value.isascii():
+        return value.encode("latin-1")
+    return value

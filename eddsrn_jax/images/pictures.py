@@ -45,7 +45,7 @@ from eddsrn_jax.images.metadata import (
 
 _log = logging.getLogger(__name__)
 _MAX_SIDE = {"WebP": 16383, "JPEG": 65535}
-_FORMATS = dict(
+_FORMATS: dict[str, str] = dict(
     zip(EXTENSIONS, ("BMP", "JPEG", "JPEG", "PNG", "TIFF", "TIFF", "WebP"), strict=True)
 )
 # Bytes of pixels in a classic TIFF file, a little below the 4 GiB that its offsets reach.
@@ -230,7 +230,8 @@ def write_picture(
 
 def _header_of(pixels: Image.Image | np.ndarray) -> Header:
     if isinstance(pixels, np.ndarray):
-        return Header(*pixels.shape, pixels.dtype)
+        height, width, channels = pixels.shape
+        return Header(height, width, channels, pixels.dtype)
     channels = {mode: count for count, mode in _MODES.items()}[pixels.mode]
     return Header(pixels.height, pixels.width, channels, np.dtype(np.uint8))
 
@@ -279,7 +280,7 @@ def _wide_png(pixels: np.ndarray, metadata: Metadata) -> bytes:
         chunks.append((b"pHYs", struct.pack(">IIB", *per_metre, 1)))
     if metadata.exif:
         chunks.append((b"eXIf", metadata.exif.removeprefix(b"Exif\0\0")))
-    data = imagecodecs.png_encode(pixels, level=_PNG_LEVEL)
+    data = bytes(imagecodecs.png_encode(pixels, level=_PNG_LEVEL))
     # The chunks go after the signature and the header, which have 33 bytes.
     return data[:33] + b"".join(_chunk(*chunk) for chunk in chunks) + data[33:]
 
@@ -327,7 +328,8 @@ def _strip(pixels: Image.Image | np.ndarray, top: int, bottom: int) -> bytes:
         rows = np.asarray(pixels.crop((0, top, pixels.width, bottom)))
     else:
         rows = pixels[top:bottom]
-    return imagecodecs.deflate_encode(imagecodecs.delta_encode(rows, axis=1), level=6)
+    differences = imagecodecs.delta_encode(rows, axis=1)
+    return bytes(imagecodecs.deflate_encode(differences, level=6))
 
 
 def _add_exif(path: Path, exif: Image.Exif) -> None:

@@ -63,7 +63,9 @@ def _convolutions(jaxpr: jex.Jaxpr) -> Iterator[list[jax.ShapeDtypeStruct]]:
     for equation in jaxpr.eqns:
         if equation.primitive.name == "conv_general_dilated":
             arrays = (*equation.invars, *equation.outvars)
-            yield [jax.ShapeDtypeStruct(x.aval.shape, x.aval.dtype) for x in arrays]
+            # The operands of a convolution are arrays, which have a shape and a dtype.
+            avals: list[Any] = [x.aval for x in arrays]
+            yield [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in avals]
         for value in equation.params.values():
             if isinstance(value, jex.ClosedJaxpr):
                 yield from _convolutions(value.jaxpr)

@@ -207,11 +207,11 @@ def front_end_channels(
     # 8-bit images give whole numbers over a power of two, which bfloat16 holds exactly.
     levels = (255.0 * images - 128.0) / PHOTO_SCALE
     scales = np.array(find_bank(bank).scales, np.float32).reshape(1, 1, 1, -1, 1)
-    changes = 255.0 / scales * changes
+    scaled = 255.0 / scales * changes
     # At a sharp edge, a filter for strong blurs makes up to twenty times its usual
     # change. An invertible function compresses the values to (-4, 4).
-    changes = (changes / (1 + jnp.abs(changes) / 4)).reshape(*images.shape[:3], -1)
-    return jnp.concatenate([x.astype(dtype) for x in (levels, changes)], axis=-1)
+    bounded = (scaled / (1 + jnp.abs(scaled) / 4)).reshape(*images.shape[:3], -1)
+    return jnp.concatenate([x.astype(dtype) for x in (levels, bounded)], axis=-1)
 
 
 def network_input(images: jax.Array, front_end: str, dtype: DTypeLike) -> jax.Array:

@@ -107,7 +107,7 @@ class HalfSizeEDDSRN(nn.Module):
         """
         _, h, w, _ = lr_blur.shape
         half, quarter, eighth = self.features
-        pairs = dict(zip(_BLOCKS, self.num_pairs, strict=True))
+        pairs: dict[str, int] = dict(zip(_BLOCKS, self.num_pairs, strict=True))
 
         def conv(features: int, name: str) -> Conv:
             settings = {"kernel_init": LINEAR_NORMAL, "dtype": self.dtype}

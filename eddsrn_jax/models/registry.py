@@ -80,7 +80,9 @@ def abstract_params(model: nn.Module) -> Any:
 def apply(model: nn.Module, params: Any, images: jax.Array) -> dict[str, jax.Array]:
     """Applies a network to a batch, with batch norm's running statistics."""
     trained, statistics = split_params(params)
-    return model.apply({"params": trained, "batch_stats": statistics}, images)
+    variables = {"params": trained, "batch_stats": statistics}
+    # Flax returns a pair only if a collection is mutable.
+    return model.apply(variables, images)  # pyright: ignore[reportReturnType]
 
 
 @functools.lru_cache(64)

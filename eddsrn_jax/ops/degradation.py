@@ -134,7 +134,7 @@ def degrade(
     *,
     scale: int,
     max_sigma: float,
-    size: tuple[jax.Array | int, jax.Array | int] | None = None,
+    size: Sequence[jax.Array | int] | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Makes a photo's small sharp image and its small blurry one.
 
@@ -157,9 +157,7 @@ def degrade(
     return lr_sharp, round_to_8_bits(blurred)
 
 
-def _shrink(
-    hr: jax.Array, *, scale: int, size: tuple[jax.Array | int, jax.Array | int]
-) -> jax.Array:
+def _shrink(hr: jax.Array, *, scale: int, size: Sequence[jax.Array | int]) -> jax.Array:
     height, width, _ = hr.shape
     rows, columns = size
     # Clips between the two passes, where MATLAB's imresize of an 8-bit image cannot
@@ -193,6 +191,7 @@ def training_triple(
     *,
     scale: int,
     sigma_range: tuple[float, float],
+    sharp_share: float = 0.0,
     anisotropic_share: float = 0.0,
     noise_share: float = 0.0,
     max_noise: float = 0.0,
@@ -209,6 +208,7 @@ def training_triple(
         hr: crop, uint8 [H, H, 3], H a multiple of `scale`.
         scale: whole factor.
         sigma_range: bounds of the uniform distribution of sigma.
+        sharp_share: share without blur.
         anisotropic_share: share with directional blur. Its direction is random, and its
             sigma across the direction is 0.3 to 1 times that along it.
         noise_share, max_noise: share with noise, see `add_noise`; largest level, in grey
@@ -220,9 +220,13 @@ def training_triple(
         "hr" [H, H, 3]; "lr_sharp" and "lr_blur" [H / scale, H / scale, 3]; all float32.
     """
     augment_key, sigma_key = jax.random.split(key)
-    shape_key, noise_key, jpeg_key = (jax.random.fold_in(key, i) for i in range(3))
+    shape_key, noise_key, jpeg_key, sharp_key = (
+        jax.random.fold_in(key, i) for i in range(4)
+    )
     low, high = sigma_range
     sigma = jax.random.uniform(sigma_key, minval=low, maxval=high)
+    if sharp_share:
+        sigma = jnp.where(jax.random.bernoulli(sharp_key, sharp_share), 0.0, sigma)
     hr = augment(augment_key, hr)
     lr_sharp = _shrink(hr, scale=scale, size=hr.shape[:2])
     blurred = _blur(lr_sharp, sigma, max_sigma=high, size=lr_sharp.shape[:2])

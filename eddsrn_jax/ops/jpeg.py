@@ -8,6 +8,8 @@ Source: ITU-T T.81 (annex K has the quantisation tables); colour: JFIF 1.02; chr
 enlargement: libjpeg's "fancy upsampling".
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,7 +54,7 @@ def jpeg(
     quality: jax.Array | int,
     *,
     reduce_chroma: jax.Array | bool = True,
-    phase: tuple[jax.Array | int, jax.Array | int] = (0, 0),
+    phase: Sequence[jax.Array | int] = (0, 0),
 ) -> jax.Array:
     """Returns the image after JPEG compression and decompression.
 

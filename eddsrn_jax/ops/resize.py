@@ -7,6 +7,8 @@ Source: the kernel of Keys 1981 (a = -0.5), stretched by the factor when shrinki
 are mirrored with the edge sample repeated.
 """
 
+from typing import TypeVar
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,7 @@ import numpy as np
 # Products with resampling matrices use full float32. By default, TPUs and recent GPUs
 # keep 8 to 10 bits of the inputs, no more than the images themselves have.
 PRECISION = jax.lax.Precision.HIGHEST
+_Array = TypeVar("_Array", jax.Array, np.ndarray)
 
 
 def cubic_kernel(x: np.ndarray) -> np.ndarray:
@@ -24,14 +27,15 @@ def cubic_kernel(x: np.ndarray) -> np.ndarray:
     return np.where(x <= 1, near, np.where(x <= 2, far, 0.0))
 
 
-def mirrored(indices: jax.Array, size: jax.Array | int) -> jax.Array:
+def mirrored(indices: _Array, size: _Array | int) -> _Array:
     """Maps indices of any sign and size into [0, size) by reflection at both ends.
 
     The edge sample is repeated (`1 0 | 0 1 2 | 2 1`), as in MATLAB's imresize. NumPy
     arrays work too.
     """
     indices = indices % (2 * size)
-    return abs(indices - (2 * size - 1) * (indices >= size))
+    # For type checkers the absolute value of a NumPy array may be any array.
+    return abs(indices - (2 * size - 1) * (indices >= size))  # pyright: ignore[reportReturnType]
 
 
 def band_matrix(indices: jax.Array, weights: jax.Array, columns: int) -> jax.Array:
@@ -87,7 +91,7 @@ def bicubic_downscale(x: jax.Array, scale: int) -> jax.Array:
     return jax.vmap(shrink)(x)
 
 
-def bicubic_upscale(x: jax.Array | np.ndarray, scale: int) -> jax.Array | np.ndarray:
+def bicubic_upscale(x: _Array, scale: int) -> _Array:
     """Enlarges images [N, h, w, C], JAX or NumPy, to [N, scale * h, scale * w, C].
 
     This is a filter bank of `scale` phases with at most five taps each. Its cost, unlike
@@ -98,7 +102,7 @@ def bicubic_upscale(x: jax.Array | np.ndarray, scale: int) -> jax.Array | np.nda
     return _upscale_axis(_upscale_axis(x, scale, axis=2), scale, axis=1)
 
 
-def _upscale_axis(x: jax.Array, scale: int, *, axis: int) -> jax.Array:
+def _upscale_axis(x: _Array, scale: int, *, axis: int) -> _Array:
     xp = x.__array_namespace__()
     size = x.shape[axis]
     around = [(0, 0)] * x.ndim

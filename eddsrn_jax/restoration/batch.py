@@ -80,7 +80,8 @@ def restore_files(
             waiting = [job for job in jobs if job.status == "not started"]
             if waiting:
                 restorer = make_restorer()
-                restorer.expect((x.header.height, x.header.width) for x in waiting)
+                headers = [job.known_header for job in waiting]
+                restorer.expect((x.height, x.width) for x in headers)
                 _restore_all(waiting, restorer, strength)
         finally:
             _log.info("%s", _summary(jobs, time.perf_counter() - start))
@@ -90,6 +91,9 @@ def restore_files(
 @contextlib.contextmanager
 def _reporting(path: Path | None, jobs: Sequence[Job]) -> Iterator[None]:
     """Writes the report after the block, and once before it to find errors early."""
+    if not path:
+        yield
+        return
 
     def write() -> None:
         text = json.dumps({"files": [job.entry() for job in jobs]}, indent=1)
@@ -100,9 +104,6 @@ def _reporting(path: Path | None, jobs: Sequence[Job]) -> Iterator[None]:
             reason = f"cannot be written ({error.strerror})"
             raise InputError(f"--report={path}: {reason}") from error
 
-    if not path:
-        yield
-        return
     files = [file for job in jobs for file in (job.path, *job.targets.values())]
     if os.path.realpath(path) in map(os.path.realpath, files):
         raise UsageError(f"--report={path} would replace a photo or a result")
@@ -263,6 +264,6 @@ def _summary(jobs: Sequence[Job], seconds: float) -> str:
     done = [job for job in jobs if job.status == "restored"]
     if done:
         megapixels = sum(job.pixels for job in done) / 1e6
-        rate = megapixels / sum(job.seconds for job in done)
+        rate = megapixels / sum(job.seconds for job in done if job.seconds)
         parts.append(f"{megapixels:.3g} megapixels at {rate:.3g} per second")
     return ", ".join(parts) + f" ({seconds:.1f} s)"

@@ -46,17 +46,22 @@ class Job:
     seconds: float | None = None
 
     @property
+    def known_header(self) -> Header:
+        """The header, once read."""
+        assert self.header is not None, "the header is not read yet"
+        return self.header
+
+    @property
     def pixels(self) -> int:
         """Height times width, once the header is known."""
-        return self.header.height * self.header.width
+        return self.known_header.height * self.known_header.width
 
     def target_header(self, output: str) -> Header:
         """Returns the size, channels and dtype of an output."""
-        size = {
-            side: _SCALES[output] * getattr(self.header, side)
-            for side in ("height", "width")
-        }
-        return dataclasses.replace(self.header, **size)
+        header, scale = self.known_header, _SCALES[output]
+        return dataclasses.replace(
+            header, height=scale * header.height, width=scale * header.width
+        )
 
     def warn(self, message: str) -> None:
         """Logs and records a warning about the photo, each message only once."""
@@ -132,13 +137,14 @@ class Limits:
     def check(self, job: Job) -> None:
         """Raises InputError if a photo or the sum of its results is too large."""
         made = job.pixels * sum(_SCALES[name] ** 2 for name in job.targets)
+        header = job.known_header
         for count, limit, kind in (
             (job.pixels, self.input_pixels, "input"),
             (made, self.output_pixels, "output"),
         ):
             if count > limit:
                 raise InputError(
-                    f"{job.header.width}x{job.header.height} pixels make"
+                    f"{header.width}x{header.height} pixels make"
                     f" {count / 1e6:,.4g} megapixels of {kind}, more than"
                     f" --max_{kind}_megapixels={limit / 1e6:g}"
                 )

@@ -88,10 +88,10 @@ def _ending_at(
         if context.method_name != "__call__":
             return next_call(*args, **kwargs)
         if isinstance(context.module, FrontEnd):
-            replicated = _continued(*args, end, by=lambda i, n: jnp.minimum(i, n - 1))
+            replicated = _continued(args[0], end, by=lambda i, n: jnp.minimum(i, n - 1))
             return _continued(next_call(replicated), end, by=mirrored)
         if isinstance(context.module, BicubicUpscale):
-            return next_call(_continued(*args, end, by=mirrored))
+            return next_call(_continued(args[0], end, by=mirrored))
         if zeros_from and isinstance(context.module, _CONVOLUTIONS):
             (x,), (first, shape) = args, zeros_from
             # Sizes inside the network are multiples or fractions of the window's.

@@ -5,6 +5,7 @@ Features are matched as in Xu et al., "Learning to Super-Resolve Blurry Face and
 Images", ICCV 2017. That paper's loss weights are not known here.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ import optax
 
 from eddsrn_jax.mesh import DATA_AXIS
 from eddsrn_jax.models import STRIDE
-from eddsrn_jax.training.losses import joint_loss, mse
+from eddsrn_jax.training.losses import add_up, joint_loss, mse
 from eddsrn_jax.training.state import TrainState
 from eddsrn_jax.training.step import (
     Metrics,
@@ -99,7 +100,8 @@ def adversarial_step(
     hr = examples["hr"]
 
     def judge(params: Any, images: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
-        return discriminator.apply({"params": params}, images)
+        # Flax returns anything else only if a collection is mutable.
+        return discriminator.apply({"params": params}, images)  # pyright: ignore[reportReturnType]
 
     _, hr_features = judge(state.discriminator, hr)
 
@@ -110,7 +112,7 @@ def adversarial_step(
         logits, features = judge(state.discriminator, outputs["sr"])
         metrics["loss_adversarial"] = jnp.mean(nn.softplus(-logits))
         pairs = list(zip(features, hr_features, strict=True))
-        metrics["loss_features"] = sum(mse(*pair) for pair in pairs) / len(pairs)
+        metrics["loss_features"] = add_up(mse(*pair) for pair in pairs) / len(pairs)
         total += weight * metrics["loss_adversarial"]
         total += feature_weight * metrics["loss_features"]
         return total, (batch_stats, outputs["sr"], {**metrics, "loss": total})
@@ -122,7 +124,7 @@ def adversarial_step(
     new, losses["loss_discriminator"] = update_discriminator(
         new, judge=judge, hr=hr, sr=sr, optimizer=optimizer
     )
-    new = new.replace(batch_stats=batch_stats)
+    new = dataclasses.replace(new, batch_stats=batch_stats)
     return discard_if_nonfinite(state, new, grads=grads, losses=losses)
 
 
@@ -154,5 +156,7 @@ def update_discriminator(
         grads, state.discriminator_opt_state, state.discriminator
     )
     params = optax.apply_updates(state.discriminator, updates)
-    new = state.replace(discriminator=params, discriminator_opt_state=opt_state)
+    new = dataclasses.replace(
+        state, discriminator=params, discriminator_opt_state=opt_state
+    )
     return new, loss

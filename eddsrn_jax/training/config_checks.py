@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import ml_collections
 
-from eddsrn_jax.config_values import flatten
+from eddsrn_jax.config_values import Config, flatten
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.evaluation.inputs import SPOILINGS
 from eddsrn_jax.models import NETWORKS, SCALE, make_network
@@ -79,6 +79,7 @@ _VALUES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "pipeline.num_threads": _COUNT,
     "pipeline.prefetch": _COUNT,
     "degradation.sigma_range": _SIGMA_RANGE,
+    "degradation.sharp_share": _PROBABILITY,
     "degradation.anisotropic_share": _PROBABILITY,
     "degradation.noise_share": _PROBABILITY,
     "degradation.max_noise": _NUMBER,
@@ -110,7 +111,7 @@ _VALUES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 _NONE_IS_ZERO = ("deblur_features",)
 
 
-def check(config: ml_collections.ConfigDict) -> None:
+def check(config: Config) -> None:
     """Checks that a run can use this config.
 
     Raises:
@@ -134,16 +135,14 @@ def check(config: ml_collections.ConfigDict) -> None:
         if not holds:
             raise InputError(f"config.{name}={values[name]!r}: expected {expected}")
 
-    steps = "total_steps" if config.total_steps else "num_epochs"
-    require(steps, config[steps] >= 1, "1 or more")
-    side = config.data.hr_patch_size
+    steps = "total_steps" if values["total_steps"] else "num_epochs"
+    require(steps, values[steps] >= 1, "1 or more")
+    side = values["data.hr_patch_size"]
     require("data.hr_patch_size", side % SCALE == 0, f"a multiple of {SCALE}")
     _check_model(config, require)
 
 
-def _check_model(
-    config: ml_collections.ConfigDict, require: Callable[[str, bool, str], None]
-) -> None:
+def _check_model(config: Config, require: Callable[[str, bool, str], None]) -> None:
     model = config.model
     defaults = make_network(config.network, {})
     # Raises InputError for fields that the network does not have.

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import ml_collections
 
 from eddsrn_jax.checkpoints.manager import Checkpoints
+from eddsrn_jax.config_values import Config
 from eddsrn_jax.data.crops import CropSampler
 from eddsrn_jax.evaluation.inputs import SPOILINGS
 from eddsrn_jax.evaluation.network import evaluate_network
@@ -42,7 +42,7 @@ _PICTURES = 4
 
 
 def train_and_evaluate(
-    config: ml_collections.ConfigDict,
+    config: Config,
     workdir: Path,
     *,
     max_minutes: float = math.inf,
@@ -99,7 +99,7 @@ def train_and_evaluate(
     return None
 
 
-def _final_scoring(config: ml_collections.ConfigDict) -> Scoring:
+def _final_scoring(config: Config) -> Scoring:
     """Returns how the trained network is scored.
 
     The paper's protocol has its own sigmas, whichever ones the run is validated with.
@@ -114,7 +114,7 @@ def _final_scoring(config: ml_collections.ConfigDict) -> Scoring:
 
 
 def _train(
-    config: ml_collections.ConfigDict,
+    config: Config,
     workdir: Path,
     mesh: jax.sharding.Mesh,
     sampler: CropSampler,
@@ -191,7 +191,7 @@ def _train(
 
 
 def _announce(
-    config: ml_collections.ConfigDict,
+    config: Config,
     workdir: Path,
     sampler: CropSampler,
     photos: Sequence[Photo],
@@ -222,7 +222,7 @@ def _announce(
 
 
 def _validate(
-    config: ml_collections.ConfigDict,
+    config: Config,
     restorer: Restorer,
     photos: Sequence[Photo],
     reporter: Reporter,

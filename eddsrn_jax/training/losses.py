@@ -1,6 +1,7 @@
 """Training losses: means over a batch of float images in [0, 1]."""
 
 import functools
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -68,18 +69,24 @@ def joint_loss(
     """
     compare = {"mse": mse, "l1": l1, "log_mse": log_mse}
     compare["charbonnier"] = functools.partial(charbonnier, eps=eps)
-    parts = {}
+    parts: dict[str, jax.Array] = {}
     if "sr" in outputs:
         levels = [name for name in outputs if name.endswith("_y")] or ["sr"]
-        parts["loss_sr"] = sum(
+        parts["loss_sr"] = add_up(
             compare[sr](outputs[name], _target(outputs[name], targets["hr"]))
             for name in levels
         )
     if "deblurred" in outputs:
         parts["loss_db"] = compare[deblurred](outputs["deblurred"], targets["lr_sharp"])
     weights = {"loss_sr": 1.0, "loss_db": alpha if "sr" in outputs else 1.0}
-    loss = sum(weights[name] * part for name, part in parts.items())
+    loss = add_up(weights[name] * part for name, part in parts.items())
     return loss, {"loss": loss, **parts}
+
+
+def add_up(losses: Iterable[jax.Array]) -> jax.Array:
+    """Returns the sum of one or more losses."""
+    # Only the sum of none is a number instead of an array.
+    return sum(losses)  # pyright: ignore[reportReturnType]
 
 
 def _target(output: jax.Array, hr: jax.Array) -> jax.Array:

@@ -1,5 +1,8 @@
 """Adam and its learning-rate schedules; durations are in steps."""
 
+from collections.abc import Callable
+from typing import Any
+
 import optax
 
 from eddsrn_jax.errors import InputError
@@ -63,7 +66,7 @@ def make_optimizer(
     clip_norm: float,
     steps_per_epoch: int,
     total_steps: int,
-) -> tuple[optax.GradientTransformation, optax.Schedule]:
+) -> tuple[optax.GradientTransformation, Callable[[int], Any]]:
     """Makes Adam and its schedule from a config's `optimizer` section.
 
     Args:

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 from tensorboardX import RecordWriter, summary
-from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 from tqdm import tqdm
 
 from eddsrn_jax.files import naming, write_text

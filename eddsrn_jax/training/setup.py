@@ -8,12 +8,12 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import ml_collections
 import optax
 
 from eddsrn_jax import config_values
 from eddsrn_jax.checkpoints.manager import Checkpoints
 from eddsrn_jax.checkpoints.weights import load_weights
+from eddsrn_jax.config_values import Config
 from eddsrn_jax.data.crops import CropSampler
 from eddsrn_jax.data.pack import Pack
 from eddsrn_jax.data.photo_record import open_packs, photo_places
@@ -33,9 +33,7 @@ _log = logging.getLogger(__name__)
 _MIN_VALIDATION_SIDE = SCALE * 16
 
 
-def open_data(
-    config: ml_collections.ConfigDict, workdir: Path | None = None
-) -> tuple[CropSampler, Pack]:
+def open_data(config: Config, workdir: Path | None = None) -> tuple[CropSampler, Pack]:
     """Opens the crops to train on and the photos to validate on.
 
     Args:
@@ -68,7 +66,7 @@ def open_data(
 
 
 def open_batches(
-    config: ml_collections.ConfigDict,
+    config: Config,
     sampler: CropSampler,
     steps: range,
     mesh: jax.sharding.Mesh,
@@ -87,7 +85,7 @@ def open_batches(
 
 
 def compile_step(
-    config: ml_collections.ConfigDict,
+    config: Config,
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     mesh: jax.sharding.Mesh,
@@ -113,7 +111,7 @@ def compile_step(
     return map_step(step, mesh)
 
 
-def _discriminator(config: ml_collections.ConfigDict) -> Discriminator | None:
+def _discriminator(config: Config) -> Discriminator | None:
     """Makes the discriminator that the config trains against; None if it has none."""
     if not config.adversarial.weight:
         return None
@@ -126,7 +124,7 @@ def _discriminator(config: ml_collections.ConfigDict) -> Discriminator | None:
 
 def restore_or_create(
     checkpoints: Checkpoints,
-    config: ml_collections.ConfigDict,
+    config: Config,
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     mesh: jax.sharding.Mesh,
@@ -152,7 +150,7 @@ def restore_or_create(
 
 
 def _new_state(
-    config: ml_collections.ConfigDict,
+    config: Config,
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     params: Any = None,

@@ -1,5 +1,6 @@
 """The training state."""
 
+import dataclasses
 from typing import Any
 
 import flax.struct
@@ -44,7 +45,9 @@ class TrainState:
     def join(self, params: Any, rest: dict[str, Any]) -> "TrainState":
         """Inverts `split`: returns a state with these parameters and other fields."""
         used, batch_stats = split_params(params)
-        return self.replace(**{self._used: used}, batch_stats=batch_stats, **rest)
+        return dataclasses.replace(
+            self, **{self._used: used}, batch_stats=batch_stats, **rest
+        )
 
     @property
     def _used(self) -> str:

@@ -1,5 +1,6 @@
 """The training step, a pure function that runs on each device."""
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -62,7 +63,10 @@ def train_step(
     grads, losses = jax.lax.pmean((grads, losses), DATA_AXIS)
     new = update(state, grads, optimizer=optimizer, ema_decay=ema_decay)
     return discard_if_nonfinite(
-        state, new.replace(batch_stats=batch_stats), grads=grads, losses=losses
+        state,
+        dataclasses.replace(new, batch_stats=batch_stats),
+        grads=grads,
+        losses=losses,
     )
 
 
@@ -106,8 +110,12 @@ def update(
         # The decay is smaller at first: the initial weights are not worth keeping.
         decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
         ema_params = optax.incremental_update(params, ema_params, 1.0 - decay)
-    return state.replace(
-        step=state.step + 1, params=params, ema_params=ema_params, opt_state=opt_state
+    return dataclasses.replace(
+        state,
+        step=state.step + 1,
+        params=params,
+        ema_params=ema_params,
+        opt_state=opt_state,
     )
 
 
@@ -132,4 +140,4 @@ def discard_if_nonfinite(
     kept = jax.tree.map(lambda a, b: jnp.where(bad.any(), a, b), old, new)
     bad_part = jnp.where(bad.any(), bad.argmax(), -1)
     metrics = {**losses, "grad_norm": norms[2], "bad_part": bad_part}
-    return kept.replace(step=new.step), metrics
+    return dataclasses.replace(kept, step=new.step), metrics

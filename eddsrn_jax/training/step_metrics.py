@@ -47,7 +47,7 @@ class StepMetrics:
             saved: what `to_json` returned before the interruption.
         """
         saved = saved or {}
-        self._sums = collections.Counter(saved.get("sums", {}))
+        self._sums = collections.defaultdict(float, saved.get("sums", {}))
         self._count = saved.get("count", 0)
         self._bad_in_row = saved.get("bad_in_row", 0)
         self._most_skipped = MOST_SKIPPED if on_bad_step == "skip" else 0

@@ -179,6 +179,7 @@ def test_shows_an_error_for_unreadable_or_too_large_images(page, content, messag
 def test_warns_of_a_sharp_photo(page, photo):
     buffer = io.BytesIO()
     Image.fromarray(photo[:100, :120]).save(buffer, "PNG")
+    page.get_by_label(PURPOSES["gaussian"]).check()
     upload(page, "sharp.png", buffer.getvalue())
     page.locator("#note").get_by_text("sharper than the training photos").wait_for()
 

@@ -197,6 +197,14 @@ def test_each_degradation_changes_its_share_of_inputs_and_no_target(photo):
         assert difference.max() < 12
 
 
+def test_sharp_share_of_inputs_is_not_blurred(photo):
+    found = degraded(photo[:128, :128], jax.random.key(5), sharp_share=0.5)
+    difference = np.abs(found["lr_blur"] - found["lr_sharp"]).max(axis=(1, 2, 3))
+    # Unblurred inputs differ from the sharp image by the rounding to 8 bits alone. The
+    # expected count is half of 64, give or take four standard deviations.
+    assert 16 <= (difference <= 0.501).sum() <= 48
+
+
 def test_noise_levels_range_from_zero_to_max_noise(photo):
     flat = np.full((128, 128, 3), 255, np.uint8) // 2
     images = degraded(flat, jax.random.key(2), noise_share=1.0, max_noise=12.0)

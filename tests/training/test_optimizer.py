@@ -63,8 +63,16 @@ def test_warmup_constant_decay_rises_stays_and_falls_to_zero():
 
 def test_make_optimizer_returns_the_warmup_constant_decay_schedule():
     options = OPTIONS | {"schedule": "warmup_constant_decay", "total_steps": 40}
-    _, rate = make_optimizer(**options)
+    optimizer, rate = make_optimizer(**options)
     assert [float(rate(s)) for s in (5, 15, 30)] == pytest.approx([2.5e-4, 5e-4, 2.5e-4])
+    # With a constant gradient, each of Adam's steps equals that step's learning rate.
+    params, moved = jnp.zeros(1), []
+    state = optimizer.init(params)
+    for _ in range(31):
+        updates, state = optimizer.update(jnp.ones(1), state)
+        moved.append(-float(updates[0]))
+    expected = pytest.approx([2.5e-4, 5e-4, 2.5e-4], rel=1e-4)
+    assert [moved[s] for s in (5, 15, 30)] == expected
 
 
 def test_adams_second_moment_decays_by_b2():

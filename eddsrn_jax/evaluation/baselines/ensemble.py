@@ -7,6 +7,7 @@ Single Image Super-Resolution", CVPR Workshops 2017, who call it self-ensemble.
 
 from collections import defaultdict
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,7 @@ def self_ensemble(
     """
 
     def restore(image: np.ndarray) -> Restored:
-        sums: dict[str, np.ndarray] = defaultdict(lambda: np.float32(0))
+        sums: dict[str, Any] = defaultdict(lambda: np.float32(0))
         pixels = image.astype(np.float32) / 255
         for turns in range(4):
             for mirror in (1, -1):
