@@ -24,7 +24,7 @@ def enable_compilation_cache(folder: Path | None = None) -> None:
     already set, as by the environment variable JAX_COMPILATION_CACHE_DIR, takes
     precedence.
     """
-    if jax.config.jax_compilation_cache_dir:
+    if jax.config.values["jax_compilation_cache_dir"]:
         return
     # Before 0.11, jaxlib rejects its own cached CPU programs with long messages (jax
     # issue 38445).

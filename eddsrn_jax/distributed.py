@@ -68,7 +68,7 @@ def connect(
     several = coordinator or _several_by_environment()
     # jax_platforms names TPUs if there are any. Only JAX can tell whether they are part
     # of a pod.
-    if not several and "tpu" not in (jax.config.jax_platforms or ""):
+    if not several and "tpu" not in (jax.config.values["jax_platforms"] or ""):
         return
     if several:
         _log.info("waiting for the other processes")

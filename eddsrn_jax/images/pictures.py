@@ -16,7 +16,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import imagecodecs
 import numpy as np
@@ -329,7 +329,9 @@ def _strip(pixels: Image.Image | np.ndarray, top: int, bottom: int) -> bytes:
     else:
         rows = pixels[top:bottom]
     differences = imagecodecs.delta_encode(rows, axis=1)
-    return bytes(imagecodecs.deflate_encode(differences, level=6))
+    # Arrays are accepted, but not every version of imagecodecs declares it.
+    content: Any = differences
+    return bytes(imagecodecs.deflate_encode(content, level=6))
 
 
 def _add_exif(path: Path, exif: Image.Exif) -> None:

@@ -7,12 +7,16 @@ cortical cells", 1987).
 """
 
 import math
+from typing import Any
 
 import numpy as np
 import scipy.fft
 
 from eddsrn_jax.evaluation.baselines.bicubic import bicubic
 from eddsrn_jax.restoration.outputs import Restored
+
+# SciPy has no annotations, and type checkers guess wrong types for some of its results.
+_fft: Any = scipy.fft
 
 # Power of noise divided by the power of photos at one cycle a pixel. Noise is rounding
 # and the blur model's error at edges. This value was the best of 1e-5, 2e-5, 5e-5 .. 2e-2
@@ -44,8 +48,8 @@ def deblur(
     frequency = rows[:, None] ** 2 + columns**2
     gain = blur / (blur**2 + noise_to_signal * frequency)
     gain[0, 0] = 1.0
-    spectrum = scipy.fft.dctn(image.astype(np.float64), axes=(0, 1))
-    restored = scipy.fft.idctn(spectrum * gain[:, :, None], axes=(0, 1))
+    spectrum = _fft.dctn(image.astype(np.float64), axes=(0, 1))
+    restored = _fft.idctn(spectrum * gain[:, :, None], axes=(0, 1))
     return np.floor(np.clip(restored, 0, 255) + 0.5).astype(np.uint8)
 
 
