@@ -17,8 +17,8 @@ _WEIGHTS = flags.DEFINE_string(
     "weights",
     None,
     "Weights to score: photo, gaussian or eddsrn-lite, which are included, or a"
-    " .safetensors file. Default: gaussian, because the default degradation is the"
-    " paper's.",
+    " .safetensors file. Default, without --workdir and --config: gaussian, because the"
+    " default degradation is the paper's.",
 )
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -32,7 +32,9 @@ _STEP = flags.DEFINE_integer(
     "Step of the checkpoint to score. Default: the one with the best validation score.",
 )
 _DATASETS = flags.DEFINE_multi_string(
-    "dataset", [], "Name and folder of a set of photos to score, as NAME=DIR"
+    "dataset",
+    [],
+    "Name and folder of a set of photos to score, as NAME=DIR; repeatable.",
 )
 _VALIDATION = flags.DEFINE_boolean(
     "validation", True, "Score the run's own validation set (such as DIV2K-val) too."

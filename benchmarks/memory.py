@@ -64,7 +64,8 @@ def restore(height: int, width: int, window: int) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder:
         path, report = Path(folder, "photo.png"), Path(folder, "report.json")
         Image.fromarray(photo_of(height, width)).save(path)
-        flags = [f"--report={report}", f"--largest_window={window}"]
+        flags = ["--weights=eddsrn-lite", f"--report={report}"]
+        flags += [f"--largest_window={window}"]
         command = [sys.executable, "-c", _MEASURE, sys.executable, "restore.py", path]
         # A small photo is restored twice. The first run caches the programs that XLA can
         # cache, and is not counted.

@@ -3,7 +3,7 @@
 `before_after.png` shows two photos that were shrunk and blurred, then restored.
 `photos.png` shows four photos as they come from a camera or the web, restored by the
 weights for any photo and by those for Gaussian blurs; the last one fails. The photos are
-in the public domain or CC0, and no network here is trained on them.
+in the public domain or CC0, and no included weights were trained on them.
 """
 
 from collections.abc import Callable, Iterator
@@ -76,7 +76,7 @@ def everyday_photos() -> Iterator[tuple[str, np.ndarray, tuple[int, int]]]:
     yield "sharp", halved("chelsea"), (24, 66)
     noisy = _filtered(halved("coffee"), lambda x: scipy.ndimage.gaussian_filter(x, 0.7))
     noisy = spoil(noisy, Spoiling(noise=8.0, jpeg=85), seed=0, name="coffee")
-    yield "noisy, JPEG 85", noisy, (80, 120)
+    yield "soft, noisy, JPEG 85", noisy, (80, 120)
     compressed = spoil(halved("astronaut"), Spoiling(jpeg=40), seed=0, name="")
     yield "JPEG 40", compressed, (10, 80)
     shaken = _filtered(

@@ -23,7 +23,7 @@ def of_size(size: str) -> ml_collections.ConfigDict:
 
 
 def recipe(size: str, name: str, *, blurred: bool) -> ml_collections.ConfigDict:
-    """Returns a recipe whose model section holds the dtype alone.
+    """Returns a recipe whose model section holds what all networks share.
 
     Args:
         size: "full" or "lite".
@@ -37,7 +37,9 @@ def recipe(size: str, name: str, *, blurred: bool) -> ml_collections.ConfigDict:
     config = of_size(size)
     config.unlock()
     config.name = name if size == "full" else f"{name} lite"
-    config.model = ml_collections.ConfigDict({"dtype": config.model.dtype})
+    config.model = ml_collections.ConfigDict(
+        {"front_end": "", "dtype": config.model.dtype}
+    )
     if not blurred:
         config.degradation.sigma_range = _NO_BLUR
         config.validation.sigmas = (0.0,)

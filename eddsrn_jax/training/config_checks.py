@@ -10,7 +10,7 @@ import ml_collections
 from eddsrn_jax.config_values import Config, flatten
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.evaluation.inputs import SPOILINGS
-from eddsrn_jax.models import NETWORKS, SCALE, make_network
+from eddsrn_jax.models import NETWORKS, SCALE, abstract_outputs, make_network
 from eddsrn_jax.training.losses import LOSSES
 
 
@@ -140,6 +140,9 @@ def check(config: Config) -> None:
     side = values["data.hr_patch_size"]
     require("data.hr_patch_size", side % SCALE == 0, f"a multiple of {SCALE}")
     _check_model(config, require)
+    if values["adversarial.weight"]:
+        outputs = abstract_outputs(make_network(config.network, config.model))
+        require("adversarial.weight", "sr" in outputs, "0, because the network has no sr")
 
 
 def _check_model(config: Config, require: Callable[[str, bool, str], None]) -> None:

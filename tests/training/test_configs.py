@@ -186,3 +186,18 @@ def test_a_config_survives_json():
     assert isinstance(restored.model.features, tuple)
     assert differences(restored, config) == {}
     assert differences(restored, load("eddsrn"))["batch_size"] == (8, 32)
+
+
+def test_check_rejects_a_discriminator_for_a_network_that_only_deblurs():
+    config = load("deblur_cnn:lite")
+    check(config)
+    config.adversarial.weight = 1e-3
+    with pytest.raises(InputError, match="adversarial.weight=0.001: expected 0, because"):
+        check(config)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if not n.startswith("table1")])
+def test_every_training_config_takes_a_front_end(name):
+    config = load(name)
+    config.model.front_end = "gaussian-1-084c6179"
+    check(config)
