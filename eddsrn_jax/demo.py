@@ -213,13 +213,13 @@ def main() -> None:
         choices = {PURPOSES[_WEIGHTS.value]: _WEIGHTS.value, **choices}
 
     @functools.cache
-    def load(name: str) -> Restorer:
+    def restorer_for(name: str) -> Restorer:
         if name == _WORKDIR.value:
             return Restorer.from_pretrained(workdir=name, weights=_WEIGHTS.value)
         return Restorer.from_pretrained(weights=name)
 
     # Wrong flags fail here, before the page is served.
-    load(next(iter(choices.values())))
+    restorer_for(next(iter(choices.values())))
     # Python does not exit cleanly while a Gradio thread runs JAX. This executor's thread
     # is joined first.
     worker = concurrent.futures.ThreadPoolExecutor(1)
@@ -228,7 +228,7 @@ def main() -> None:
         def restore() -> tuple[dict[str, Path], str]:
             return restore_upload(
                 path,
-                load(weights),
+                restorer_for(weights),
                 folder,
                 strength=strength,
                 max_input_pixels=1e6 * _MAX_INPUT.value,
