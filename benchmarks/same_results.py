@@ -2,9 +2,9 @@
 
 Each commit trains the same small network on the bundled photos: once without
 interruption, and once stopped and resumed. Each evaluates the first run, exports its
-weights and restores two photos with the default weights. The command prints every picture
-and array that differs, and its exit code is then 1. It uses only the commands of the
-project, so the layouts of the two commits may differ.
+weights and restores two photos with the weights eddsrn-lite. The command prints every
+picture and array that differs, and its exit code is then 1. It uses only the commands of
+the project, so the layouts of the two commits may differ.
 """
 
 import os
@@ -114,7 +114,11 @@ def run(commit: str | None, folder: Path, photos: Path, steps: int) -> None:
         "--save_images",
     )
     command(
-        "restore.py", photos, f"--output_dir={out / 'restored'}", "--outputs=sr,deblurred"
+        "restore.py",
+        photos,
+        "--weights=eddsrn-lite",
+        f"--output_dir={out / 'restored'}",
+        "--outputs=sr,deblurred",
     )
 
 
