@@ -140,7 +140,11 @@ def check(config: Config) -> None:
     side = values["data.hr_patch_size"]
     require("data.hr_patch_size", side % SCALE == 0, f"a multiple of {SCALE}")
     _check_model(config, require)
-    if values["adversarial.weight"]:
+    _check_adversarial(config, require)
+
+
+def _check_adversarial(config: Config, require: Callable[[str, bool, str], None]) -> None:
+    if config.adversarial.weight:
         outputs = abstract_outputs(make_network(config.network, config.model))
         require("adversarial.weight", "sr" in outputs, "0, because the network has no sr")
 
