@@ -62,9 +62,7 @@ def restore_upload(
     Raises:
         InputError: the file cannot be restored. The message names it without its folder.
     """
-    from eddsrn_jax.images import read_image
     from eddsrn_jax.restoration.batch import restore_files
-    from eddsrn_jax.restoration.blur_estimate import estimate_sigma
     from eddsrn_jax.restoration.jobs import Limits, Placing
 
     (job,) = restore_files(
@@ -81,9 +79,8 @@ def restore_upload(
         f"**{path.name}**: {photo.width} x {photo.height} became"
         f" {header.width} x {header.height} pixels in {job.seconds:.1f} seconds."
     ]
-    sigma = estimate_sigma(read_image(path))
-    if sigma is not None:
-        lines[0] += f" Its blur is estimated as sigma {sigma:.1f} pixels."
+    if job.sigma is not None:
+        lines[0] += f" Its blur is estimated as sigma {job.sigma:.1f} pixels."
     return job.targets, "\n\n".join(lines + [f"Note: {x}." for x in job.warnings])
 
 

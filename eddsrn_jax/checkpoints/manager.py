@@ -69,7 +69,7 @@ class SavedRun(Generic[_State]):
     Attributes:
         state: training state.
         config: config that the run had.
-        progress: what `StepMetrics.to_json` returned.
+        progress: metrics of the steps since the last log, see `StepMetrics.to_json`.
     """
 
     state: _State
@@ -141,7 +141,7 @@ class Checkpoints:
         Args:
             state: state to save; it may be donated right after.
             config: config of the run.
-            progress: what `StepMetrics.to_json` returns.
+            progress: metrics of the steps since the last log, see `StepMetrics.to_json`.
             metrics: validation metrics of this state; None if it was not validated.
 
         Raises:

@@ -65,7 +65,8 @@ class SavedStep:
                 like["params"] = network.params
             check_matches(self._shapes("params"), like["params"], str(self._folder))
             if "train" in like:
-                like["train"] |= self._old_counters(like["train"])
+                counters = self._old_counters(like["train"])
+                like["train"] = {**like["train"], **counters}
                 self._check_state(like["train"])
             args = {name: ocp.args.StandardRestore(like[name]) for name in like}
             composite = ocp.args.Composite(**args)
@@ -74,7 +75,8 @@ class SavedStep:
             for name in like:
                 verify(name, checksum(restored[name]), sums)
             if "train" in like:
-                restored["progress"] = self._progress(restored["train"], sums)
+                every = config.log_every_steps
+                restored["progress"] = self._progress(restored["train"], sums, every)
         self.metrics()
         return {**restored, "config": config, "network": network}
 
@@ -91,11 +93,16 @@ class SavedStep:
         sums = {name: number(jnp.float32) for name in saved["sums"]}
         return {"sums": sums, **{name: number(jnp.int32) for name in _OLD_COUNTERS}}
 
-    def _progress(self, train: dict[str, Any], sums: Any) -> dict[str, Any]:
+    def _progress(
+        self, train: dict[str, Any], sums: Any, log_every_steps: int
+    ) -> dict[str, Any]:
         """Returns the progress; takes that of version 0.1 out of the training state."""
         if "sums" in train:
             names = ("sums", *_OLD_COUNTERS)
             progress = {name: jax.device_get(train.pop(name)) for name in names}
+            if self._step % log_every_steps == 0:
+                # Version 0.1 kept the sums of a logged interval until the next step.
+                progress |= {"sums": {}, "count": 0}
         else:
             progress = self._json("progress")
             verify("progress", json_checksum(progress), sums)

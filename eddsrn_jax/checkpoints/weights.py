@@ -33,7 +33,7 @@ SHIPPED: Mapping[str, Path] = {
     "eddsrn-lite": _FOLDER / "eddsrn_lite.safetensors",
 }
 DEFAULT = "photo"
-# What each of them is for, in the order in which the web page offers them.
+# Purposes of the included weights, as labels in the order of the web page.
 PURPOSES: Mapping[str, str] = {
     "photo": "Any photo: blurry or sharp, noisy or compressed",
     "gaussian": "Gaussian blur without noise: this project's own design",

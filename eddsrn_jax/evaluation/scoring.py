@@ -43,8 +43,6 @@ _log = logging.getLogger(__name__)
 Method = Callable[..., Restored]
 # Name and pixels, uint8 [H, W, 3].
 Photo = tuple[str, np.ndarray]
-
-
 # A method's name, its time in seconds, and its outputs.
 _Result = tuple[str, float, Restored]
 # The first fields of a Row: dataset, image, sigma, output, method and seconds.

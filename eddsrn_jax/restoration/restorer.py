@@ -161,8 +161,9 @@ class Restorer:
     def expect(self, sizes: Iterable[tuple[int, int]]) -> None:
         """Chooses windows that suit the (height, width) of each photo to come.
 
-        It compiles nothing. Without this call, the first photos use windows that all
-        sizes share, which are larger than small photos.
+        It compiles nothing, and does nothing after the first photo. Without this call,
+        the first photos use windows that all sizes share, which are larger than small
+        photos.
         """
         self._planner.expect(sizes)
 

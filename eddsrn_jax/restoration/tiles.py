@@ -193,7 +193,12 @@ class Planner:
         return plan_tiles(size, halo=self._halo, windows=windows)
 
     def expect(self, sizes: Iterable[Size]) -> None:
-        """Fits windows in advance to the sizes of the photos to come, where that pays."""
+        """Fits windows in advance to the sizes of the photos to come, where that pays.
+
+        It does nothing after the first photo, as shared programs may be compiled then.
+        """
+        if self._seen:
+            return
         counts = collections.Counter(sizes)
         for size, count in counts.items():
             if count >= _RECURRING or len(counts) <= _FEW_SIZES:

@@ -134,7 +134,7 @@ def restore_or_create(
     A new state starts from the weights of `config.init_from`, if that is set.
 
     Returns:
-        The state on the devices, and what `StepMetrics` saved with it.
+        The state on the devices, and the result of `StepMetrics.to_json` for it.
     """
     state = _new_state(config, model, optimizer)
     restored = checkpoints.restore_latest(replicate(state, mesh))

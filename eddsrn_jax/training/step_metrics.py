@@ -44,7 +44,7 @@ class StepMetrics:
                 discarded. "stop" stops the run. "skip" counts the step, and stops the
                 run after more than MOST_SKIPPED consecutive ones.
             describe: describes the batch of a step, counted from 0, for the error.
-            saved: what `to_json` returned before the interruption.
+            saved: result of `to_json` before the interruption.
         """
         saved = saved or {}
         self._sums = collections.defaultdict(float, saved.get("sums", {}))
@@ -84,7 +84,8 @@ class StepMetrics:
             FloatingPointError: see `finish`.
         """
         self.finish()
-        means = {name: total / self._count for name, total in self._sums.items()}
+        count = self._count
+        means = {name: total / count for name, total in self._sums.items() if count}
         self._sums.clear()
         self._count = 0
         return means

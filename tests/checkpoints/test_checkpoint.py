@@ -1,34 +1,23 @@
 import gc
 import logging
 import shutil
-import zipfile
-from pathlib import Path
 
 import jax
 import ml_collections
 import numpy as np
-import optax
 import orbax.checkpoint as ocp
 import pytest
-from tiny import SMALL, metrics_rows, tiny_config
+from states import MODEL, PROGRESS, assert_same, make_config, make_state, steps_on_disk
+from tiny import SMALL
 
-from configs import eddsrn
 from eddsrn_jax.checkpoints.checksums import checksum
 from eddsrn_jax.checkpoints.manager import BEST_METRICS, Checkpoints, read_run
 from eddsrn_jax.errors import InputError
-from eddsrn_jax.mesh import make_mesh, replicate
-from eddsrn_jax.models import EDDSRN, abstract_params, init_params
-from eddsrn_jax.training.loop import train_and_evaluate
-from eddsrn_jax.training.optimizer import make_optimizer
-from eddsrn_jax.training.state import create_train_state
+from eddsrn_jax.models import EDDSRN, abstract_params
 
 # 2026-11: when an orbax read fails, its other pending reads are left to the garbage
 # collector, which reports them as unraisable exceptions.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
-MODEL = EDDSRN(**SMALL)
-# Metrics of three steps since the last log, of which the last was not finite.
-PROGRESS = {"sums": {"loss": 1.5, "grad_norm": 0.1}, "count": 2, "bad_in_row": 1}
 
 
 @pytest.fixture(autouse=True)
@@ -36,19 +25,6 @@ def collect_failed_reads():
     """Collects failed reads after each test here, so that no other test reports them."""
     yield
     gc.collect()
-
-
-def make_state(step=0, devices=1, model=MODEL):
-    params = init_params(model, jax.random.key(step))
-    state = create_train_state(params, optax.adam(1e-3))
-    state = state.replace(step=np.int32(step))
-    return replicate(state, make_mesh(jax.devices()[:devices]))
-
-
-def make_config():
-    config = eddsrn.get_config()
-    config.model.update(SMALL)
-    return config
 
 
 def save(workdir, scores):
@@ -60,14 +36,6 @@ def save(workdir, scores):
                 make_state(step), make_config(), progress=PROGRESS, metrics=metrics
             )
         checkpoints.wait()
-
-
-def steps_on_disk(workdir):
-    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
-
-
-def assert_same(a, b):
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(a), jax.device_get(b))
 
 
 def test_restores_a_state_bit_for_bit_with_its_config_and_progress(tmp_path):
@@ -369,32 +337,3 @@ def test_checksum_depends_on_values_names_shapes_and_dtypes():
         {"a": np.arange(6.0), "b": np.ones(2, np.float32)},
     ):
         assert checksum(other) != reference
-
-
-def test_resumes_and_evaluates_a_run_of_version_0_1(tmp_path, photo_folder):
-    """The archive has step 5 of a run on another folder, saved two steps after a log."""
-    with zipfile.ZipFile(Path(__file__).with_name("run_of_version_0.1.zip")) as archive:
-        archive.extractall(tmp_path)
-    config = tiny_config(photo_folder, ema_decay=0.9)
-    config.model.update(features=(4, 4, 4, 4), sr_features=(4, 4, 4), deblur_features=4)
-    assert read_run(tmp_path).step == 5
-    model = EDDSRN(**config.model)
-    optimizer, _ = make_optimizer(
-        **config.optimizer, steps_per_epoch=4, total_steps=config.total_steps
-    )
-    like = create_train_state(init_params(model, jax.random.key(0)), optimizer, ema=True)
-    with Checkpoints(tmp_path, read_only=True) as checkpoints:
-        restored = checkpoints.restore_latest(like)
-    # The program that saved the checkpoint printed these numbers.
-    state, sums = restored.state, restored.progress["sums"]
-    assert (state.step, restored.progress["count"]) == (5, 2)
-    assert sums["loss"] == pytest.approx(0.02975842)
-    assert sums["grad_norm"] == pytest.approx(0.13474105)
-    stems = (tree["trunk"]["stem"]["kernel"] for tree in (state.params, state.ema_params))
-    totals = [float(np.abs(stem).sum()) for stem in stems]
-    assert totals == pytest.approx([52.306007, 52.302849], abs=1e-4)
-    assert train_and_evaluate(config, tmp_path) is None
-    first, *_ = metrics_rows(tmp_path)
-    assert first["step"] == 6 and first["train/loss"] > 0.02975842 / 3
-    assert steps_on_disk(tmp_path) == [6, 10]
-    assert (tmp_path / "evaluation").is_dir()

@@ -10,6 +10,7 @@ from eddsrn_jax.models import (
     EDSR,
     VDSR,
     DeblurCNN,
+    HalfSizeEDDSRN,
     LapSRN,
     SRResNet,
     abstract_params,
@@ -53,8 +54,16 @@ def test_eddsrn_parameter_names_are_stable():
 
 
 @pytest.mark.parametrize("height, width", [(1, 1), (1, 9), (8, 16), (13, 22)])
-def test_eddsrn_returns_x1_and_x4_outputs_for_any_input_size(small, height, width):
-    model, params = small
+@pytest.mark.parametrize(
+    "model",
+    [
+        EDDSRN(**SMALL),
+        HalfSizeEDDSRN(features=(4, 4, 8), num_pairs=(1, 1, 1, 1, 1)),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_returns_finite_x1_and_x4_outputs_for_any_input_size(model, height, width):
+    params = init_params(model, jax.random.key(0))
     x = np.random.default_rng(0).random((2, height, width, 3), np.float32)
     outputs = jax.jit(model.apply)({"params": params}, x)
     assert outputs["sr"].shape == (2, 4 * height, 4 * width, 3)

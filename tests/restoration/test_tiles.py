@@ -123,3 +123,6 @@ def test_expected_sizes_get_fitted_windows_if_they_are_few_or_recur():
     many.expect([(100, 125)] * 3 + [(339, 511)] * 2 + [(90, 80)])
     assert many.fitted == {(104, 128)}
     assert many.plan((339, 511))[0] == (384, 512)
+    # Programs that all sizes share may exist now, so another run fits no windows.
+    many.expect([(90, 80)])
+    assert many.fitted == {(104, 128)}

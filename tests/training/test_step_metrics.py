@@ -27,6 +27,12 @@ def test_means_are_those_of_the_steps_since_the_last_call():
     assert metrics.pop_means() == {}
 
 
+def test_means_are_empty_if_the_saved_sums_have_no_step():
+    metrics = make(saved={"sums": {"loss": 0.0}, "count": 0, "bad_in_row": 3})
+    add(metrics, 4, np.nan, bad_part=1)
+    assert metrics.pop_means() == {}
+
+
 def test_skipped_steps_count_in_no_mean_and_are_reported_once(caplog):
     metrics = make()
     add(metrics, 1, 2.0)
