@@ -10,7 +10,7 @@ train: .venv/installed
 	$(RUN) train.py --config=configs/quickstart.py
 
 demo: .venv/installed-demo
-	$(RUN) -m eddsrn_jax.demo $(FLAGS)
+	$(RUN) -m eddsrn_jax demo $(FLAGS)
 
 test: .venv/installed-dev
 	$(RUN) -m pytest -n 2 --dist loadfile

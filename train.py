@@ -1,62 +1,6 @@
 """Trains a network: python train.py --config=configs/eddsrn.py --workdir=runs/eddsrn."""
 
-import math
-import signal
-from pathlib import Path
-
-from absl import flags
-from ml_collections import config_flags
-
-from eddsrn_jax.command_line import run_command
-from eddsrn_jax.errors import UsageError
-from eddsrn_jax.process_flags import connect_by_flags
-
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Config file of the run, such as configs/eddsrn.py.", lock_config=True
-)
-_WORKDIR = flags.DEFINE_string(
-    "workdir",
-    None,
-    "Folder for checkpoints, logs and results. If it holds a run, that run is resumed."
-    " Default: runs/NAME, where NAME is the config file's name, followed by its size if"
-    " one is given.",
-)
-_MAX_MINUTES = flags.DEFINE_float(
-    "max_minutes",
-    math.inf,
-    "Save and end the run after this many minutes. It can be resumed.",
-    lower_bound=0,
-)
-_PROFILE = flags.DEFINE_integer(
-    "profile",
-    0,
-    "Number of steps to trace with JAX's profiler, into WORKDIR/profile.",
-    lower_bound=0,
-)
-
-
-def main() -> int:
-    """Trains as the flags say; returns 130 after Ctrl-C, else 0."""
-    # Imported here, so that --help and wrong flags are answered immediately.
-    from eddsrn_jax.training.loop import train_and_evaluate
-
-    # Some config files take a size, as in configs/srresnet.py:lite.
-    given = config_flags.get_config_filename(flags.FLAGS["config"])
-    config_file, _, size = given.partition(":")
-    if not Path(config_file).is_file():
-        raise UsageError(f"--config={config_file}: no such file")
-    name = "-".join(filter(None, [Path(config_file).stem, size]))
-    workdir = Path(_WORKDIR.value or Path("runs", name))
-    connect_by_flags()
-    stopped = train_and_evaluate(
-        _CONFIG.value,
-        workdir.expanduser(),
-        max_minutes=_MAX_MINUTES.value,
-        profile_steps=_PROFILE.value,
-    )
-    return 128 + stopped if stopped == signal.SIGINT else 0
-
+from eddsrn_jax.commands.train import run
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("config")
-    run_command(main)
+    run()

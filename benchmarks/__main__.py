@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from absl import flags
 
-from eddsrn_jax.command_line import run_command
+from eddsrn_jax.commands.command_line import run_command
 from eddsrn_jax.errors import UsageError
 
 Row = dict[str, Any]

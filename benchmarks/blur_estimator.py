@@ -19,7 +19,7 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from eddsrn_jax.command_line import run_command
+from eddsrn_jax.commands.command_line import run_command
 from eddsrn_jax.evaluation.inputs import cut_to_scale, degrade_photo
 from eddsrn_jax.images import list_images, read_image
 from eddsrn_jax.models import SCALE

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from absl import flags
 
-from eddsrn_jax.command_line import run_command
+from eddsrn_jax.commands.command_line import run_command
 from eddsrn_jax.data.crops import CropSampler
 from eddsrn_jax.data.pack import open_pack
 from eddsrn_jax.data.sources import folder_source

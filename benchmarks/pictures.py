@@ -15,7 +15,7 @@ import skimage.data
 from absl import flags
 from PIL import Image
 
-from eddsrn_jax.command_line import run_command
+from eddsrn_jax.commands.command_line import run_command
 from eddsrn_jax.evaluation.baselines.bicubic import bicubic
 from eddsrn_jax.evaluation.inputs import Spoiling, cut_to_scale, degrade_photo, spoil
 from eddsrn_jax.evaluation.results import before_after

@@ -18,7 +18,7 @@ import numpy as np
 from absl import flags
 from safetensors.numpy import load_file
 
-from eddsrn_jax.command_line import run_command
+from eddsrn_jax.commands.command_line import run_command
 from eddsrn_jax.data.sources import open_split
 
 _BEFORE = flags.DEFINE_string("before", "HEAD", "First commit to compare.")
@@ -95,9 +95,15 @@ def run(commit: str | None, folder: Path, photos: Path, steps: int) -> None:
             "--config.validation.max_photos=1",
         )
         exported = out / f"{workdir.name}.safetensors"
+        # Before the commands had a folder of their own, this one was a module.
+        old = tree / "eddsrn_jax" / "export_weights.py"
         command(
             "-m",
-            "eddsrn_jax.export_weights",
+            *(
+                ["eddsrn_jax.export_weights"]
+                if old.exists()
+                else ["eddsrn_jax", "export"]
+            ),
             f"--workdir={workdir}",
             f"--out={exported}",
             "--dtype=float32",

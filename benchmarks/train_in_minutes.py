@@ -27,7 +27,7 @@ from absl import flags
 from ml_collections import config_flags
 from PIL import Image
 
-from eddsrn_jax.command_line import run_command
+from eddsrn_jax.commands.command_line import run_command
 from eddsrn_jax.errors import UsageError
 from eddsrn_jax.files import make_folder
 

@@ -99,6 +99,6 @@ def _network(name: str, title: str, size: str) -> ml_collections.ConfigDict:
     weights = f"eddsrn_jax/weights/table1/{name}.safetensors"
     command = (
         f"python train.py --config=configs/{config} {_BUDGET} &&"
-        f" python -m eddsrn_jax.export_weights --workdir={run} --out={weights}"
+        f" python -m eddsrn_jax export --workdir={run} --out={weights}"
     )
     return _row(f"{title} lite", "network", weights=weights, train=command)

@@ -219,7 +219,7 @@ def read_network(name: Path | str | None = None) -> Network:
     except (*_MALFORMED, RecursionError) as error:
         raise InputError(
             f"{path}: no network in its metadata; expected a file written by"
-            " python -m eddsrn_jax.export_weights"
+            " python -m eddsrn_jax export"
         ) from error
     network = describe_network(description, num_arrays=len(arrays), origin=str(path))
     return with_params(network, arrays, origin=str(path))

@@ -222,7 +222,7 @@ def test_exported_weights_score_the_same_as_their_run(finished, tmp_path):
     folder, workdir = finished
     path = tmp_path / "mine.safetensors"
     flags = [f"--workdir={workdir}", f"--out={path}", "--dtype=float32"]
-    run = command("-m", "eddsrn_jax.export_weights", *flags)
+    run = command("-m", "eddsrn_jax", "export", *flags)
     out, err = run.communicate(timeout=300)
     assert run.returncode == 0, err
     assert out.startswith(f"{path}: ED-DSRN, step ")

@@ -33,7 +33,7 @@ def demo():
     environment = {**os.environ, "HTTP_PROXY": "http://127.0.0.1:9"}
     del environment["XLA_FLAGS"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "eddsrn_jax.demo", f"--port={port}"],
+        [sys.executable, "-m", "eddsrn_jax", "demo", f"--port={port}"],
         cwd=ROOT,
         env=environment,
         text=True,
@@ -203,7 +203,7 @@ def test_server_listens_on_loopback_only(demo):
 def test_reports_that_gradio_is_missing():
     code = (
         "import sys; sys.modules['gradio'] = None; sys.argv = ['demo'];"
-        "import runpy; runpy.run_module('eddsrn_jax.demo', run_name='__main__')"
+        "from eddsrn_jax.commands.demo import run; run()"
     )
     run = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True

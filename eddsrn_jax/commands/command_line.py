@@ -1,5 +1,6 @@
 """Common parts of all commands: flags, messages, one-line errors, exit codes."""
 
+import contextlib
 import logging
 import math
 import os
@@ -9,10 +10,10 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
-from absl import app, flags
+from absl import flags
 from absl import logging as absl_logging
 from tqdm import tqdm
 
@@ -62,52 +63,67 @@ def _show_unraisable(unraisable: Any) -> None:
 
 
 def run_command(
-    main: Callable[..., int | None], *, takes_arguments: bool = False
-) -> None:
-    """Runs a command's main function: logging, cache, one-line errors, exit code.
-
-    An error that the user can fix ends the command with one line on stderr. The exit code
-    is then 1, or 2 if the flags or arguments are wrong. Any other error is a defect, and
-    its traceback is shown.
+    main: Callable[..., int | None],
+    flag_values: flags.FlagValues,
+    *,
+    takes_arguments: bool = False,
+) -> NoReturn:
+    """Runs a command as this process: log messages, cache, exit code.
 
     Args:
-        main: main function; returns the exit code, or None for 0.
+        main: see `execute`.
+        flag_values: see `execute`.
+        takes_arguments: see `execute`.
+    """
+    _show_messages()
+    set_xla_flags()
+    enable_compilation_cache()
+    # SIGTERM unwinds the stack, as Ctrl-C does, so that no temporary file is left.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    sys.exit(_leave(execute(main, flag_values, takes_arguments=takes_arguments)))
+
+
+def execute(
+    main: Callable[..., int | None],
+    flag_values: flags.FlagValues,
+    *,
+    takes_arguments: bool = False,
+) -> int:
+    """Parses `sys.argv`, calls a command's main function and returns the exit code.
+
+    An error that the user can fix gives one line on stderr. The exit code is then 1, or 2
+    if the flags or arguments are wrong. Any other error is a defect, and is raised.
+
+    Args:
+        main: main function; returns the exit code, or None for 0. Its module's docstring
+            is the head of the command's help.
+        flag_values: flags of the command.
         takes_arguments: whether to call `main` with the list of arguments after the
             flags; if False, such arguments are an error.
     """
-
-    def guarded(argv: list[str]) -> int | None:
-        _show_messages()
-        set_xla_flags()
-        enable_compilation_cache()
-        # SIGTERM unwinds the stack, as Ctrl-C does, so that no temporary file is left.
-        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-        try:
-            if takes_arguments:
-                return main(argv[1:])
-            if len(argv) > 1:
-                raise UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-            return main()
-        except (InputError, OSError, FloatingPointError) as error:
-            _show_error(error)
-            return _leave(2 if isinstance(error, UsageError) else 1)
-        except (jax.errors.JaxRuntimeError, ValueError) as error:
-            if not lost_a_process(error):
-                raise
-            first, *_ = str(error).splitlines()
-            _show_error(
-                f"another process of this run has ended or is unreachable: {first}"
-            )
-            return _leave(1)
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            return _leave(128 + signal.SIGINT)
-        except SystemExit as error:
-            if not isinstance(error.code, int):
-                raise
-            return _leave(error.code)
-
-    app.run(guarded, flags_parser=_parse_flags)
+    try:
+        _, *arguments = _parse_flags(main, flag_values)
+        if takes_arguments:
+            return main(arguments) or 0
+        if arguments:
+            raise UsageError(f"unexpected arguments: {' '.join(arguments)}")
+        return main() or 0
+    except (InputError, OSError, FloatingPointError) as error:
+        _show_error(error)
+        return 2 if isinstance(error, UsageError) else 1
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        if not lost_a_process(error):
+            raise
+        first, *_ = str(error).splitlines()
+        _show_error(f"another process of this run has ended or is unreachable: {first}")
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except SystemExit as error:
+        if not isinstance(error.code, int):
+            raise
+        return error.code
 
 
 def _leave(code: int) -> int:
@@ -125,32 +141,36 @@ def _show_error(error: object) -> None:
     print(f"error: {error}", file=sys.stderr)
 
 
-def _parse_flags(argv: list[str]) -> list[str]:
-    """Parses flags with absl; shows errors of absl and ml_collections in one line."""
+def _parse_flags(main: Callable[..., Any], flag_values: flags.FlagValues) -> list[str]:
+    """Parses `sys.argv`; errors of absl and ml_collections become one line."""
+    if {"-h", "--help", "-help"} & {*sys.argv[1:]}:
+        # The reader of the help may have closed the pipe.
+        with contextlib.suppress(BrokenPipeError):
+            print(sys.modules[main.__module__].__doc__)
+            print(flag_values.get_help(include_special_flags=False))
+        sys.exit(0)
     try:
-        arguments = flags.FLAGS(argv)
-        for name, value in flags.FLAGS.flag_values_dict().items():
+        arguments = flag_values(sys.argv)
+        for name, value in flag_values.flag_values_dict().items():
             # The bounds of a flag do not exclude NaN.
             if isinstance(value, float) and math.isnan(value):
                 raise flags.Error(f"flag --{name}={value}: expected a number")
         return arguments
-    except (SystemExit, BrokenPipeError):
-        # --help exits here; the reader of its output may have closed the pipe.
-        sys.exit(0)
     except flags.Error as error:
         # The message about an error in a config file contains the whole traceback; its
         # last line is the error.
         flag, traced, traceback = str(error).partition("Error whilst parsing config")
         message = flag + traceback.splitlines()[-1] if traced else flag
-        _show_error(" ".join(message.split()))
+        raise UsageError(" ".join(message.split())) from error
     except Exception as error:
         # Parsing the flags runs the config file and sets its values, so any exception
         # can occur.
         reason = error
         while isinstance(reason, Exception) and reason.args:
             reason = reason.args[0]
-        _show_error(f"--config: {'. '.join(str(reason).splitlines())}{_place(error)}")
-    sys.exit(2)
+        place = _place(error)
+        message = f"--config: {'. '.join(str(reason).splitlines())}{place}"
+        raise UsageError(message) from error
 
 
 def _place(error: Exception) -> str:

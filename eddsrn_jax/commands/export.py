@@ -1,4 +1,4 @@
-"""Writes a run's network to one file: python -m eddsrn_jax.export_weights [flags].
+"""Writes a run's network to one file: python -m eddsrn_jax export [flags].
 
 The file holds a checkpoint's parameters and the description of its network. restore.py
 and evaluate.py take it as --weights, train.py as --config.init_from.
@@ -8,25 +8,36 @@ from pathlib import Path
 
 from absl import flags
 
-from eddsrn_jax.command_line import run_command
+from eddsrn_jax.commands.command_line import run_command
 from eddsrn_jax.files import make_folder
 
+FLAGS = flags.FlagValues()
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Workdir of the training run to export.", required=True
+    "workdir",
+    None,
+    "Workdir of the training run to export.",
+    required=True,
+    flag_values=FLAGS,
 )
 _STEP = flags.DEFINE_integer(
     "step",
     None,
     "Step of the checkpoint to export. Default: the one with the best validation score.",
+    flag_values=FLAGS,
 )
 _OUT = flags.DEFINE_string(
-    "out", None, "File to write, such as mine.safetensors.", required=True
+    "out",
+    None,
+    "File to write, such as mine.safetensors.",
+    required=True,
+    flag_values=FLAGS,
 )
 _DTYPE = flags.DEFINE_enum(
     "dtype",
     "float16",
     ["int8", "float16", "bfloat16", "float32"],
     "Type of the parameters in the file.",
+    flag_values=FLAGS,
 )
 
 
@@ -44,5 +55,6 @@ def main() -> None:
     print(f"{path}: {network.name}, step {network.step}, {count:,} parameters")
 
 
-if __name__ == "__main__":
-    run_command(main)
+def run() -> None:
+    """Runs the command as a process."""
+    run_command(main, FLAGS)

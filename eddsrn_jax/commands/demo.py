@@ -1,4 +1,4 @@
-"""Serves a web page that restores photos: make demo, or python -m eddsrn_jax.demo.
+"""Serves a web page that restores photos: make demo, or python -m eddsrn_jax demo.
 
 The server listens on 127.0.0.1 only and sends nothing to other machines. It needs the
 packages in requirements-demo.txt.
@@ -15,28 +15,39 @@ from typing import Any
 from absl import flags
 from PIL import Image
 
-from eddsrn_jax.command_line import run_command
+from eddsrn_jax.commands.command_line import run_command
 from eddsrn_jax.errors import InputError
 
+FLAGS = flags.FlagValues()
 _PORT = flags.DEFINE_integer(
-    "port", None, "Port on 127.0.0.1. Default: the first free one from 7860 on."
+    "port",
+    None,
+    "Port on 127.0.0.1. Default: the first free one from 7860 on.",
+    flag_values=FLAGS,
 )
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Workdir of a training run whose best weights are used."
+    "workdir",
+    None,
+    "Workdir of a training run whose best weights are used.",
+    flag_values=FLAGS,
 )
 _WEIGHTS = flags.DEFINE_string(
     "weights",
     None,
     "Weights to use: photo, gaussian or eddsrn-lite, which are included, or a"
     " .safetensors file. Default: photo.",
+    flag_values=FLAGS,
 )
 _MAX_INPUT = flags.DEFINE_float(
     "max_input_megapixels",
     2,
     "Refuse photos of more than this many megapixels.",
     lower_bound=0,
+    flag_values=FLAGS,
 )
-_OPEN = flags.DEFINE_boolean("open", False, "Open the page in a browser.")
+_OPEN = flags.DEFINE_boolean(
+    "open", False, "Open the page in a browser.", flag_values=FLAGS
+)
 
 # The largest upload, and the most photos that may wait.
 _LARGEST_UPLOAD = "50mb"
@@ -270,5 +281,6 @@ def main() -> None:
         page.block_thread()
 
 
-if __name__ == "__main__":
-    run_command(main)
+def run() -> None:
+    """Runs the command as a process."""
+    run_command(main, FLAGS)

@@ -1,0 +1,222 @@
+"""Scores a network: python evaluate.py --workdir=runs/eddsrn [--dataset=Set14=DIR].
+
+Scores many systems: python evaluate.py --config=configs/table1.py --dataset=Set14=DIR.
+"""
+
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from eddsrn_jax.commands.command_line import run_command
+from eddsrn_jax.commands.process_flags import connect_by_flags, define_process_flags
+from eddsrn_jax.errors import UsageError
+
+FLAGS = flags.FlagValues()
+define_process_flags(FLAGS)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Workdir of the run to score.", flag_values=FLAGS
+)
+_WEIGHTS = flags.DEFINE_string(
+    "weights",
+    None,
+    "Weights to score: photo, gaussian or eddsrn-lite, which are included, or a"
+    " .safetensors file. Default, without --workdir and --config: gaussian, because the"
+    " default degradation is the paper's.",
+    flag_values=FLAGS,
+)
+_CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "Config file of a table of systems to score, such as configs/table1.py.",
+    lock_config=True,
+    flag_values=FLAGS,
+)
+_STEP = flags.DEFINE_integer(
+    "step",
+    None,
+    "Step of the checkpoint to score. Default: the one with the best validation score.",
+    flag_values=FLAGS,
+)
+_DATASETS = flags.DEFINE_multi_string(
+    "dataset",
+    [],
+    "Name and folder of a set of photos to score, as NAME=DIR; repeatable.",
+    flag_values=FLAGS,
+)
+_VALIDATION = flags.DEFINE_boolean(
+    "validation",
+    True,
+    "Score the run's own validation set (such as DIV2K-val) too.",
+    flag_values=FLAGS,
+)
+_DEGRADATION = flags.DEFINE_enum(
+    "degradation",
+    "paper",
+    ["paper", "photo"],
+    "Degradation of the test inputs. paper: blur alone. photo: blur without and with"
+    " noise and JPEG compression; the weights gaussian are scored too, for comparison.",
+    flag_values=FLAGS,
+)
+_SIGMAS = flags.DEFINE_string(
+    "sigmas",
+    None,
+    "Standard deviations of the blur, separated by commas. Every photo is scored with all"
+    " of them. Or 'random': one for each photo, drawn from U[1, 2] by --seed and the"
+    " photo's name. Default: 1,1.25,1.5,1.75,2, or 0,0.5,1,1.5,2,3 with"
+    " --degradation=photo.",
+    flag_values=FLAGS,
+)
+_SEED = flags.DEFINE_integer(
+    "seed", 0, "Seed of --sigmas=random and of the noise.", flag_values=FLAGS
+)
+_MAX_PHOTOS = flags.DEFINE_integer(
+    "max_photos",
+    None,
+    "Score at most this many photos of each set. Default: all.",
+    lower_bound=1,
+    flag_values=FLAGS,
+)
+_DTYPE = flags.DEFINE_enum(
+    "dtype",
+    None,
+    ["float32", "bfloat16", "float16"],
+    "Type to compute in. Default: the network's own.",
+    flag_values=FLAGS,
+)
+_WIENER = flags.DEFINE_boolean(
+    "wiener",
+    False,
+    "Score Wiener's filter too, which gets the true sigma.",
+    flag_values=FLAGS,
+)
+_PEERS = flags.DEFINE_string(
+    "peers",
+    None,
+    "Folder with published weights of other projects to score too: vdsr.npz, lapsrn.npz.",
+    flag_values=FLAGS,
+)
+_SELF_ENSEMBLE = flags.DEFINE_boolean(
+    "self_ensemble",
+    False,
+    "Score the network's mean over eight rotated and mirrored copies of each photo too.",
+    flag_values=FLAGS,
+)
+_FIGURE = flags.DEFINE_string(
+    "figure",
+    None,
+    "With --config: photo for a picture that shows a detail of every result. Either a"
+    " file, or one of scikit-image's: bundled:chelsea.png, bundled:astronaut.png.",
+    flag_values=FLAGS,
+)
+_SAVE_IMAGES = flags.DEFINE_boolean(
+    "save_images",
+    False,
+    "Write every input and every output as a PNG file.",
+    flag_values=FLAGS,
+)
+_OUTPUT_DIR = flags.DEFINE_string(
+    "output_dir",
+    None,
+    "Folder for results and images. Default: WORKDIR/evaluation/STEP, or evaluation/NAME"
+    " for weights and tables.",
+    flag_values=FLAGS,
+)
+
+_DEFAULT_SIGMAS = {"paper": "1,1.25,1.5,1.75,2", "photo": "0,0.5,1,1.5,2,3"}
+
+
+def parse_datasets(values: list[str]) -> dict[str, Path]:
+    """Parses values of the form NAME=DIR; returns the folders by name."""
+    datasets = {}
+    for value in values:
+        name, equals, folder = value.partition("=")
+        if not (name and equals and folder):
+            raise UsageError(f"--dataset={value}: expected NAME=DIR")
+        if "/" in name or name.startswith("."):
+            raise UsageError(f"--dataset={value}: {name!r} cannot be a file name")
+        if name in datasets:
+            raise UsageError(f"--dataset={value}: another set is named {name} too")
+        datasets[name] = Path(folder).expanduser()
+    return datasets
+
+
+def parse_sigmas(value: str) -> tuple[float, ...] | None:
+    """Parses numbers separated by commas; returns None for 'random'."""
+    if value == "random":
+        return None
+    try:
+        sigmas = tuple(float(x) for x in value.split(","))
+    except ValueError:
+        sigmas = ()
+    if not sigmas or not all(0 <= sigma <= 10 for sigma in sigmas):
+        raise UsageError(
+            f"--sigmas={value}: expected numbers in [0, 10], separated by commas, or"
+            " 'random'"
+        )
+    return sigmas
+
+
+def _path(flag: flags.FlagHolder[str | None]) -> Path | None:
+    return Path(flag.value).expanduser() if flag.value else None
+
+
+def main() -> None:
+    """Scores the networks that the flags name."""
+    origins = {"--workdir": _WORKDIR, "--weights": _WEIGHTS, "--config": _CONFIG}
+    chosen = [name for name, flag in origins.items() if flag.value]
+    if len(chosen) > 1:
+        raise UsageError(f"{' and '.join(chosen)}: give only one of them")
+    if _CONFIG.value and (_WIENER.value or _SELF_ENSEMBLE.value):
+        raise UsageError("--wiener and --self_ensemble cannot be used with --config")
+    if _FIGURE.value and not _CONFIG.value:
+        raise UsageError(f"--figure={_FIGURE.value} needs --config")
+    if _STEP.value is not None and not _WORKDIR.value:
+        raise UsageError(f"--step={_STEP.value} needs --workdir")
+    if _CONFIG.value and _DEGRADATION.value != "paper":
+        raise UsageError(
+            f"--degradation={_DEGRADATION.value} cannot be used with --config"
+        )
+    datasets = parse_datasets(_DATASETS.value)
+    given = _SIGMAS.value
+    sigmas = parse_sigmas(_DEFAULT_SIGMAS[_DEGRADATION.value] if given is None else given)
+    connect_by_flags(FLAGS)
+    # Imported here, so that --help and wrong flags are answered immediately.
+    from eddsrn_jax.evaluation.inputs import SPOILINGS
+    from eddsrn_jax.evaluation.network import evaluate_network
+    from eddsrn_jax.evaluation.scoring import Scoring
+    from eddsrn_jax.evaluation.table import compare
+
+    options = {
+        "datasets": datasets,
+        "scoring": Scoring(
+            sigmas=sigmas,
+            spoilings=SPOILINGS[_DEGRADATION.value],
+            seed=_SEED.value,
+            max_photos=_MAX_PHOTOS.value,
+            save_images=_SAVE_IMAGES.value,
+        ),
+        "dtype": _DTYPE.value,
+        "peers": _path(_PEERS),
+        "output_dir": _path(_OUTPUT_DIR),
+    }
+    if _CONFIG.value:
+        compare(_CONFIG.value, figure=_FIGURE.value, **options)
+        return
+    photo = _DEGRADATION.value == "photo"
+    scored = _WORKDIR.value or _WEIGHTS.value or "gaussian"
+    evaluate_network(
+        workdir=_path(_WORKDIR),
+        step=_STEP.value,
+        weights=_path(_WEIGHTS),
+        validation=_VALIDATION.value,
+        beside=["gaussian"] if photo and scored != "gaussian" else [],
+        ensemble=_SELF_ENSEMBLE.value,
+        wiener=_WIENER.value,
+        **options,
+    )
+
+
+def run() -> None:
+    """Runs the command as a process."""
+    run_command(main, FLAGS)

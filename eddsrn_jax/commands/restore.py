@@ -1,0 +1,174 @@
+"""Restores photos: python restore.py [flags] FILE or FOLDER ...
+
+For photo.jpg it writes photo_x4.png, a sharp version that is four times as large. With
+--outputs=sr,deblurred it also writes photo_deblurred.png, a deblurred version of the same
+size. In a folder it restores all images. The exit code is 1 if a file failed, 2 if flags
+or arguments are wrong, else 0.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from eddsrn_jax.commands.command_line import run_command
+from eddsrn_jax.errors import UsageError
+
+FLAGS = flags.FlagValues()
+_OUTPUTS = flags.DEFINE_list(
+    "outputs",
+    ["sr"],
+    "Results to write: sr, deblurred, or sr,deblurred for both.",
+    flag_values=FLAGS,
+)
+_OUTPUT_DIR = flags.DEFINE_string(
+    "output_dir",
+    None,
+    "Folder for all results, with the same subfolders as the input. Default: each result"
+    " is written beside its photo.",
+    flag_values=FLAGS,
+)
+_OUTPUT = flags.DEFINE_string(
+    "output",
+    None,
+    "File for the result of a single photo. Its extension sets the format.",
+    flag_values=FLAGS,
+)
+_FORMAT = flags.DEFINE_enum(
+    "format",
+    "png",
+    ["png", "jpg", "tif", "webp", "bmp"],
+    "Format of the results. PNG and TIFF keep everything that the input holds.",
+    flag_values=FLAGS,
+)
+_RECURSIVE = flags.DEFINE_boolean(
+    "recursive", False, "Restore the images in subfolders too.", flag_values=FLAGS
+)
+_SKIP_EXISTING = flags.DEFINE_boolean(
+    "skip_existing",
+    False,
+    "Skip results that exist already. Without this flag they are replaced.",
+    flag_values=FLAGS,
+)
+_OVERWRITE = flags.DEFINE_boolean(
+    "overwrite",
+    False,
+    "Allow --output to replace the input photo itself.",
+    flag_values=FLAGS,
+)
+_REPORT = flags.DEFINE_string(
+    "report",
+    None,
+    "JSON file for a report with the status of every photo.",
+    flag_values=FLAGS,
+)
+_STRENGTH = flags.DEFINE_float(
+    "strength",
+    1.0,
+    "Strength of the restoration. 1: the network's result. 0: the photo, only enlarged."
+    " Values between mix the two.",
+    lower_bound=0,
+    upper_bound=1,
+    flag_values=FLAGS,
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir",
+    None,
+    "Workdir of a training run whose best weights are used.",
+    flag_values=FLAGS,
+)
+_WEIGHTS = flags.DEFINE_string(
+    "weights",
+    None,
+    "Weights to use: photo, gaussian or eddsrn-lite, which are included, or a"
+    " .safetensors file. Default: photo.",
+    flag_values=FLAGS,
+)
+_DTYPE = flags.DEFINE_enum(
+    "dtype",
+    None,
+    ["float32", "bfloat16", "float16"],
+    "Type to compute in. bfloat16 is fast on GPUs, on TPUs and on CPUs with AMX. Default:"
+    " the network's own.",
+    flag_values=FLAGS,
+)
+_LARGEST_WINDOW = flags.DEFINE_integer(
+    "largest_window",
+    None,
+    "Side of the largest window that is restored at once, a multiple of 8. Smaller"
+    " windows take less memory and more time. Default: the largest useful size that fits"
+    " the memory.",
+    flag_values=FLAGS,
+)
+_MAX_INPUT = flags.DEFINE_float(
+    "max_input_megapixels",
+    100,
+    "Refuse photos of more than this many megapixels.",
+    lower_bound=0,
+    flag_values=FLAGS,
+)
+_MAX_OUTPUT = flags.DEFINE_float(
+    "max_output_megapixels",
+    1000,
+    "Refuse photos whose results together have more than this many megapixels.",
+    lower_bound=0,
+    flag_values=FLAGS,
+)
+
+
+def parse_outputs(values: list[str]) -> tuple[str, ...]:
+    """Checks the names of outputs, and returns each one once."""
+    outputs = tuple(dict.fromkeys(values))
+    if not outputs or not set(outputs) <= {"sr", "deblurred"}:
+        raise UsageError(
+            f"--outputs={','.join(values)}: expected sr, deblurred or sr,deblurred"
+        )
+    return outputs
+
+
+def main(arguments: list[str]) -> int:
+    """Restores the given files and folders; returns 1 if a file failed, else 0."""
+    outputs = parse_outputs(_OUTPUTS.value)
+    # An empty name comes from an unset shell variable and does not mean this folder.
+    if not all(arguments or [""]):
+        raise UsageError("no photos: expected files or folders, see --help")
+    if _WORKDIR.value and _WEIGHTS.value:
+        raise UsageError("--workdir and --weights: give only one of them")
+    if _OUTPUT.value and _OUTPUT_DIR.value:
+        raise UsageError("--output and --output_dir: give only one of them")
+    # Imported here, so that --help and wrong flags are answered immediately.
+    from eddsrn_jax.restoration.batch import restore_files
+    from eddsrn_jax.restoration.jobs import Limits, Placing
+    from eddsrn_jax.restoration.restorer import Restorer
+
+    jobs = restore_files(
+        [Path(argument).expanduser() for argument in arguments],
+        lambda: Restorer.from_pretrained(
+            weights=_WEIGHTS.value,
+            workdir=_WORKDIR.value,
+            dtype=_DTYPE.value,
+            outputs=outputs,
+            largest_window=_LARGEST_WINDOW.value,
+        ),
+        placing=Placing(
+            outputs=outputs,
+            path=_path(_OUTPUT),
+            folder=_path(_OUTPUT_DIR),
+            suffix=f".{_FORMAT.value}",
+            overwrite=_OVERWRITE.value,
+            skip_existing=_SKIP_EXISTING.value,
+        ),
+        limits=Limits(1e6 * _MAX_INPUT.value, 1e6 * _MAX_OUTPUT.value),
+        recursive=_RECURSIVE.value,
+        strength=_STRENGTH.value,
+        report=_path(_REPORT),
+    )
+    return int(any(job.status == "failed" for job in jobs))
+
+
+def _path(flag: flags.FlagHolder[str | None]) -> Path | None:
+    return Path(flag.value).expanduser() if flag.value else None
+
+
+def run() -> None:
+    """Runs the command as a process."""
+    run_command(main, FLAGS, takes_arguments=True)
