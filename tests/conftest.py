@@ -10,7 +10,12 @@ os.environ["XLA_FLAGS"] = (
 )
 os.environ["JAX_PLATFORMS"] = os.environ.get("EDDSRN_TEST_PLATFORM", "cpu")
 
+import gc
+import importlib
+import logging
 import signal
+import sys
+import warnings
 from pathlib import Path
 
 import jax
@@ -19,6 +24,7 @@ import pytest
 from PIL import Image
 from tiny import tiny_config
 
+from eddsrn_jax.commands.command_line import execute
 from eddsrn_jax.compiler import enable_compilation_cache
 from eddsrn_jax.data.sources import open_split
 from eddsrn_jax.images import read_image
@@ -70,14 +76,62 @@ def shared_data(name: str) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory, photo):
-    """Trains without interruption; returns the photos' folder and the workdir."""
-    root = tmp_path_factory.mktemp("run")
+def _train(root: Path, photo: np.ndarray, network: str) -> tuple[Path, Path]:
     folder = root / "photos"
     folder.mkdir()
     for i in range(8):
         part = photo[10 * i : 10 * i + 96 + 4 * i, 20 * i : 20 * i + 128 - 4 * i]
         Image.fromarray(part).save(folder / f"photo{i}.png")
-    assert train_and_evaluate(tiny_config(folder), root / "run") is None
+    config = tiny_config(folder, network=network)
+    assert train_and_evaluate(config, root / "run") is None
     return folder, root / "run"
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, photo):
+    """Trains a plain network without interruption; returns photos' folder and workdir."""
+    return _train(tmp_path_factory.mktemp("run"), photo, "VDSR")
+
+
+@pytest.fixture(scope="session")
+def finished_eddsrn(tmp_path_factory, photo):
+    """Trains a small ED-DSRN, which has both outputs; returns photos and workdir."""
+    return _train(tmp_path_factory.mktemp("run"), photo, "EDDSRN")
+
+
+@pytest.fixture
+def collect_failed_reads():
+    """Collects failed reads after a test, so that no other test reports them.
+
+    2026-11: when an orbax read fails, its other pending reads are left to the garbage
+    collector, which reports them as unraisable exceptions.
+    """
+    yield
+    gc.collect()
+
+
+@pytest.fixture
+def call(monkeypatch, capsys, caplog):
+    """Returns a function that runs a command in this process.
+
+    It takes the command's name and arguments, and returns the exit code, standard output
+    and standard error with the log messages before it.
+    """
+
+    def run(name, *arguments):
+        module = importlib.reload(importlib.import_module(f"eddsrn_jax.commands.{name}"))
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "eddsrn_jax"), warnings.catch_warnings():
+            # 2026-11: ml_collections reads config files so.
+            warnings.filterwarnings("ignore", r"the load_module\(\) method is deprecated")
+            code = execute(module.main, module.FLAGS, takes_arguments=name == "restore")
+        out, err = capsys.readouterr()
+        messages = [
+            record.getMessage()
+            for record in caplog.records
+            if record.name.startswith("eddsrn_jax")
+        ]
+        return code, out, "".join(f"{message}\n" for message in messages) + err
+
+    return run

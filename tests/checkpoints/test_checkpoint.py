@@ -1,4 +1,3 @@
-import gc
 import logging
 import shutil
 
@@ -15,16 +14,10 @@ from eddsrn_jax.checkpoints.manager import BEST_METRICS, Checkpoints, read_run
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.models import EDDSRN, abstract_params
 
-# 2026-11: when an orbax read fails, its other pending reads are left to the garbage
-# collector, which reports them as unraisable exceptions.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
-
-@pytest.fixture(autouse=True)
-def collect_failed_reads():
-    """Collects failed reads after each test here, so that no other test reports them."""
-    yield
-    gc.collect()
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.usefixtures("collect_failed_reads"),
+]
 
 
 def save(workdir, scores):

@@ -1,16 +1,20 @@
-"""Commands that are launched as processes, mainly train.py and evaluate.py."""
+"""The commands, in this process where possible, mainly train.py and evaluate.py."""
 
+import contextlib
 import json
 import re
 import signal
+import sys
 import time
 
 import jax
 import numpy as np
 import pytest
-from processes import command
+from processes import QUICK, ROOT, command
 from tiny import final_state, metrics_rows, tiny_flags
 
+from eddsrn_jax import __version__
+from eddsrn_jax.__main__ import main
 from eddsrn_jax.checkpoints.manager import Checkpoints
 
 
@@ -57,8 +61,8 @@ def test_train_keeps_the_users_xla_flags_and_reuses_cached_programs(finished, tm
 def test_train_saves_a_checkpoint_and_exits_on_a_signal(finished, tmp_path, number, code):
     folder, _ = finished
     flags = tiny_flags(folder, tmp_path / "run", total_steps=100_000, log_every_steps=1)
-    run = command("train.py", *flags)
-    deadline = time.monotonic() + 120
+    run = command("train.py", *flags, **QUICK)
+    deadline = time.monotonic() + 600
     while time.monotonic() < deadline and run.poll() is None:
         path = tmp_path / "run" / "metrics.jsonl"
         if path.exists() and len(path.read_text().splitlines()) > 2:
@@ -73,10 +77,12 @@ def test_train_saves_a_checkpoint_and_exits_on_a_signal(finished, tmp_path, numb
     assert "Traceback" not in err
 
 
-def test_evaluate_scores_a_given_checkpoint_on_a_given_folder(finished, tmp_path):
-    folder, workdir = finished
-    run = command(
-        "evaluate.py",
+def test_evaluate_scores_a_given_checkpoint_on_a_given_folder(
+    finished_eddsrn, tmp_path, call
+):
+    folder, workdir = finished_eddsrn
+    code, out, err = call(
+        "evaluate",
         f"--workdir={workdir}",
         "--step=10",
         f"--dataset=mine={folder}",
@@ -85,8 +91,7 @@ def test_evaluate_scores_a_given_checkpoint_on_a_given_folder(finished, tmp_path
         "--save_images",
         f"--output_dir={tmp_path}",
     )
-    out, err = run.communicate(timeout=300)
-    assert run.returncode == 0, err
+    assert code == 0, err
     results = json.loads((tmp_path / "results.json").read_text())
     assert {(m["dataset"], m["images"]) for m in results["means"]} == {
         *(("photos-val", 1), ("mine", 2))
@@ -97,11 +102,11 @@ def test_evaluate_scores_a_given_checkpoint_on_a_given_folder(finished, tmp_path
 
 
 def test_evaluate_scores_photo_degradations_beside_the_gaussian_weights(
-    finished, tmp_path
+    finished, tmp_path, call
 ):
     folder, workdir = finished
-    run = command(
-        "evaluate.py",
+    code, out, err = call(
+        "evaluate",
         f"--workdir={workdir}",
         "--novalidation",
         "--degradation=photo",
@@ -110,8 +115,7 @@ def test_evaluate_scores_photo_degradations_beside_the_gaussian_weights(
         "--max_photos=1",
         f"--output_dir={tmp_path}",
     )
-    out, err = run.communicate(timeout=300)
-    assert run.returncode == 0, err
+    assert code == 0, err
     results = json.loads((tmp_path / "results.json").read_text())
     psnr = {
         (mean["method"], mean["noise"], mean["jpeg"]): mean["psnr_y_crop4"]
@@ -128,110 +132,141 @@ def test_evaluate_scores_photo_degradations_beside_the_gaussian_weights(
 
 
 @pytest.mark.parametrize(
-    "script, flags, code, message",
+    "name, flags, code, message",
     [
-        ("evaluate.py", ["--workdir=/absent"], 1, "/absent: no checkpoints found"),
-        ("evaluate.py", ["--weights=/absent"], 1, "/absent: cannot be read as"),
-        ("evaluate.py", [], 1, "nothing to score: give --dataset=NAME=DIR"),
+        ("evaluate", ["--workdir=/absent"], 1, "/absent: no checkpoints found"),
+        ("evaluate", ["--weights=/absent"], 1, "/absent: cannot be read as"),
+        ("evaluate", [], 1, "nothing to score: give --dataset=NAME=DIR"),
         (
-            "evaluate.py",
+            "evaluate",
             ["--workdir=/absent", "--weights=/absent"],
             *(2, "--workdir and --weights: give only one of them"),
         ),
         (
-            "evaluate.py",
+            "evaluate",
             ["--workdir=/absent", "--sigmas=1,x"],
             *(2, "--sigmas=1,x: expected numbers in [0, 10], separated by commas, or"),
         ),
         (
-            "evaluate.py",
+            "evaluate",
             ["--workdir=/absent", "--sigmas="],
             *(2, "--sigmas=: expected numbers in [0, 10], separated by commas, or"),
         ),
         (
-            "evaluate.py",
+            "evaluate",
             ["--config=configs/table1.py", "--degradation=photo"],
             *(2, "--degradation=photo cannot be used with --config"),
         ),
         (
-            "evaluate.py",
+            "evaluate",
             ["--workdir=/absent", "--dataset=Set14"],
             *(2, "--dataset=Set14: expected NAME=DIR"),
         ),
-        ("evaluate.py", ["--step=x"], 2, "flag --step=x: "),
-        ("evaluate.py", ["runs/mine"], 2, "unexpected arguments: runs/mine"),
+        ("evaluate", ["--step=x"], 2, "flag --step=x: "),
+        ("evaluate", ["runs/mine"], 2, "unexpected arguments: runs/mine"),
         (
-            "train.py",
+            "train",
             ["--config=configs/eddsrn.py", "--config.data.source=folder:/absent"],
             *(1, "/absent: no such folder"),
         ),
         (
-            "train.py",
+            "train",
             ["--config=configs/eddsrn.py", "--config.data.soruce=bundled"],
             *(2, '--config: \'soruce\'. Did you mean "source" instead of "soruce"?'),
         ),
         (
-            "train.py",
+            "train",
             ["--config=configs/absent.py"],
             *(2, "--config=configs/absent.py: no such file"),
         ),
         (
-            "train.py",
+            "train",
             ["--config=configs/eddsrn.py", "--config.validation.every_steps=0"],
             *(1, "config.validation.every_steps=0: expected a whole number, 1"),
         ),
         (
-            "train.py",
+            "train",
             ["--config=configs/eddsrn.py", "--coordinator=127.0.0.1:1", "--process_id=0"],
             *(2, "--coordinator=127.0.0.1:1 needs --num_processes and a --process_id"),
         ),
         (
-            "train.py",
+            "train",
             ["--config=configs/eddsrn.py", "--coordinator=here"],
             *(2, "--coordinator=here: expected HOST:PORT"),
         ),
         (
-            "train.py",
+            "train",
             ["--config=configs/eddsrn.py", "--max_minutes=nan"],
             *(2, "flag --max_minutes=nan: expected a number"),
         ),
-        ("train.py", ["--config=README.md"], 2, "--config: "),
-        ("train.py", [], 2, "flag --config=None: "),
-        ("train.py", ["--wrkdir=x"], 2, "Unknown command line flag 'wrkdir'. Did you"),
+        ("train", ["--config=README.md"], 2, "--config: "),
+        ("train", [], 2, "flag --config=None: "),
+        ("train", ["--wrkdir=x"], 2, "Unknown command line flag 'wrkdir'. Did you"),
     ],
 )
-def test_wrong_flags_give_a_one_line_error(script, flags, code, message, tmp_path):
-    flags = [*flags, f"--workdir={tmp_path / 'run'}"] if script == "train.py" else flags
-    run = command(script, *flags)
-    out, err = run.communicate(timeout=300)
-    assert run.returncode == code
-    assert not out
+def test_wrong_flags_give_a_one_line_error(name, flags, code, message, tmp_path, call):
+    flags = [*flags, f"--workdir={tmp_path / 'run'}"] if name == "train" else flags
+    found, out, err = call(name, *flags)
+    assert (found, out) == (code, "")
     assert err.startswith(f"error: {message}")
     assert len(err.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("script", ["train.py", "evaluate.py", "restore.py"])
-def test_help_exits_with_code_zero(script):
-    run = command(script, "--help")
+def test_a_process_prints_the_error_and_exits_with_its_code():
+    run = command("evaluate.py", "--workdir=/absent", "--sigmas=")
     out, err = run.communicate(timeout=300)
-    assert run.returncode == 0 and not err
-    assert "--workdir" in out
+    assert (run.returncode, out) == (2, "")
+    assert err == (
+        "error: --sigmas=: expected numbers in [0, 10], separated by commas,"
+        " or 'random'\n"
+    )
 
 
-def test_exported_weights_score_the_same_as_their_run(finished, tmp_path):
+@pytest.mark.parametrize("name", ["train", "evaluate", "restore", "export", "demo"])
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_shows_all_flags(name, flag, call):
+    code, out, err = call(name, flag)
+    assert code == 0 and not err
+    assert "--workdir: " in out
+    assert ("--coordinator: " in out) == (name in ("train", "evaluate"))
+
+
+def test_the_package_runs_a_command_by_its_name():
+    run = command("-m", "eddsrn_jax", "restore", "--outputs=x", "photo.png", cwd=ROOT)
+    out, err = run.communicate(timeout=300)
+    assert (run.returncode, out) == (2, "")
+    assert err == "error: --outputs=x: expected sr, deblurred or sr,deblurred\n"
+
+
+@pytest.mark.parametrize(
+    "arguments, code, output",
+    [
+        ([], 0, "python -m eddsrn_jax COMMAND [flags]\n"),
+        (["--help"], 0, "python -m eddsrn_jax COMMAND [flags]\n"),
+        (["--version"], 0, f"{__version__}\n"),
+        (["restroe"], 2, "error: unknown command 'restroe'\n"),
+    ],
+)
+def test_the_package_lists_its_commands(arguments, code, output, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["eddsrn_jax", *arguments])
+    with contextlib.suppress(SystemExit):
+        main()
+    out, err = capsys.readouterr()
+    assert (err if code else out).startswith(output)
+
+
+def test_exported_weights_score_the_same_as_their_run(finished, tmp_path, call):
     folder, workdir = finished
     path = tmp_path / "mine.safetensors"
     flags = [f"--workdir={workdir}", f"--out={path}", "--dtype=float32"]
-    run = command("-m", "eddsrn_jax", "export", *flags)
-    out, err = run.communicate(timeout=300)
-    assert run.returncode == 0, err
-    assert out.startswith(f"{path}: ED-DSRN, step ")
+    code, out, err = call("export", *flags)
+    assert code == 0, err
+    assert out.startswith(f"{path}: VDSR, step ")
     scores = []
     for i, origin in enumerate((f"--workdir={workdir}", f"--weights={path}")):
         flags = [f"--dataset=mine={folder}", "--max_photos=1", "--novalidation", origin]
-        run = command("evaluate.py", *flags, f"--output_dir={tmp_path / str(i)}")
-        _, err = run.communicate(timeout=300)
-        assert run.returncode == 0, err
+        code, _, err = call("evaluate", *flags, f"--output_dir={tmp_path / str(i)}")
+        assert code == 0, err
         results = json.loads((tmp_path / str(i) / "results.json").read_text())
         scores.append([row["psnr_y_crop4"] for row in results["images"]])
     assert scores[0] == scores[1]
