@@ -130,4 +130,4 @@ def format_row(row: Row) -> str:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, flags.FLAGS)

@@ -104,4 +104,4 @@ def _row(panels: dict[str, np.ndarray], top: float, left: float) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, flags.FLAGS)

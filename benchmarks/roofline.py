@@ -127,4 +127,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, flags.FLAGS)

@@ -147,4 +147,4 @@ def _contents(folder: Path) -> Iterator[tuple[str, bytes]]:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, flags.FLAGS)

@@ -215,4 +215,4 @@ def _pieces(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, flags.FLAGS)

@@ -2,6 +2,7 @@
 
 import json
 
+import flax.linen as nn
 import jax
 import optax
 
@@ -9,6 +10,8 @@ from configs import eddsrn, vdsr
 from eddsrn_jax.checkpoints.manager import Checkpoints, read_run
 from eddsrn_jax.config_values import flatten
 from eddsrn_jax.models import init_params
+from eddsrn_jax.models.layers import Conv, depth_to_space
+from eddsrn_jax.ops.resize import bicubic_upscale
 from eddsrn_jax.training.state import create_train_state
 
 SMALL = {
@@ -21,6 +24,21 @@ SMALL = {
 # networks, train this network.
 PLAIN = {"features": 4, "num_layers": 3}
 _NETWORKS = {"EDDSRN": (eddsrn, SMALL), "VDSR": (vdsr, PLAIN)}
+
+
+class TwoOutputs(nn.Module):
+    """A network of three convolutions with both outputs, to test training steps."""
+
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x):
+        features = nn.relu(Conv(8, dtype=self.dtype, name="stem")(x))
+        deblurred = x + Conv(3, dtype=self.dtype, name="deblur_head")(features)
+        changes = depth_to_space(Conv(48, dtype=self.dtype, name="sr_head")(features), 4)
+        outputs = {"sr": bicubic_upscale(x, 4) + changes, "deblurred": deblurred}
+        return {name: image.astype("float32") for name, image in outputs.items()}
+
 
 # Keyword arguments of train_step.
 STEP_OPTIONS = {

@@ -18,6 +18,9 @@ from eddsrn_jax.__main__ import main
 from eddsrn_jax.checkpoints.manager import Checkpoints
 
 
+FLAGS = "--xla_cpu_enable_fast_math=false --xla_backend_optimization_level=0"
+
+
 def test_train_is_reproducible_bit_for_bit(finished, tmp_path):
     folder, workdir = finished
     states, rows = [], []
@@ -43,12 +46,12 @@ def test_train_keeps_the_users_xla_flags_and_reuses_cached_programs(finished, tm
         run = command(
             "train.py",
             *tiny_flags(folder, tmp_path / str(i), total_steps=1),
-            XLA_FLAGS="--xla_cpu_enable_fast_math=false",
+            XLA_FLAGS=FLAGS,
             JAX_COMPILATION_CACHE_DIR=str(tmp_path / "xla"),
         )
         _, err = run.communicate(timeout=300)
         assert run.returncode == 0, err
-        assert "XLA_FLAGS=--xla_cpu_enable_fast_math=false\n" in err
+        assert f"XLA_FLAGS={FLAGS}\n" in err
         programs.append(sorted(path.name for path in (tmp_path / "xla").iterdir()))
     # The second run found its step in the cache. Smaller programs may not be cached.
     steps = [[n for n in names if n.startswith("jit_train_step")] for names in programs]
@@ -56,7 +59,9 @@ def test_train_keeps_the_users_xla_flags_and_reuses_cached_programs(finished, tm
 
 
 @pytest.mark.parametrize(
-    "number, code", [(signal.SIGTERM, 0), (signal.SIGINT, 130)], ids=["TERM", "INT"]
+    "number, code",
+    [pytest.param(signal.SIGTERM, 0, marks=pytest.mark.slow), (signal.SIGINT, 130)],
+    ids=["TERM", "INT"],
 )
 def test_train_saves_a_checkpoint_and_exits_on_a_signal(finished, tmp_path, number, code):
     folder, _ = finished

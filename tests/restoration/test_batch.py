@@ -422,6 +422,7 @@ def test_logs_a_summary_of_counts_megapixels_and_seconds(
     assert 0 <= seconds <= time.perf_counter() - start + 0.1
 
 
+@pytest.mark.slow
 def test_restored_set14_equals_the_images_saved_by_evaluation(tmp_path):
     photos = read_photos(folder_source(shared_data("Set14")))
     restorer = Restorer.from_pretrained()

@@ -6,10 +6,10 @@ import jax
 import numpy as np
 import optax
 import pytest
-from tiny import SMALL, STEP_OPTIONS
+from tiny import STEP_OPTIONS, TwoOutputs
 
 from eddsrn_jax.mesh import make_mesh, map_step, replicate, shard_batch
-from eddsrn_jax.models import EDDSRN, init_params
+from eddsrn_jax.models import init_params
 from eddsrn_jax.models.scgan import SCGAN, Discriminator
 from eddsrn_jax.training.adversarial import adversarial_step, with_discriminator
 from eddsrn_jax.training.state import create_train_state
@@ -46,7 +46,7 @@ def adversarial(weight, feature_weight):
 
 @pytest.mark.parametrize(
     "model",
-    [EDDSRN(**SMALL), SCGAN(features=4, num_layers=1)],
+    [TwoOutputs(), SCGAN(features=4, num_layers=1)],
     ids=["without batch norm", "with batch norm"],
 )
 def test_adversarial_step_with_zero_weights_equals_the_plain_step(batch, model):

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny import SMALL, STEP_OPTIONS
+from tiny import PLAIN, SMALL, STEP_OPTIONS, TwoOutputs
 
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.mesh import make_mesh, map_step, process_rows, replicate, shard_batch
-from eddsrn_jax.models import EDDSRN, init_params
+from eddsrn_jax.models import EDDSRN, VDSR, init_params
 from eddsrn_jax.ops.degradation import training_triple
 from eddsrn_jax.training.state import create_train_state
 from eddsrn_jax.training.step import CHECKED_PARTS, train_step
@@ -19,7 +19,7 @@ LOSSES = ("loss", "loss_sr", "loss_db")
 
 def run(batch, *, devices=1, steps=1, optimizer=None, model=None):
     """Repeats a training step; returns the last state and the metrics of all steps."""
-    model = model or EDDSRN(**SMALL)
+    model = model or TwoOutputs()
     optimizer = optimizer or optax.sgd(0.1)
     mesh = make_mesh(jax.devices()[:devices])
     params = init_params(model, jax.random.key(0))
@@ -36,7 +36,7 @@ def run(batch, *, devices=1, steps=1, optimizer=None, model=None):
 def test_steps_agree_between_one_and_eight_devices(batch):
     """The optimizer is SGD, as Adam would hide a gradient eight times too large."""
     (one, one_history), (eight, eight_history) = (
-        run(batch, devices=n, steps=3) for n in (1, 8)
+        run(batch, devices=n, steps=3, model=EDDSRN(**SMALL)) for n in (1, 8)
     )
     for before, after in zip(one_history, eight_history, strict=True):
         for name in (*LOSSES, "grad_norm"):
@@ -56,7 +56,7 @@ def test_steps_agree_between_one_and_eight_devices(batch):
 
 def test_sgd_step_follows_the_gradient_of_the_documented_loss(batch):
     """The loss is written out again, and finite differences give its slope."""
-    model = EDDSRN(**SMALL)
+    model = TwoOutputs()
     params = init_params(model, jax.random.key(0))
     state, (metrics,) = run(batch, optimizer=optax.sgd(1.0))
     keys = jax.random.wrap_key_data(batch["key"])
@@ -85,7 +85,8 @@ def test_sgd_step_follows_the_gradient_of_the_documented_loss(batch):
 
 
 def test_learning_lowers_the_loss(batch):
-    _, history = run(batch, steps=12, optimizer=optax.adam(2e-3))
+    model, optimizer = EDDSRN(**SMALL), optax.adam(2e-3)
+    _, history = run(batch, steps=12, model=model, optimizer=optimizer)
     assert history[-1]["loss"] < 0.9 * history[0]["loss"]
 
 
@@ -98,7 +99,7 @@ def poisoned(batch):
 
 def run_with(batches, params, *, optimizer=None, devices=2):
     """Runs one step for each batch; returns all states and the first bad parts."""
-    model, optimizer = EDDSRN(**SMALL), optimizer or optax.adam(1e-3)
+    model, optimizer = TwoOutputs(), optimizer or optax.adam(1e-3)
     mesh = make_mesh(jax.devices()[:devices])
     state = replicate(create_train_state(params, optimizer, ema=True), mesh)
     step = functools.partial(train_step, model=model, optimizer=optimizer, **STEP_OPTIONS)
@@ -113,7 +114,7 @@ def run_with(batches, params, *, optimizer=None, devices=2):
 
 @pytest.fixture(scope="module")
 def start():
-    return init_params(EDDSRN(**SMALL), jax.random.key(0))
+    return init_params(TwoOutputs(), jax.random.key(0))
 
 
 def test_step_names_the_first_nonfinite_part(batch, start):
@@ -122,7 +123,7 @@ def test_step_names_the_first_nonfinite_part(batch, start):
     assert bad_parts == [None, "loss", None]
     # The parameters are named if they were not finite before the step.
     bad = jax.tree.map(lambda x: x, start)
-    bad["trunk"]["stem"]["bias"] = bad["trunk"]["stem"]["bias"] * np.nan
+    bad["stem"]["bias"] = bad["stem"]["bias"] * np.nan
     assert run_with([good], bad)[1] == ["parameters"]
     # This learning rate makes the parameters overflow in the step itself.
     _, bad_parts = run_with([good], start, optimizer=optax.sgd(1e38))
@@ -132,13 +133,13 @@ def test_step_names_the_first_nonfinite_part(batch, start):
 def test_step_names_a_nonfinite_gradient_despite_a_finite_loss(batch, start):
     """The square root of zero is finite, but its slope is not."""
 
-    class Rooted(EDDSRN):
+    class Rooted(TwoOutputs):
         def __call__(self, x):
             outputs = super().__call__(x)
             zero = 0 * outputs["sr"]
             return {**outputs, "sr": outputs["sr"] + jnp.sqrt(jnp.abs(zero))}
 
-    _, (metrics,) = run(batch, model=Rooted(**SMALL))
+    _, (metrics,) = run(batch, model=Rooted())
     assert np.isfinite(metrics["loss"]) and not np.isfinite(metrics["grad_norm"])
     assert CHECKED_PARTS[int(metrics["bad_part"])] == "gradient"
 
@@ -150,20 +151,19 @@ def test_a_nonfinite_step_changes_only_the_step_counter(batch, start):
     for name in ("params", "ema_params", "opt_state"):
         before, after = getattr(first, name), getattr(second, name)
         jax.tree.map(np.testing.assert_array_equal, before, after)
-    assert np.isfinite(third.used_params["trunk"]["stem"]["kernel"]).all()
-    stem, stem_before = (p["trunk"]["stem"]["kernel"] for p in (third.params, start))
+    assert np.isfinite(third.used_params["stem"]["kernel"]).all()
+    stem, stem_before = (p["stem"]["kernel"] for p in (third.params, start))
     assert np.abs(stem - stem_before).max() > 1e-4
 
 
 def test_step_without_a_deblurring_head_uses_the_sr_loss_alone(batch):
-    model = EDDSRN(**SMALL | {"deblur_features": 0})
-    _, (metrics,) = run(batch, model=model)
+    _, (metrics,) = run(batch, model=VDSR(**PLAIN))
     assert set(metrics) == {"loss", "loss_sr", "grad_norm", "bad_part"}
     assert metrics["loss"] == metrics["loss_sr"]
 
 
 def test_bfloat16_keeps_parameters_and_losses_in_float32(batch):
-    state, (metrics,) = run(batch, model=EDDSRN(**SMALL, dtype="bfloat16"))
+    state, (metrics,) = run(batch, model=TwoOutputs(dtype="bfloat16"))
     _, (reference,) = run(batch)
     assert {leaf.dtype.name for leaf in jax.tree.leaves(state.params)} == {"float32"}
     assert metrics["loss"].dtype == np.float32
@@ -173,7 +173,7 @@ def test_bfloat16_keeps_parameters_and_losses_in_float32(batch):
 
 def test_weight_average_matches_hand_computation(batch):
     """Three steps are averaged by hand; the decay starts at 1 / 10 and grows."""
-    model, optimizer = EDDSRN(**SMALL), optax.sgd(0.1)
+    model, optimizer = TwoOutputs(), optax.sgd(0.1)
     mesh = make_mesh(jax.devices()[:1])
     params = init_params(model, jax.random.key(0))
     state = replicate(create_train_state(params, optimizer, ema=True), mesh)
