@@ -17,7 +17,6 @@ from eddsrn_jax import __version__
 from eddsrn_jax.__main__ import main
 from eddsrn_jax.checkpoints.manager import Checkpoints
 
-
 FLAGS = "--xla_cpu_enable_fast_math=false --xla_backend_optimization_level=0"
 
 
