@@ -109,7 +109,7 @@ def test_own_config_file_takes_precedence(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "given, message",
     [
-        ("absent", r"--config=absent: no such file or config; .* deblur_cnn, eddsrn, "),
+        ("absent", r"--config=absent: no such file or config; .* scgan, srresnet, "),
         ("configs/absent.py", r"--config=configs/absent.py: no such file$"),
         ("mine/eddsrn.py", r"--config=mine/eddsrn.py: no such file$"),
     ],
