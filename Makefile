@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 	&& echo $$p && break; done)
 RUN = .venv/bin/python
 
-.PHONY: train demo test test-slow bench lint clean
+.PHONY: train demo test test-slow bench lint package clean
 
 train: .venv/installed
 	$(RUN) train.py --config=configs/quickstart.py
@@ -26,25 +26,31 @@ lint: .venv/installed-dev
 	$(RUN) -m ruff check .
 	$(RUN) -m basedpyright
 
+package: .venv/installed-dev
+	.ci/package
+
 clean:
-	rm -rf .venv
+	rm -rf .venv build dist
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 (with venv) is needed" >&2; exit 1; }
 	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
-.venv/installed: requirements.txt | .venv/bin/python
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+INSTALL = $(RUN) -m pip install --quiet --disable-pip-version-check
+
+.venv/installed: requirements.txt requirements/restore.txt requirements/train.txt \
+		| .venv/bin/python
+	$(INSTALL) -r requirements.txt
 	@touch $@
 
-.venv/installed-demo: requirements-demo.txt .venv/installed
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-demo.txt
+.venv/installed-demo: requirements/demo.txt .venv/installed
+	$(INSTALL) -r requirements.txt -r requirements/demo.txt
 	@touch $@
 
-.venv/installed-bench: requirements-bench.txt .venv/installed
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
+.venv/installed-bench: requirements/bench.txt .venv/installed
+	$(INSTALL) -r requirements.txt -r requirements/bench.txt
 	@touch $@
 
-.venv/installed-dev: requirements-dev.txt requirements-demo.txt .venv/installed
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+.venv/installed-dev: requirements/dev.txt .venv/installed-demo
+	$(INSTALL) -r requirements.txt -r requirements/demo.txt -r requirements/dev.txt
 	@touch $@

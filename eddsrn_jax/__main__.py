@@ -1,23 +1,32 @@
-"""Runs a command: python -m eddsrn_jax restore photo.jpg."""
+"""Runs a command: eddsrn restore photo.jpg, or python -m eddsrn_jax restore photo.jpg."""
 
 import sys
 
 from eddsrn_jax import __version__
 
-_USAGE = """python -m eddsrn_jax COMMAND [flags]
+_USAGE = """eddsrn COMMAND [flags]      (or: python -m eddsrn_jax COMMAND [flags])
 
-Commands (COMMAND --help lists the flags):
-  restore   restores photos
-  train     trains a network
-  evaluate  scores networks
-  export    writes a run's network to one file
-  demo      serves a web page that restores photos
+Commands:
+  restore   deblurs photos, and enlarges them four times: eddsrn restore photo.jpg
+  demo      serves a web page that restores photos: eddsrn demo --open
+  train     trains a network: eddsrn train --config=eddsrn_lite
+            --config.data.source=folder:DIR
+  evaluate  scores networks: eddsrn evaluate --weights=gaussian --dataset=Set14=DIR
+  export    writes a run's network to one file: eddsrn export --workdir=RUN
+            --out=mine.safetensors
+  doctor    checks the installation: versions, devices, missing packages
+
+  eddsrn COMMAND --help lists the flags of a command.
+  eddsrn --version prints the version.
 """
 
 
 def main() -> None:
     """Runs the command that the first argument names, with the other arguments."""
     name, *arguments = sys.argv[1:] or ["--help"]
+    if name == "help":
+        # As in: eddsrn help restore.
+        name, *arguments = [*arguments, "--help"]
     if name in ("-h", "--help"):
         print(_USAGE, end="")
         return
@@ -37,6 +46,8 @@ def main() -> None:
             from eddsrn_jax.commands.export import run
         case "demo":
             from eddsrn_jax.commands.demo import run
+        case "doctor":
+            from eddsrn_jax.commands.doctor import run
         case _:
             print(f"error: unknown command {name!r}\n\n{_USAGE}", file=sys.stderr)
             sys.exit(2)

@@ -1,7 +1,6 @@
 """Atomic writes of files, errors that name the file, and locks on folders."""
 
 import contextlib
-import fcntl
 import logging
 import os
 import secrets
@@ -10,6 +9,12 @@ from pathlib import Path
 from typing import TextIO
 
 from eddsrn_jax.errors import InputError
+
+try:
+    import fcntl
+except ModuleNotFoundError:
+    # Windows has no such module.
+    fcntl = None
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +55,8 @@ def written_beside(path: Path) -> Iterator[Path]:
         with naming(path):
             yield temporary
             # On disk before it is renamed, in case the power fails.
-            with temporary.open("rb") as file:
+            # Windows can only flush files that are open for writing.
+            with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
     finally:
@@ -71,7 +77,7 @@ def write_text(path: Path, text: str) -> None:
     if path.is_file() and path.read_bytes() == text.encode():
         return
     with written_beside(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 @contextlib.contextmanager
@@ -84,7 +90,8 @@ def locked(folder: Path, *, name: str = ".lock", wait: bool = False) -> Iterator
         wait: whether to wait until the lock is free.
 
     Yields:
-        Whether the lock is held: some network file systems have no locks.
+        Whether the lock is held: Windows and some network file systems have no such
+        locks.
 
     Raises:
         InputError: another process holds the lock, and `wait` is False.
@@ -94,6 +101,9 @@ def locked(folder: Path, *, name: str = ".lock", wait: bool = False) -> Iterator
 
 
 def _lock(file: TextIO, folder: Path, wait: bool) -> bool:
+    if fcntl is None:
+        _log.warning("%s cannot be locked, so use it in one run only", folder)
+        return False
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

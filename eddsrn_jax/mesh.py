@@ -1,12 +1,12 @@
 """Data parallelism: one axis of devices, a replicated state, sharded batches."""
 
 import logging
-import os
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import jax
 import numpy as np
+import psutil
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from eddsrn_jax.errors import InputError
@@ -22,7 +22,7 @@ def device_memory(device: Device) -> int:
     """Returns the memory of a device in bytes; for a CPU, that of the machine."""
     if stats := device.memory_stats():
         return stats["bytes_limit"]
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return psutil.virtual_memory().total
 
 
 def make_mesh(devices: list[Device] | None = None) -> Mesh:

@@ -17,6 +17,7 @@ from absl import flags
 from absl import logging as absl_logging
 from tqdm import tqdm
 
+from eddsrn_jax.commands.extras import advice
 from eddsrn_jax.compiler import enable_compilation_cache, set_xla_flags
 from eddsrn_jax.distributed import lost_a_process
 from eddsrn_jax.errors import InputError, UsageError
@@ -111,6 +112,11 @@ def execute(
     except (InputError, OSError, FloatingPointError) as error:
         _show_error(error)
         return 2 if isinstance(error, UsageError) else 1
+    except ModuleNotFoundError as error:
+        if error.name is None or not advice(error.name):
+            raise
+        _show_error(f"{error.name} is not installed; {advice(error.name)}")
+        return 1
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         if not lost_a_process(error):
             raise
@@ -176,5 +182,8 @@ def _parse_flags(main: Callable[..., Any], flag_values: flags.FlagValues) -> lis
 def _place(error: Exception) -> str:
     """Returns where in a config file an error was raised; empty if it was elsewhere."""
     frames = traceback.extract_tb(error.__traceback__)
-    *_, last = (x for x in frames if not re.search("^<|site-packages", x.filename))
-    return "" if last.filename == __file__ else f" ({last.filename}, line {last.lineno})"
+    # All frames are left out if this package lies in site-packages itself.
+    own = [x for x in frames if not re.search("^<|site-packages", x.filename)]
+    if not own or own[-1].filename == __file__:
+        return ""
+    return f" ({own[-1].filename}, line {own[-1].lineno})"

@@ -1,7 +1,7 @@
 """Serves a web page that restores photos: make demo, or python -m eddsrn_jax demo.
 
 The server listens on 127.0.0.1 only and sends nothing to other machines. It needs the
-packages in requirements-demo.txt.
+package's extra "demo".
 """
 
 import concurrent.futures
@@ -255,8 +255,7 @@ def main() -> None:
             import gradio as gr
         except ImportError as error:
             raise InputError(
-                f"the web page needs Gradio ({error}); run pip install -r"
-                " requirements-demo.txt"
+                f'the web page needs Gradio ({error}); run pip install "eddsrn_jax[demo]"'
             ) from error
         examples = Path(folder, "examples")
         page = make_page(gr, work, choices, write_examples(examples))

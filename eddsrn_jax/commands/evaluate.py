@@ -6,9 +6,9 @@ Scores many systems: python evaluate.py --config=configs/table1.py --dataset=Set
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
 
 from eddsrn_jax.commands.command_line import run_command
+from eddsrn_jax.commands.config_flag import define_config_flag
 from eddsrn_jax.commands.process_flags import connect_by_flags, define_process_flags
 from eddsrn_jax.errors import UsageError
 
@@ -25,12 +25,9 @@ _WEIGHTS = flags.DEFINE_string(
     " default degradation is the paper's.",
     flag_values=FLAGS,
 )
-_CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    None,
-    "Config file of a table of systems to score, such as configs/table1.py.",
-    lock_config=True,
-    flag_values=FLAGS,
+_CONFIG = define_config_flag(
+    FLAGS,
+    "Config of a table of systems to score: the included table1, or a file.",
 )
 _STEP = flags.DEFINE_integer(
     "step",

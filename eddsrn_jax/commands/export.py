@@ -1,4 +1,4 @@
-"""Writes a run's network to one file: python -m eddsrn_jax export [flags].
+"""Writes a run's network to one file: eddsrn export [flags].
 
 The file holds a checkpoint's parameters and the description of its network. restore.py
 and evaluate.py take it as --weights, train.py as --config.init_from.

@@ -5,20 +5,16 @@ import signal
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
 
 from eddsrn_jax.commands.command_line import run_command
+from eddsrn_jax.commands.config_flag import config_name, define_config_flag
 from eddsrn_jax.commands.process_flags import connect_by_flags, define_process_flags
-from eddsrn_jax.errors import UsageError
 
 FLAGS = flags.FlagValues()
 define_process_flags(FLAGS)
-_CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    None,
-    "Config file of the run, such as configs/eddsrn.py.",
-    lock_config=True,
-    flag_values=FLAGS,
+_CONFIG = define_config_flag(
+    FLAGS,
+    "Config of the run: an included one, such as eddsrn_lite, or a file.",
 )
 flags.mark_flag_as_required("config", flag_values=FLAGS)
 _WORKDIR = flags.DEFINE_string(
@@ -50,13 +46,7 @@ def main() -> int:
     # Imported here, so that --help and wrong flags are answered immediately.
     from eddsrn_jax.training.loop import train_and_evaluate
 
-    # Some config files take a size, as in configs/srresnet.py:lite.
-    given = config_flags.get_config_filename(FLAGS["config"])
-    config_file, _, size = given.partition(":")
-    if not Path(config_file).is_file():
-        raise UsageError(f"--config={config_file}: no such file")
-    name = "-".join(filter(None, [Path(config_file).stem, size]))
-    workdir = Path(_WORKDIR.value or Path("runs", name))
+    workdir = Path(_WORKDIR.value or Path("runs", config_name(FLAGS)))
     connect_by_flags(FLAGS)
     stopped = train_and_evaluate(
         _CONFIG.value,

@@ -26,7 +26,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))
 @pytest.fixture(scope="module")
 def demo():
     """Starts the web page's server; yields the page's address."""
-    pytest.importorskip("gradio", reason="requirements-demo.txt is not installed")
+    pytest.importorskip("gradio", reason="the extra demo is not installed")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

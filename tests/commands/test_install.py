@@ -1,0 +1,313 @@
+"""Tests of installed copies: packages, configs, commands, doctor."""
+
+import fcntl
+import importlib
+import os
+import shutil
+import sys
+import tomllib
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from absl import flags
+from packaging.requirements import Requirement
+from processes import ROOT
+
+import eddsrn_jax
+import eddsrn_jax.__main__ as entry
+from eddsrn_jax import files
+from eddsrn_jax.commands import config_flag, doctor
+from eddsrn_jax.commands.command_line import execute
+from eddsrn_jax.mesh import device_memory
+
+# 2026-11: ml_collections loads config files by a deprecated method.
+loads_config = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def requirements(name):
+    """Returns the requirements in a file, by the names of the packages."""
+    lines = (ROOT / "requirements" / f"{name}.txt").read_text().splitlines()
+    found = [Requirement(line) for line in lines if not line.startswith("#")]
+    return {requirement.name: requirement for requirement in found}
+
+
+def test_wheel_has_every_folder_of_modules():
+    folders = {path.parent for path in (ROOT / "eddsrn_jax").rglob("*.py")}
+    names = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
+    listed = PYPROJECT["tool"]["setuptools"]["packages"]
+    assert {*listed} == names | {"eddsrn_jax.configs"}
+    assert len(listed) == len({*listed})
+
+
+def test_wheel_has_every_file_that_is_no_module():
+    data = PYPROJECT["tool"]["setuptools"]["package-data"]["eddsrn_jax"]
+    found = {path for pattern in data for path in (ROOT / "eddsrn_jax").glob(pattern)}
+    others = {
+        path
+        for path in (ROOT / "eddsrn_jax").rglob("*")
+        if path.is_file() and path.suffix not in (".py", ".pyc")
+    }
+    assert found == others
+
+
+def test_restoring_needs_no_package_of_training_or_testing():
+    restore, train, dev = map(requirements, ("restore", "train", "dev"))
+    assert "pytest" in dev and "scikit-image" in train
+    assert not {*restore} & {*train, *dev, *requirements("demo")}
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    included = [line for line in lines if line.startswith("-r")]
+    assert included == ["-r requirements/restore.txt", "-r requirements/train.txt"]
+
+
+@pytest.mark.parametrize(
+    "python, system, machine, expected",
+    [
+        ("3.11", "linux", "x86_64", ["tensorflow-cpu"]),
+        ("3.13", "linux", "aarch64", ["tensorflow"]),
+        ("3.13", "darwin", "arm64", ["tensorflow"]),
+        ("3.14", "linux", "x86_64", []),
+        ("3.14", "darwin", "arm64", []),
+    ],
+)
+def test_tensorflow_is_required_where_it_has_a_build(python, system, machine, expected):
+    environment = {"python_version": python, "sys_platform": system}
+    environment["platform_machine"] = machine
+    chosen = [
+        name
+        for name, requirement in requirements("train").items()
+        if name.startswith("tensorflow") and name != "tensorflow-datasets"
+        if requirement.marker is None or requirement.marker.evaluate(environment)
+    ]
+    assert chosen == expected
+
+
+def test_older_python_gets_an_error_that_names_the_needed_version(monkeypatch):
+    monkeypatch.setattr(sys, "version_info", (3, 10, 13))
+    with pytest.raises(ImportError, match=r"needs Python 3\.11 or newer; .* 3\.10$"):
+        importlib.reload(eddsrn_jax)
+
+
+@pytest.mark.parametrize(
+    "given", ["eddsrn_lite", "eddsrn_lite.py", "configs/eddsrn_lite.py"]
+)
+def test_included_configs_are_found_in_any_folder(given, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert config_flag.find_config(given) == ROOT / "configs" / "eddsrn_lite.py"
+
+
+def test_own_config_file_takes_precedence(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "eddsrn.py").touch()
+    found = config_flag.find_config("configs/eddsrn.py")
+    assert found.resolve() == tmp_path / "configs" / "eddsrn.py"
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ("absent", r"--config=absent: no such file or config; .* scgan, srresnet, "),
+        ("configs/absent.py", r"--config=configs/absent.py: no such file$"),
+        ("mine/eddsrn.py", r"--config=mine/eddsrn.py: no such file$"),
+    ],
+)
+def test_unknown_configs_are_refused(given, message):
+    with pytest.raises(flags.Error, match=message):
+        config_flag.find_config(given)
+
+
+@pytest.fixture
+def without_configs(monkeypatch):
+    """Makes `configs` a package that has not been imported yet and is on no path."""
+    for name in [name for name in sys.modules if name.split(".")[0] == "configs"]:
+        monkeypatch.delitem(sys.modules, name)
+    yield
+    for name in [name for name in sys.modules if name.split(".")[0] == "configs"]:
+        del sys.modules[name]
+
+
+@loads_config
+def test_configs_of_a_wheel_import_each_other(tmp_path, monkeypatch, without_configs):
+    folder = tmp_path / "configs"
+    shutil.copytree(ROOT / "configs", folder, ignore=shutil.ignore_patterns("__*"))
+    monkeypatch.setattr(config_flag, "FOLDER", folder)
+    monkeypatch.setattr(sys, "argv", ["train", "--config=quickstart"])
+    monkeypatch.chdir(tmp_path.parent)
+    values = flags.FlagValues()
+    config = config_flag.define_config_flag(values, "Config.")
+    values(sys.argv)
+    assert config.value.data.source == "bundled"
+    assert config.value.model.features == (32, 64, 96, 128)
+    assert Path(sys.modules["configs.eddsrn_lite"].__file__).parent == folder
+
+
+@loads_config
+def test_a_config_by_name_takes_a_size_and_values(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    argv = ["train", "--config=srresnet:lite", "--config.batch_size=3"]
+    monkeypatch.setattr(sys, "argv", argv)
+    values = flags.FlagValues()
+    config = config_flag.define_config_flag(values, "Config.")
+    values(argv)
+    assert config.value.name == "SRResNet lite"
+    assert config.value.batch_size == 3
+    assert config_flag.config_name(values) == "srresnet-lite"
+
+
+def test_weights_of_the_included_table_are_found_in_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    from configs import table1
+
+    rows = table1.get_config().rows
+    weights = [row.weights for row in rows.values() if row.method == "network"]
+    assert len(weights) == 10
+    assert all(Path(path).is_file() for path in weights)
+
+
+@pytest.mark.parametrize(
+    "module, extra",
+    [("tensorboardX", "train"), ("skimage", "train"), ("gradio", "demo")],
+)
+def test_a_missing_extra_is_named_in_one_line(module, extra, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr(sys, "argv", ["train"])
+    assert execute(lambda: importlib.import_module(module), flags.FlagValues()) == 1
+    out, err = capsys.readouterr()
+    advice = f'run pip install "eddsrn_jax[{extra}]"'
+    assert (out, err) == ("", f"error: {module} is not installed; {advice}\n")
+
+
+def test_a_missing_package_that_no_extra_installs_is_a_defect(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train"])
+    with pytest.raises(ModuleNotFoundError, match="absent_module"):
+        execute(lambda: importlib.import_module("absent_module"), flags.FlagValues())
+
+
+def test_doctor_names_the_packages_that_each_command_lacks(monkeypatch):
+    for module in ("gradio", "tensorboardX"):
+        monkeypatch.setitem(sys.modules, module, None)
+    expected = 'train: tensorboardX missing; run pip install "eddsrn_jax[train]"'
+    assert doctor.describe_command("train") == expected
+    assert doctor.describe_command("demo").startswith("demo: gradio")
+    assert doctor.describe_command("demo").endswith('pip install "eddsrn_jax[demo]"')
+    assert doctor.describe_command("evaluate") == "evaluate: ready"
+
+
+def test_doctor_advises_a_pipeline_where_tensorflow_has_no_build(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    monkeypatch.setattr(sys, "version_info", (3, 14, 0))
+    line = doctor.describe_command("train")
+    assert line.startswith("train: tensorflow missing; TensorFlow has no build for this")
+    assert line.endswith("--config.data.pipeline=resident")
+
+
+def test_doctor_reports_versions_devices_and_a_restored_picture(
+    monkeypatch, capsys, tmp_path
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "eddsrn_jax").mkdir()
+    (tmp_path / "eddsrn_jax" / "pack").write_bytes(bytes(1_500_000))
+    assert doctor.main() == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"eddsrn_jax {eddsrn_jax.__version__} in ")
+    versions = f"jax {jax.__version__}", f"numpy {np.__version__}"
+    # The distribution's version may have one more number than the module's.
+    assert all(version in lines[2] for version in versions)
+    assert [line.startswith("device: cpu (") for line in lines].count(True) == 8
+    assert f"cache folder: {tmp_path / 'eddsrn_jax'} (1.5 MB)" in lines
+    assert any(line.startswith("restore: ready (tried in ") for line in lines)
+
+
+@pytest.mark.parametrize("module", ["jax", "imagecodecs"])
+def test_doctor_fails_if_restoring_lacks_a_package(module, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, module, None)
+    assert doctor.main() == 1
+    problem = f"({module} missing; run pip install eddsrn_jax)"
+    assert f"restore: does not work {problem}\n" in capsys.readouterr().out
+
+
+def test_doctor_fails_if_restoring_raises(monkeypatch, capsys):
+    from eddsrn_jax.restoration.restorer import Restorer
+
+    def broken():
+        raise RuntimeError("no device")
+
+    monkeypatch.setattr(Restorer, "from_pretrained", broken)
+    assert doctor.main() == 1
+    out = capsys.readouterr().out
+    assert "restore: does not work (RuntimeError: no device)\n" in out
+
+
+def test_doctor_finds_a_cache_folder_that_cannot_be_written(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    *_, line = doctor.describe()
+    assert line.endswith(
+        "not made yet, cannot be written; set XDG_CACHE_HOME to another folder)"
+    )
+
+
+def test_help_lists_every_command(monkeypatch, capsys):
+    for argument in ("help", "--help", "-h"):
+        monkeypatch.setattr(sys, "argv", ["eddsrn", argument])
+        entry.main()
+    text = capsys.readouterr().out
+    commands = ROOT / "eddsrn_jax" / "commands"
+    names = [
+        path.stem for path in commands.glob("*.py") if "\ndef run(" in path.read_text()
+    ]
+    assert sorted(names) == [
+        *("demo", "doctor", "evaluate", "export", "restore", "train"),
+    ]
+    assert all(text.count(f"\n  {name} ") == 3 for name in names)
+
+
+def test_help_of_a_command_is_that_commands_help(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["eddsrn", "help", "doctor"])
+    with pytest.raises(SystemExit) as caught:
+        entry.main()
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: eddsrn doctor")
+
+
+def test_version_is_printed(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["eddsrn", "--version"])
+    entry.main()
+    assert capsys.readouterr().out == f"{eddsrn_jax.__version__}\n"
+
+
+def test_unknown_command_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["eddsrn", "repair"])
+    with pytest.raises(SystemExit) as caught:
+        entry.main()
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith("error: unknown command 'repair'\n")
+
+
+def test_without_file_locks_a_folder_is_used_with_a_warning(
+    tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(files, "fcntl", None)
+    with files.locked(tmp_path) as held:
+        assert held is False
+    assert f"{tmp_path} cannot be locked, so use it in one run only" in caplog.text
+
+
+def test_written_files_are_flushed_through_a_handle_that_can_write(tmp_path, monkeypatch):
+    modes = []
+
+    def flush(number):
+        modes.append(fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE)
+
+    monkeypatch.setattr(os, "fsync", flush)
+    files.write_text(tmp_path / "text", "é\n")
+    assert modes == [os.O_RDWR]
+    assert (tmp_path / "text").read_bytes() == b"\xc3\xa9\n"
+
+
+def test_memory_of_a_cpu_is_that_of_the_machine():
+    pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert device_memory(jax.local_devices()[0]) == pytest.approx(pages, rel=0.01)
