@@ -245,8 +245,8 @@ def test_the_package_runs_a_command_by_its_name():
 @pytest.mark.parametrize(
     "arguments, code, output",
     [
-        ([], 0, "python -m eddsrn_jax COMMAND [flags]\n"),
-        (["--help"], 0, "python -m eddsrn_jax COMMAND [flags]\n"),
+        ([], 0, "eddsrn COMMAND [flags]"),
+        (["--help"], 0, "eddsrn COMMAND [flags]"),
         (["--version"], 0, f"{__version__}\n"),
         (["restroe"], 2, "error: unknown command 'restroe'\n"),
     ],
