@@ -30,6 +30,7 @@ from eddsrn_jax.models import SCALE
 from eddsrn_jax.restoration.blur_estimate import estimate_sigma, outside_trained_range
 from eddsrn_jax.restoration.jobs import Job, Limits, Placing, find_jobs, place
 from eddsrn_jax.restoration.restorer import Restorer
+from eddsrn_jax.restoration.transparency import fill_hidden
 
 _log = logging.getLogger(__name__)
 
@@ -189,6 +190,8 @@ def _restore_all(jobs: Sequence[Job], restorer: Restorer, strength: float) -> No
 def _restore(job: Job, restorer: Restorer, strength: float) -> Iterator[int]:
     """Restores one file; yields the number of its pixels that are done so far."""
     pixels, metadata = read_picture(job.path)
+    # The blur is estimated without hidden colours, too.
+    pixels = fill_hidden(pixels)
     job.sigma = estimate_sigma(_colour(pixels))
     if strength:
         _warn_of_blur(job, restorer.sigma_range)

@@ -29,6 +29,7 @@ from eddsrn_jax.ops.resize import bicubic_upscale
 from eddsrn_jax.restoration.outputs import Restored
 from eddsrn_jax.restoration.tile_network import peak_of, restore_window
 from eddsrn_jax.restoration.tiles import LARGEST_WINDOW, Planner, Tile, cut
+from eddsrn_jax.restoration.transparency import fill_hidden
 
 _log = logging.getLogger(__name__)
 
@@ -209,6 +210,8 @@ class Restorer:
     def blocks(self, pixels: np.ndarray, *, strength: float = 1.0) -> Iterator[Block]:
         """Restores a photo part by part, without memory for whole results.
 
+        Colours under alpha 0 have no influence; visible pixels nearby replace them.
+
         Args:
             pixels: photo [h, w, C], see the module.
             strength: see `__call__`.
@@ -221,6 +224,7 @@ class Restorer:
             ValueError, InputError, FloatingPointError: see `__call__`.
         """
         _check(pixels, strength)
+        pixels = fill_hidden(pixels)
         height, width, channels = pixels.shape
         color = pixels[:, :, : channels - 1] if channels in (2, 4) else pixels
         alpha = pixels[:, :, channels - 1 :] if channels in (2, 4) else None
