@@ -1,6 +1,6 @@
 """Replaces the colours of fully transparent pixels, which nobody sees.
 
-Photos are [h, w, C] of any dtype. Two channels are gray and alpha, four are RGB and alpha.
+Photos are [h, w, C] of any dtype; two channels are gray and alpha, four RGB and alpha.
 """
 
 import numpy as np

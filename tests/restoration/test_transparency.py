@@ -19,7 +19,7 @@ def restorer():
 
 
 def disc(photo, height, width):
-    """Returns a photo with an alpha channel that is 0 outside a disc, with a soft edge."""
+    """Returns a photo whose alpha is 0 outside a disc with a soft edge."""
     rows, columns = np.mgrid[:height, :width]
     radius = np.hypot(rows - height / 2, columns - width / 2)
     alpha = np.clip(255 * (height / 3 - radius), 0, 255).astype(np.uint8)
