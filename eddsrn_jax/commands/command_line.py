@@ -20,6 +20,7 @@ from tqdm import tqdm
 from eddsrn_jax.compiler import enable_compilation_cache, set_xla_flags
 from eddsrn_jax.distributed import lost_a_process
 from eddsrn_jax.errors import InputError, UsageError
+from eddsrn_jax.names import printable
 
 _log = logging.getLogger(__name__)
 
@@ -28,7 +29,8 @@ class _AroundProgressBars(logging.Handler):
     """A logging handler that writes to stderr without breaking a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)
+        lines = map(printable, self.format(record).split("\n"))
+        tqdm.write("\n".join(lines), file=sys.stderr)
 
 
 def _show_messages() -> None:
@@ -138,7 +140,7 @@ def _leave(code: int) -> int:
 
 
 def _show_error(error: object) -> None:
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {printable(str(error))}", file=sys.stderr)
 
 
 def _parse_flags(main: Callable[..., Any], flag_values: flags.FlagValues) -> list[str]:

@@ -11,7 +11,13 @@ from pathlib import Path
 from absl import flags
 
 from eddsrn_jax.commands.command_line import run_command
+from eddsrn_jax.commands.signals import (
+    end_on_hangup,
+    interruptible,
+    survive_closed_stderr,
+)
 from eddsrn_jax.errors import UsageError
+from eddsrn_jax.names import expand_home
 
 FLAGS = flags.FlagValues()
 _OUTPUTS = flags.DEFINE_list(
@@ -53,6 +59,14 @@ _OVERWRITE = flags.DEFINE_boolean(
     "overwrite",
     False,
     "Allow --output to replace the input photo itself.",
+    flag_values=FLAGS,
+)
+_DAMAGED = flags.DEFINE_enum(
+    "damaged",
+    "fail",
+    ["fail", "restore"],
+    "Photos whose image data is truncated or damaged: fail, or restore what can be"
+    " decoded of them, with a warning.",
     flag_values=FLAGS,
 )
 _REPORT = flags.DEFINE_string(
@@ -136,12 +150,13 @@ def main(arguments: list[str]) -> int:
     if _OUTPUT.value and _OUTPUT_DIR.value:
         raise UsageError("--output and --output_dir: give only one of them")
     # Imported here, so that --help and wrong flags are answered immediately.
-    from eddsrn_jax.restoration.batch import restore_files
-    from eddsrn_jax.restoration.jobs import Limits, Placing
-    from eddsrn_jax.restoration.restorer import Restorer
+    with interruptible():
+        from eddsrn_jax.restoration.batch import restore_files
+        from eddsrn_jax.restoration.jobs import Limits, Placing
+        from eddsrn_jax.restoration.restorer import Restorer
 
     jobs = restore_files(
-        [Path(argument).expanduser() for argument in arguments],
+        [expand_home(argument) for argument in arguments],
         lambda: Restorer.from_pretrained(
             weights=_WEIGHTS.value,
             workdir=_WORKDIR.value,
@@ -160,15 +175,18 @@ def main(arguments: list[str]) -> int:
         limits=Limits(1e6 * _MAX_INPUT.value, 1e6 * _MAX_OUTPUT.value),
         recursive=_RECURSIVE.value,
         strength=_STRENGTH.value,
+        damaged=_DAMAGED.value,
         report=_path(_REPORT),
     )
     return int(any(job.status == "failed" for job in jobs))
 
 
 def _path(flag: flags.FlagHolder[str | None]) -> Path | None:
-    return Path(flag.value).expanduser() if flag.value else None
+    return expand_home(flag.value) if flag.value else None
 
 
 def run() -> None:
     """Runs the command as a process."""
+    end_on_hangup()
+    survive_closed_stderr()
     run_command(main, FLAGS, takes_arguments=True)

@@ -4,7 +4,6 @@
 """
 
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from PIL import Image
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.files import written_beside
 from eddsrn_jax.images.decoding import EXTENSIONS, convert, decode, naming, open_photo
+from eddsrn_jax.names import expand_home
 
 _log = logging.getLogger(__name__)
 
@@ -70,18 +70,6 @@ def list_images(
     if not found:
         raise InputError(f"{folder}: no images found (looked for {known})")
     return found
-
-
-def expand_home(name: str) -> Path:
-    """Returns a path in which `~` or `~USER` at the beginning is that home folder.
-
-    A file or folder of that very name takes precedence, and an unknown user is no error:
-    shells replace `~` too, so such a name is meant as it is.
-    """
-    path = Path(name)
-    if not name.startswith("~") or os.path.lexists(path):
-        return path
-    return Path(os.path.expanduser(name))
 
 
 def count_pixels(file: Path | bytes, name: str) -> int:

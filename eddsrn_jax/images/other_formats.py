@@ -10,7 +10,7 @@ from PIL import Image
 
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.images.photo import ORIENTATION, Header, Photo, parsed_exif, turned
-from eddsrn_jax.images.pixels import from_unit_range, widened
+from eddsrn_jax.images.pixels import from_unit_range, widened, without_xmp
 
 READ = "BMP, PNG, JPEG, TIFF, WebP, GIF, HEIC, AVIF, JPEG XL and JPEG 2000"
 _HEIC_BRANDS = (
@@ -113,7 +113,8 @@ def _open_deep_avif(stream: BinaryIO, head: bytes) -> Photo | None:
     bits = 12 if head[settings + 6] & 0x20 else 10
     with Image.open(stream, formats=("AVIF",)) as image:
         (width, height), channels = image.size, len(image.getbands())
-        exif, info = image.getexif(), dict(image.info)
+        info = {"xmp": without_xmp(image), "icc_profile": image.info.get("icc_profile")}
+        exif = image.getexif()
     if head[settings + 6] & 0x10:
         channels -= 2
     stream.seek(0)
@@ -247,7 +248,8 @@ def _open_jxl(stream: BinaryIO) -> Photo:
         found = widened(found, bits)
     elif found.dtype != np.uint8:
         raise InputError(f"is JPEG XL with {found.dtype} pixels, which are not read")
-    header = Header(*found.shape, found.dtype)
+    height, width, channels = found.shape
+    header = Header(height, width, channels, found.dtype)
     return Photo(
         *(stream, header, 1, Image.Exif(), {}, False, "JPEG XL"),
         decoder=lambda _: found,

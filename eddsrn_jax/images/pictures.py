@@ -13,7 +13,6 @@ import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageFile
@@ -78,7 +77,7 @@ def read_header(path: str | Path) -> Header:
 
 
 def read_picture(
-    path: str | Path, *, damaged: Literal["fail", "restore"] = "fail"
+    path: str | Path, *, damaged: str = "fail"
 ) -> tuple[np.ndarray, Metadata]:
     """Decodes a picture; logs a warning for each conversion and each loss.
 

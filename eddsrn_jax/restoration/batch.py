@@ -6,11 +6,13 @@ are not changed unless the user allows a result to replace its own input.
 """
 
 import contextlib
+import dataclasses
 import json
 import logging
 import os
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,7 @@ from eddsrn_jax.images.pictures import (
     write_picture,
 )
 from eddsrn_jax.models import SCALE
+from eddsrn_jax.names import printable
 from eddsrn_jax.restoration.blur_estimate import estimate_sigma, outside_trained_range
 from eddsrn_jax.restoration.jobs import Job, Limits, Placing, find_jobs, place
 from eddsrn_jax.restoration.restorer import Restorer
@@ -46,6 +49,7 @@ def restore_files(
     limits: Limits,
     recursive: bool = False,
     strength: float = 1.0,
+    damaged: str = "fail",
     report: Path | None = None,
 ) -> list[Job]:
     """Restores photos.
@@ -57,6 +61,8 @@ def restore_files(
         limits: largest sizes; photos beyond them fail before they are decoded.
         recursive: whether to search subfolders too.
         strength: see `Restorer.__call__`.
+        damaged: whether photos with damaged image data fail or are restored with a
+            warning, see `read_picture`.
         report: JSON file for the status of every photo, also written when the work ends
             early; None writes none.
 
@@ -64,40 +70,50 @@ def restore_files(
         One job for each photo or unusable path, with its status.
 
     Raises:
-        UsageError: a target or the report would replace a photo or another result, see
-            `place`. It is raised before any work.
+        UsageError: the report would replace a photo or a result, or the one target is
+            wrong, see `place`. It is raised before any work.
         InputError: the output folder, the weights or the report cannot be used.
     """
-    jobs = list(find_jobs(paths, recursive=recursive))
+    left_out: dict[Path, str] = {}
+    found = find_jobs(
+        paths, recursive=recursive, results=placing.folder, left_out=left_out
+    )
+    jobs = list(found)
     place(jobs, placing)
     if placing.folder:
         make_folder(placing.folder, "--output_dir")
     start = time.perf_counter()
-    with _reporting(report, jobs):
+    with _reporting(report, jobs, left_out):
         try:
+            problems: dict[Path, str | None] = {}
             for job in jobs:
                 if job.status == "not started":
                     _prepare(job, limits, skip_existing=placing.skip_existing)
+                    _check_folders(job, problems)
             waiting = [job for job in jobs if job.status == "not started"]
             if waiting:
                 restorer = make_restorer()
                 headers = [job.known_header for job in waiting]
                 restorer.expect((x.height, x.width) for x in headers)
-                _restore_all(waiting, restorer, strength)
+                _restore_all(waiting, restorer, Options(strength, damaged, placing))
         finally:
             _log.info("%s", _summary(jobs, time.perf_counter() - start))
     return jobs
 
 
 @contextlib.contextmanager
-def _reporting(path: Path | None, jobs: Sequence[Job]) -> Iterator[None]:
+def _reporting(
+    path: Path | None, jobs: Sequence[Job], left_out: Mapping[Path, str]
+) -> Iterator[None]:
     """Writes the report after the block, and once before it to find errors early."""
     if not path:
         yield
         return
 
     def write() -> None:
-        text = json.dumps({"files": [job.entry() for job in jobs]}, indent=1)
+        entries = [{"input": str(x), "reason": why} for x, why in left_out.items()]
+        files = [job.entry() for job in jobs]
+        text = json.dumps({"files": files, "left_out": entries}, indent=1)
         try:
             with written_beside(path) as temporary:
                 temporary.write_text(text + "\n")
@@ -169,15 +185,54 @@ def _prepare(job: Job, limits: Limits, *, skip_existing: bool) -> None:
                 raise InputError(f"the result cannot be written: {target} is a folder")
 
 
-def _restore_all(jobs: Sequence[Job], restorer: Restorer, strength: float) -> None:
+def _check_folders(job: Job, problems: dict[Path, str | None]) -> None:
+    """Fails a job whose folder of results cannot be written, before it is computed.
+
+    Args:
+        job: photo whose header has been read.
+        problems: reason by folder, or None if it can be written; folders are added.
+    """
+    if job.status != "not started":
+        return
+    for target in job.targets.values():
+        folder = target.parent
+        if folder not in problems:
+            problems[folder] = _writing_problem(folder)
+        if problem := problems[folder]:
+            job.fail(InputError(f"the result cannot be written to {folder}: {problem}"))
+            return
+
+
+def _writing_problem(folder: Path) -> str | None:
+    """Returns why no file can be written to a folder, which need not exist yet."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        # The permissions alone do not tell: a file system may be read-only.
+        with tempfile.TemporaryFile(prefix=".eddsrn-", dir=folder):
+            return None
+    except OSError as error:
+        return error.strerror
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How photos are restored; see `restore_files`."""
+
+    strength: float
+    damaged: str
+    placing: Placing
+
+
+def _restore_all(jobs: Sequence[Job], restorer: Restorer, options: Options) -> None:
     """Restores all jobs, with one progress bar that counts the photos' pixels."""
     total, done = sum(job.pixels for job in jobs), 0
     with tqdm(total=total, unit="P", unit_scale=True, disable=None) as bar:
         for job in jobs:
-            bar.set_description(job.path.name[:30])
+            bar.set_description(printable(job.path.name)[:30])
             with _working_on(job):
                 start = time.perf_counter()
-                for pixels in _restore(job, restorer, strength):
+                for pixels in _restore(job, restorer, options):
                     bar.update(done + pixels - bar.n)
                 job.seconds = time.perf_counter() - start
                 job.status = "restored"
@@ -187,9 +242,10 @@ def _restore_all(jobs: Sequence[Job], restorer: Restorer, strength: float) -> No
             bar.update(done - bar.n)
 
 
-def _restore(job: Job, restorer: Restorer, strength: float) -> Iterator[int]:
+def _restore(job: Job, restorer: Restorer, options: Options) -> Iterator[int]:
     """Restores one file; yields the number of its pixels that are done so far."""
-    pixels, metadata = read_picture(job.path)
+    strength = options.strength
+    pixels, metadata = read_picture(job.path, damaged=options.damaged)
     # The blur is estimated without hidden colours, too.
     pixels = fill_hidden(pixels)
     job.sigma = estimate_sigma(_colour(pixels))

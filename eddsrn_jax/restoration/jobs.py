@@ -171,8 +171,8 @@ def find_jobs(
     Args:
         paths: files and folders.
         recursive: whether to search subfolders too.
-        results: folder for results. If it lies inside a searched folder, its images are
-            left out, too.
+        results: folder for results. If it lies inside a searched folder, or is one of
+            several, its images are left out, too.
         left_out: dict to which the files that are left out are added, with the reasons.
     """
     seen: dict[str, Path] = {}
@@ -189,7 +189,7 @@ def find_jobs(
             yield job
             continue
         if is_folder and results:
-            files = _outside(files, path, results, left_out)
+            files = _outside(files, path, results, left_out, alone=len(paths) == 1)
         for file in files:
             real = os.path.realpath(file)
             if (other := seen.setdefault(real, file)) is not file:
@@ -221,12 +221,21 @@ def _photographs(folder: Path, recursive: bool, left_out: dict[Path, str]) -> li
 
 
 def _outside(
-    files: list[Path], folder: Path, results: Path, left_out: dict[Path, str]
+    files: list[Path],
+    folder: Path,
+    results: Path,
+    left_out: dict[Path, str],
+    *,
+    alone: bool,
 ) -> list[Path]:
-    """Returns the files that are not in the folder of results, if it is a subfolder."""
+    """Returns the files of a searched folder that are not in the folder of results.
+
+    If both are the same folder and no other path is given, all are returned: results are
+    then recognised by their names.
+    """
     real_results = Path(os.path.realpath(results))
     real_folder = Path(os.path.realpath(folder))
-    if real_results == real_folder or not real_results.is_relative_to(real_folder):
+    if real_results == real_folder and alone:
         return files
     inside = {x for x in files if Path(os.path.realpath(x)).is_relative_to(real_results)}
     if inside:
@@ -256,7 +265,9 @@ def place(jobs: Sequence[Job], placing: Placing) -> None:
     for job, other in _sharing_a_target(waiting).items():
         target = next(iter(job.targets.values()))
         job.fail(
-            InputError(f"the result would be written to {target}, as that of {other.path}")
+            InputError(
+                f"the result would be written to {target}, as that of {other.path}"
+            )
         )
     inputs = {os.path.realpath(job.path): job for job in jobs}
     for job in waiting:

@@ -25,9 +25,10 @@ def fill_hidden(pixels: np.ndarray) -> np.ndarray:
     hidden = pixels[:, :, -1] == 0
     if hidden.all() or not hidden.any():
         return pixels
-    rows, columns = ndimage.distance_transform_edt(
+    nearest = ndimage.distance_transform_edt(
         hidden, return_distances=False, return_indices=True
     )
+    rows, columns = np.asarray(nearest)
     filled = pixels.copy()
     filled[hidden] = pixels[rows[hidden], columns[hidden]]
     filled[:, :, -1] = pixels[:, :, -1]
