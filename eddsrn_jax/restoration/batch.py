@@ -31,6 +31,7 @@ from eddsrn_jax.images.pictures import (
 from eddsrn_jax.models import SCALE
 from eddsrn_jax.names import printable
 from eddsrn_jax.restoration.blur_estimate import estimate_sigma, outside_trained_range
+from eddsrn_jax.restoration.claims import claimed
 from eddsrn_jax.restoration.jobs import Job, Limits, Placing, find_jobs, place
 from eddsrn_jax.restoration.restorer import Restorer
 from eddsrn_jax.restoration.transparency import fill_hidden
@@ -163,12 +164,8 @@ def _working_on(job: Job) -> Iterator[None]:
 
 def _prepare(job: Job, limits: Limits, *, skip_existing: bool) -> None:
     """Reads the header; records the errors and losses that are known before decoding."""
-    if skip_existing:
-        missing = {n: path for n, path in job.targets.items() if not path.exists()}
-        if not missing:
-            job.status = "skipped"
-            return
-        job.targets = missing
+    if skip_existing and not _lacks_results(job):
+        return
     with _working_on(job):
         job.header = read_header(job.path)
         limits.check(job)
@@ -228,7 +225,7 @@ def _restore_all(jobs: Sequence[Job], restorer: Restorer, options: Options) -> N
     """Restores all jobs, with one progress bar that counts the photos' pixels."""
     total, done = sum(job.pixels for job in jobs), 0
     with tqdm(total=total, unit="P", unit_scale=True, disable=None) as bar:
-        for job in jobs:
+        for job in _in_turn(jobs, options.placing):
             bar.set_description(printable(job.path.name)[:30])
             with _working_on(job):
                 start = time.perf_counter()
@@ -240,6 +237,40 @@ def _restore_all(jobs: Sequence[Job], restorer: Restorer, options: Options) -> N
                 _log.info("%s: %s (%.1f s)", job.path, names, job.seconds)
             done += job.pixels
             bar.update(done - bar.n)
+
+
+def _in_turn(jobs: Sequence[Job], placing: Placing) -> Iterator[Job]:
+    """Yields the jobs to restore; another process may skip existing results, too.
+
+    Photos that another process is restoring come last. They are yielded only if they
+    still lack results then.
+    """
+    if not placing.skip_existing:
+        yield from jobs
+        return
+    busy = []
+    for wait, some in ((False, jobs), (True, busy)):
+        for job in some:
+            with contextlib.ExitStack() as stack:
+                mine = False
+                with _working_on(job):
+                    mine = stack.enter_context(claimed(job.path, wait=wait))
+                if job.status == "failed":
+                    continue
+                if not mine:
+                    busy.append(job)
+                elif _lacks_results(job):
+                    yield job
+
+
+def _lacks_results(job: Job) -> bool:
+    """Drops the targets that exist; a job without others is marked as skipped."""
+    missing = {n: path for n, path in job.targets.items() if not path.exists()}
+    if not missing:
+        job.status = "skipped"
+        return False
+    job.targets = missing
+    return True
 
 
 def _restore(job: Job, restorer: Restorer, options: Options) -> Iterator[int]:

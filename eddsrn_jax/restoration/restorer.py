@@ -4,7 +4,6 @@ Photos are uint8, uint16, or float in [0, 1]. Their shape is [h, w, C] with one 
 (gray), two (gray, alpha), three (RGB) or four (RGB, alpha).
 """
 
-import dataclasses
 import functools
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,9 +26,9 @@ from eddsrn_jax.mesh import device_memory
 from eddsrn_jax.models import SCALE, STRIDE, abstract_outputs, apply
 from eddsrn_jax.models.complexity import activation_bytes_per_pixel
 from eddsrn_jax.names import expand_home
-from eddsrn_jax.ops.resize import bicubic_upscale
+from eddsrn_jax.restoration.blocks import Block, gray, is_gray, make_block
 from eddsrn_jax.restoration.outputs import Restored
-from eddsrn_jax.restoration.tile_network import peak_of, restore_window
+from eddsrn_jax.restoration.tile_network import restore_window
 from eddsrn_jax.restoration.tiles import LARGEST_WINDOW, Planner, Tile, cut
 from eddsrn_jax.restoration.transparency import fill_hidden
 
@@ -38,21 +37,6 @@ _log = logging.getLogger(__name__)
 # Share of the device's memory that a window's activations may take.
 _MEMORY_SHARE = 1 / 3
 _DTYPES = ("float32", "bfloat16", "float16")
-
-
-@dataclasses.dataclass(frozen=True)
-class Block(Restored):
-    """The results for one rectangular part of a photo.
-
-    Attributes:
-        top, left: position of the part in the photo, in pixels.
-        height, width: size of the part in the photo, in pixels.
-    """
-
-    top: int = 0
-    left: int = 0
-    height: int = 0
-    width: int = 0
 
 
 class Restorer:
@@ -244,7 +228,7 @@ class Restorer:
         alpha = pixels[:, :, channels - 1 :] if channels in (2, 4) else None
         if color.dtype.kind == "f":
             color = color.astype(np.float32)
-        if _is_gray(color):
+        if is_gray(color):
             color = color[:, :, :1]
         window, tiles = self._planner.plan((height, width))
         i = 0
@@ -260,7 +244,7 @@ class Restorer:
             else:
                 if color.shape[2] == 1 and channels > 2:
                     images = {name: np.repeat(x, 3, axis=2) for name, x in images.items()}
-                yield _block(images, tiles[i], alpha, pixels.dtype)
+                yield make_block(images, tiles[i], alpha, pixels.dtype)
                 i += 1
 
     def _restore(
@@ -288,7 +272,7 @@ class Restorer:
                 )
             )
             part = output[top:bottom, left:right]
-            images[name] = _gray(part) if color.shape[2] == 1 else part
+            images[name] = gray(part) if color.shape[2] == 1 else part
         return images
 
     def _run(
@@ -373,42 +357,3 @@ def _like(image: Image.Image, result: Image.Image) -> Image.Image:
     if isinstance(icc, bytes) and describes(icc, channels, strictly=True):
         result.info["icc_profile"] = icc
     return result
-
-
-def _is_gray(color: np.ndarray) -> bool:
-    """Returns whether the three channels of a photo [h, w, 3] are equal."""
-    return color.shape[2] == 3 and bool((color[:, :, :1] == color[:, :, 1:]).all())
-
-
-def _gray(image: np.ndarray) -> np.ndarray:
-    """Returns the mean of three channels, [h, w, 3] -> [h, w, 1]."""
-    if image.dtype.kind == "f":
-        return image.mean(axis=2, keepdims=True)
-    total = image.sum(axis=2, keepdims=True, dtype=np.uint32)
-    return ((total + 1) // 3).astype(image.dtype)
-
-
-def _block(
-    images: dict[str, np.ndarray], tile: Tile, alpha: np.ndarray | None, dtype: np.dtype
-) -> Block:
-    (top, bottom), (left, right) = tile.rows, tile.columns
-    if alpha is not None:
-        # Bicubic interpolation reads two pixels beyond the part on each side.
-        around = cut(alpha, top - 2, left - 2, (bottom - top + 4, right - left + 4))
-        parts = {"sr": _enlarged(around), "deblurred": around[2:-2, 2:-2]}
-        images = {
-            name: np.concatenate([image, parts[name]], axis=2)
-            for name, image in images.items()
-        }
-    images = {name: image.astype(dtype, copy=False) for name, image in images.items()}
-    size = {"height": bottom - top, "width": right - left}
-    return Block(**images, top=top, left=left, **size)
-
-
-def _enlarged(around: np.ndarray) -> np.ndarray:
-    """Enlarges an image bicubically by 4, then cuts off its border of two pixels."""
-    large = bicubic_upscale(around[None].astype(np.float32), SCALE)[0]
-    large = large[2 * SCALE : -2 * SCALE, 2 * SCALE : -2 * SCALE]
-    if around.dtype.kind == "f":
-        return np.clip(large, 0, 1)
-    return np.floor(np.clip(large, 0, peak_of(around.dtype)) + 0.5).astype(around.dtype)

@@ -1,6 +1,8 @@
 """Which files are restored, and where their results go."""
 
+import contextlib
 import errno
+import fcntl
 import itertools
 import json
 import logging
@@ -148,6 +150,31 @@ def test_an_unwritable_folder_is_noticed_before_the_first_photo(
         assert job.error == (
             f"the result cannot be written to {folder or tmp_path}: Read-only file system"
         )
+
+
+def test_two_processes_that_skip_existing_results_share_the_photos(
+    restore, tmp_path, monkeypatch
+):
+    """While another process holds a photo, the others are restored first."""
+    first, second = (save(tmp_path / name) for name in ("a.png", "b.png"))
+    order, claim = [], batch.claimed
+
+    @contextlib.contextmanager
+    def claimed(path, *, wait):
+        if wait:
+            # The other process has finished.
+            save(tmp_path / "a_x4.png")
+            other.close()
+        with claim(path, wait=wait) as mine:
+            order.append((path, mine))
+            yield mine
+
+    monkeypatch.setattr(batch, "claimed", claimed)
+    other = first.open("rb")
+    fcntl.flock(other, fcntl.LOCK_EX)
+    jobs = restore(tmp_path, skip_existing=True)
+    assert order == [(first, False), (second, True), (first, True)]
+    assert [job.status for job in jobs] == ["skipped", "restored"]
 
 
 def test_damaged_photos_fail_or_are_restored_with_a_warning(restore, tmp_path):
