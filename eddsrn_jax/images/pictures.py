@@ -53,9 +53,8 @@ _LARGEST_TIFF = 4_000_000_000
 _LARGEST_XMP, _LARGEST_COMMENT = 65_502, 65_533
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 _OPTIONS = {
-    "JPEG": {"quality": 95, "subsampling": "4:4:4"},
+    "JPEG": {"subsampling": "4:4:4"},
     "PNG": {"compress_level": encoding.PNG_LEVEL},
-    "WebP": {"quality": 95},
 }
 _LOGGERS = ("PIL.TiffImagePlugin", "imagecodecs", "tifffile")
 _undisturbed = threading.Lock()
@@ -233,19 +232,24 @@ def _format(suffix: str) -> str:
 
 
 def write_picture(
-    path: str | Path, pixels: Image.Image | np.ndarray, metadata: Metadata
+    path: str | Path,
+    pixels: Image.Image | np.ndarray,
+    metadata: Metadata,
+    *,
+    quality: int = 95,
 ) -> list[str]:
     """Writes a picture in the format of the path's extension.
 
-    JPEG has quality 95 and full colour resolution (4:4:4). WebP is lossy with quality 95.
-    PNG and TIFF (deflate) are lossless. The write is not atomic: pass a temporary name,
-    and rename the file afterwards.
+    JPEG has full colour resolution (4:4:4). WebP is lossy. PNG and TIFF (deflate) are
+    lossless. The write is not atomic: pass a temporary name, and rename the file
+    afterwards.
 
     Args:
         path: file that ends in one of `EXTENSIONS`, in an existing folder.
         pixels: Pillow image of mode L, LA, RGB or RGBA, or array [H, W, C], uint8 or
             uint16. A Pillow image is not copied as a whole if the format can hold it.
         metadata: metadata to write, as far as the format can hold it.
+        quality: quality of JPEG and WebP files, 1 to 100.
 
     Returns:
         A message for each loss of pixel data and for metadata that was not written.
@@ -267,7 +271,7 @@ def write_picture(
     without_exif = dataclasses.replace(metadata, exif=None)
     for kept in (metadata, without_exif, Metadata()):
         try:
-            _write(path, file_format, pixels, kept)
+            _write(path, pixels, kept, quality=quality)
             break
         except Exception as error:
             # An errno means an error of the system, such as a full disk. Leaving out
@@ -325,9 +329,13 @@ def _fitting(
 
 
 def _write(
-    path: Path, file_format: str, pixels: Image.Image | np.ndarray, metadata: Metadata
+    path: Path,
+    pixels: Image.Image | np.ndarray,
+    metadata: Metadata,
+    *,
+    quality: int,
 ) -> None:
-    header, exif = _header_of(pixels), Image.Exif()
+    file_format, header, exif = _format(path.suffix), _header_of(pixels), Image.Exif()
     exif.load(metadata.exif or b"")
     exif = upright_exif(exif, (header.width, header.height))
     if file_format == "TIFF":
@@ -346,4 +354,6 @@ def _write(
         options |= {"xmp": None, "pnginfo": encoding.png_info(metadata)}
     options = {key: value for key, value in options.items() if value}
     options |= _OPTIONS.get(file_format, {})
+    if file_format in ("JPEG", "WebP"):
+        options["quality"] = quality
     pixels.save(path, file_format, icc_profile=metadata.icc, **options)

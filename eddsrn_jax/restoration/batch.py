@@ -33,6 +33,7 @@ from eddsrn_jax.names import printable
 from eddsrn_jax.restoration.blur_estimate import estimate_sigma, outside_trained_range
 from eddsrn_jax.restoration.claims import claimed
 from eddsrn_jax.restoration.jobs import Job, Limits, Placing, find_jobs, place
+from eddsrn_jax.restoration.reduction import reduced
 from eddsrn_jax.restoration.restorer import Restorer
 from eddsrn_jax.restoration.transparency import fill_hidden
 
@@ -89,7 +90,7 @@ def restore_files(
             problems: dict[Path, str | None] = {}
             for job in jobs:
                 if job.status == "not started":
-                    _prepare(job, limits, skip_existing=placing.skip_existing)
+                    _prepare(job, limits, placing)
                     _check_folders(job, problems)
             waiting = [job for job in jobs if job.status == "not started"]
             if waiting:
@@ -162,13 +163,14 @@ def _working_on(job: Job) -> Iterator[None]:
         logger.removeHandler(collector)
 
 
-def _prepare(job: Job, limits: Limits, *, skip_existing: bool) -> None:
+def _prepare(job: Job, limits: Limits, placing: Placing) -> None:
     """Reads the header; records the errors and losses that are known before decoding."""
-    if skip_existing and not _lacks_results(job):
+    if placing.skip_existing and not _lacks_results(job):
         return
     with _working_on(job):
         job.header = read_header(job.path)
         limits.check(job)
+        job.reduced = placing.reduced_size(job.header)
         for output, target in job.targets.items():
             *_, losses = fit_to_format(target.suffix, job.target_header(output))
             for loss in losses:
@@ -283,7 +285,7 @@ def _restore(job: Job, restorer: Restorer, options: Options) -> Iterator[int]:
     if strength:
         _warn_of_blur(job, restorer.sigma_range)
     canvases = {
-        output: _Canvas(job.target_header(output), target.suffix)
+        output: _Canvas(job.computed_header(output), target.suffix)
         for output, target in job.targets.items()
     }
     for block in restorer.blocks(pixels, strength=strength):
@@ -296,10 +298,24 @@ def _restore(job: Job, restorer: Restorer, options: Options) -> Iterator[int]:
     del pixels
     for output, target in job.targets.items():
         make_folder(target.parent, "folder")
+        picture = canvases.pop(output).picture
+        if output == "sr" and job.reduced:
+            picture = _reduced(picture, job.reduced)
+        quality = options.placing.quality
+        extra = {"quality": quality} if quality else {}
         with written_beside(target) as temporary:
-            messages = write_picture(temporary, canvases.pop(output).picture, metadata)
+            messages = write_picture(temporary, picture, metadata, **extra)
         for message in messages:
             job.warn(message)
+
+
+def _reduced(
+    picture: Image.Image | np.ndarray, size: tuple[int, int]
+) -> Image.Image | np.ndarray:
+    """Shrinks a result to (height, width); a Pillow image stays one."""
+    pixels = np.asarray(picture)
+    result = reduced(pixels.reshape(*pixels.shape[:2], -1), *size)
+    return to_pillow(result) if isinstance(picture, Image.Image) else result
 
 
 def _colour(pixels: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from eddsrn_jax.models import SCALE
 
 _log = logging.getLogger(__name__)
 
-_ENDINGS = {"sr": "_x4", "deblurred": "_deblurred"}
+# The ends of the names of results: a scale, a width, or "deblurred".
+_RESULT = re.compile(r"_(x[234]|w\d+|deblurred)$")
 _SCALES = {"sr": SCALE, "deblurred": 1}
 
 
@@ -31,6 +33,7 @@ class Job:
         error: reason of a failure.
         warnings: messages that were logged about the photo.
         header: size, channels and dtype of the photo, once read.
+        reduced: height and width to which the sr result is reduced; None keeps x4.
         sigma: estimated blur, in pixels of the photo.
         seconds: time for reading, restoring and writing.
     """
@@ -42,6 +45,7 @@ class Job:
     error: str | None = None
     warnings: list[str] = dataclasses.field(default_factory=list)
     header: Header | None = None
+    reduced: tuple[int, int] | None = None
     sigma: float | None = None
     seconds: float | None = None
 
@@ -57,7 +61,15 @@ class Job:
         return self.known_header.height * self.known_header.width
 
     def target_header(self, output: str) -> Header:
-        """Returns the size, channels and dtype of an output."""
+        """Returns the size, channels and dtype of an output's file."""
+        header = self.computed_header(output)
+        if output == "sr" and self.reduced:
+            height, width = self.reduced
+            return dataclasses.replace(header, height=height, width=width)
+        return header
+
+    def computed_header(self, output: str) -> Header:
+        """Returns the size, channels and dtype of an output before it is reduced."""
         header, scale = self.known_header, _SCALES[output]
         return dataclasses.replace(
             header, height=scale * header.height, width=scale * header.width
@@ -107,6 +119,10 @@ class Placing:
         suffix: extension of the results, such as ".png", which decides the format.
         overwrite: whether a result may replace its own input.
         skip_existing: whether to keep existing results and make only missing ones.
+        scale: size of the sr result relative to the photo: 2, 3 or 4. Smaller ones than
+            4 are reduced from it.
+        width: width of the sr result in pixels, instead of a scale.
+        quality: quality of JPEG and WebP results, 1 to 100; None takes the default.
     """
 
     outputs: Sequence[str] = ("sr",)
@@ -115,6 +131,9 @@ class Placing:
     suffix: str = ".png"
     overwrite: bool = False
     skip_existing: bool = False
+    scale: int = SCALE
+    width: int | None = None
+    quality: int | None = None
 
     def targets(self, job: Job, *, full_name: bool = False) -> dict[str, Path]:
         """Returns the files to write for a job, by output.
@@ -129,8 +148,31 @@ class Placing:
         folder = self.folder / job.folder if self.folder else job.path.parent
         stem = job.path.name if full_name else job.path.stem
         return {
-            name: folder / f"{stem}{_ENDINGS[name]}{self.suffix}" for name in self.outputs
+            name: folder / f"{stem}_{self._ending(name)}{self.suffix}"
+            for name in self.outputs
         }
+
+    def _ending(self, output: str) -> str:
+        if output != "sr":
+            return output
+        return f"w{self.width}" if self.width else f"x{self.scale}"
+
+    def reduced_size(self, header: Header) -> tuple[int, int] | None:
+        """Returns height and width to which the sr result is reduced, or None.
+
+        Raises:
+            InputError: the width is more than four times that of the photo.
+        """
+        if self.width:
+            if self.width > SCALE * header.width:
+                raise InputError(
+                    f"--width={self.width} is more than {SCALE} times the photo's width"
+                    f" of {header.width} pixels"
+                )
+            return max(1, round(header.height * self.width / header.width)), self.width
+        if self.scale == SCALE:
+            return None
+        return self.scale * header.height, self.scale * header.width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,11 +250,8 @@ def _photographs(folder: Path, recursive: bool, left_out: dict[Path, str]) -> li
     originals = [
         path
         for path in found
-        if not any(
-            path.stem.endswith(ending)
-            and path.with_name(path.stem.removesuffix(ending) or ".") in names
-            for ending in _ENDINGS.values()
-        )
+        if not _RESULT.search(path.stem)
+        or path.with_name(_RESULT.sub("", path.stem) or ".") not in names
     ]
     if len(originals) < len(found):
         count = len(found) - len(originals)
