@@ -17,6 +17,7 @@ from absl import flags
 from absl import logging as absl_logging
 from tqdm import tqdm
 
+from eddsrn_jax.commands.signals import interruptible
 from eddsrn_jax.compiler import enable_compilation_cache, set_xla_flags
 from eddsrn_jax.distributed import lost_a_process
 from eddsrn_jax.errors import InputError, UsageError
@@ -77,9 +78,10 @@ def run_command(
         flag_values: see `execute`.
         takes_arguments: see `execute`.
     """
-    _show_messages()
-    set_xla_flags()
-    enable_compilation_cache()
+    with interruptible():
+        _show_messages()
+        set_xla_flags()
+        enable_compilation_cache()
     # SIGTERM unwinds the stack, as Ctrl-C does, so that no temporary file is left.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     sys.exit(_leave(execute(main, flag_values, takes_arguments=takes_arguments)))

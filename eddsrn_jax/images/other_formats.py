@@ -222,7 +222,10 @@ def _jpeg_segments(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
             # A fill byte.
             stream.seek(-3, io.SEEK_CUR)
             continue
-        yield head[1], stream.read(int.from_bytes(head[2:], "big") - 2)
+        size = int.from_bytes(head[2:], "big") - 2
+        if size < 0:
+            return
+        yield head[1], stream.read(size)
 
 
 def _open_jxl(stream: BinaryIO) -> Photo:

@@ -14,6 +14,9 @@ from eddsrn_jax.images.pixels import divide_by_alpha, from_unit_range
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _FLOAT = 3
+# Tags and photometric interpretations of raw photos, in which TIFF readers find only a
+# small preview.
+_DNG_VERSION, _SENSOR = 50706, (32803, 34892)
 # A first page of at most this share of the largest page's area is a thumbnail, if it has
 # the same shape.
 _THUMBNAIL_AREA, _SAME_SHAPE = 1 / 4, 0.1
@@ -71,6 +74,9 @@ def open_wide_tiff(
         InputError: the header is implausible, or strips are missing.
     """
     exif = _tags(stream, page, offset)
+    has_hidden_image = exif.get(254) == 1 and 330 in exif
+    if _DNG_VERSION in exif or exif.get(262) in _SENSOR or has_hidden_image:
+        raise InputError("is a raw photo, which is not read; convert it to TIFF first")
     width, height, samples = exif.get(256, 0), exif.get(257, 0), exif.get(277, 1)
     # Decoders allocate a whole tile with all its samples, even for a small image.
     if exif.get(322, 0) * exif.get(323, 0) > 4 * (width * height + 2**20) or samples > 16:

@@ -220,6 +220,25 @@ def test_reads_the_first_of_pages_that_are_no_thumbnails(read, caplog):
     assert "only the first of several pictures is read" in caplog.text
 
 
+def test_raw_photos_are_not_mistaken_for_their_previews(read):
+    import io
+
+    import tifffile
+
+    stream = io.BytesIO()
+    with tifffile.TiffWriter(stream) as file:
+        options = dict(photometric="rgb", metadata=None)
+        file.write(FLAT[::4, ::4].copy(), subfiletype=1, subifds=1, **options)
+        file.write(FLAT, **options)
+    version = [(50706, 1, 4, b"\1\4\0\0", True)]
+    for content in (
+        stream.getvalue(),
+        tiff(FLAT, photometric="rgb", extratags=version),
+    ):
+        with pytest.raises(InputError, match="is a raw photo, which is not read"):
+            read(content)
+
+
 def test_16_bit_cmyk_is_reduced_with_a_message(read, caplog):
     ink = np.zeros((8, 8, 4), np.uint16)
     ink[..., 0] = 65535

@@ -263,3 +263,16 @@ def test_metadata_without_anything_special_gives_no_message(rewritten, caplog):
         # Pillow's BMP files have a resolution.
         assert metadata == Metadata(dpi=metadata.dpi if source == "BMP" else None)
     assert not caplog.records
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("colour", ["gray", "rgb"])
+def test_a_transparent_colour_of_png_becomes_alpha(rewritten, dtype, colour):
+    pixels = smooth(1 if colour == "gray" else 3, dtype)
+    key = pixels[7, 11]
+    content = png(chunk(b"tRNS", key.astype(">u2").tobytes()), pixels=pixels.squeeze())
+    found, *_ = rewritten(content)
+    peak = np.iinfo(dtype).max
+    expected = np.where((pixels == key).all(axis=2), 0, peak)
+    np.testing.assert_array_equal(found[:, :, -1], expected)
+    assert found.dtype == dtype and found.shape[2] == pixels.shape[2] + 1
