@@ -131,7 +131,13 @@ def _pillow(
     header = Header(*size, CHANNELS[mode], np.dtype(np.uint8))
     kind = {"MPO": "JPEG", "JPEG2000": "JPEG 2000"}.get(image.format or "", image.format)
     photo = Photo(
-        *(stream, header, orientation, exif, info, several, kind or ""),
+        stream=stream,
+        header=header,
+        orientation=orientation,
+        exif=exif,
+        info=info,
+        several=several,
+        kind=kind or "",
         image=image,
         page=page,
         notes=notes,

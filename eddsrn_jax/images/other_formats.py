@@ -95,7 +95,13 @@ def _open_heic(stream: BinaryIO, head: bytes) -> Photo:
     info = {key: file.info.get(key) for key in ("icc_profile", "xmp")}
     # Libheif has turned the pixels, whatever the EXIF orientation says.
     photo = Photo(
-        *(stream, header, 1, exif, info, len(file) > 1, "HEIC"),
+        stream=stream,
+        header=header,
+        orientation=1,
+        exif=exif,
+        info=info,
+        several=len(file) > 1,
+        kind="HEIC",
         decoder=pixels,
         notes=notes,
     )
@@ -133,7 +139,16 @@ def _open_deep_avif(stream: BinaryIO, head: bytes) -> Photo | None:
         return widened(found, bits)
 
     header = Header(*size, channels, np.dtype(np.uint16))
-    photo = Photo(stream, header, orientation, exif, info, False, "AVIF", decoder=pixels)
+    photo = Photo(
+        stream=stream,
+        header=header,
+        orientation=orientation,
+        exif=exif,
+        info=info,
+        several=False,
+        kind="AVIF",
+        decoder=pixels,
+    )
     add_coded_colour(photo, head)
     return photo
 
@@ -171,7 +186,13 @@ def _open_deep_jp2(stream: BinaryIO, head: bytes) -> Photo | None:
 
     header = Header(height, width, components, np.dtype(np.uint16))
     return Photo(
-        *(stream, header, 1, Image.Exif(), {}, False, "JPEG 2000"),
+        stream=stream,
+        header=header,
+        orientation=1,
+        exif=Image.Exif(),
+        info={},
+        several=False,
+        kind="JPEG 2000",
         decoder=pixels,
         notes=["colour profile and metadata of JPEG 2000 are not read"],
     )
@@ -208,7 +229,13 @@ def _open_12_bit_jpeg(stream: BinaryIO) -> Photo | None:
     header = Header(*turned(height, width, orientation), channels, np.dtype(np.uint16))
     info = {"icc_profile": icc or None}
     return Photo(
-        *(stream, header, orientation, exif, info, False, "JPEG of 12 bits"),
+        stream=stream,
+        header=header,
+        orientation=orientation,
+        exif=exif,
+        info=info,
+        several=False,
+        kind="JPEG of 12 bits",
         decoder=pixels,
         notes=notes,
     )
@@ -254,7 +281,13 @@ def _open_jxl(stream: BinaryIO) -> Photo:
     height, width, channels = found.shape
     header = Header(height, width, channels, found.dtype)
     return Photo(
-        *(stream, header, 1, Image.Exif(), {}, False, "JPEG XL"),
+        stream=stream,
+        header=header,
+        orientation=1,
+        exif=Image.Exif(),
+        info={},
+        several=False,
+        kind="JPEG XL",
         decoder=lambda _: found,
         notes=notes,
     )

@@ -175,9 +175,8 @@ def _collected_warnings(
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", UserWarning)
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        truncated, ImageFile.LOAD_TRUNCATED_IMAGES = (
-            *(ImageFile.LOAD_TRUNCATED_IMAGES, lenient),
-        )
+        truncated = ImageFile.LOAD_TRUNCATED_IMAGES
+        ImageFile.LOAD_TRUNCATED_IMAGES = lenient
         for logger in loggers:
             logger.addFilter(collect)
         try:

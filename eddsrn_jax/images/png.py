@@ -83,7 +83,13 @@ def open_png(stream: BinaryIO) -> Photo:
         np.dtype(np.uint16 if bits == 16 else np.uint8),
     )
     return Photo(
-        *(stream, header, orientation, exif, found.info, found.several, "PNG"),
+        stream=stream,
+        header=header,
+        orientation=orientation,
+        exif=exif,
+        info=found.info,
+        several=found.several,
+        kind="PNG",
         decoder=lambda lenient: _decode(stream, lenient),
         notes=found.notes,
     )

@@ -111,7 +111,13 @@ def open_wide_tiff(
     # counts as a further image.
     several = bool(not page and exif._info and exif.get_ifd(ExifTags.IFD.IFD1))
     return Photo(
-        *(stream, header, orientation, exif, tiff_info(exif), several, "TIFF"),
+        stream=stream,
+        header=header,
+        orientation=orientation,
+        exif=exif,
+        info=tiff_info(exif),
+        several=several,
+        kind="TIFF",
         decoder=lambda _: _decode(stream, page, header.channels, exif),
         page=page,
         notes=notes,
