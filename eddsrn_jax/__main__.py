@@ -3,6 +3,7 @@
 import sys
 
 from eddsrn_jax import __version__
+from eddsrn_jax.commands.signals import interruptible
 
 _USAGE = """eddsrn COMMAND [flags]      (or: python -m eddsrn_jax COMMAND [flags])
 
@@ -37,7 +38,8 @@ def main() -> None:
     # Only the command's own module is imported, so that it starts quickly.
     match name:
         case "restore":
-            from eddsrn_jax.commands.restore import run
+            with interruptible():
+                from eddsrn_jax.commands.restore import run
         case "train":
             from eddsrn_jax.commands.train import run
         case "evaluate":

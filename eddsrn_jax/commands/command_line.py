@@ -18,9 +18,11 @@ from absl import logging as absl_logging
 from tqdm import tqdm
 
 from eddsrn_jax.commands.extras import advice
+from eddsrn_jax.commands.signals import interruptible
 from eddsrn_jax.compiler import enable_compilation_cache, set_xla_flags
 from eddsrn_jax.distributed import lost_a_process
 from eddsrn_jax.errors import InputError, UsageError
+from eddsrn_jax.names import printable
 
 _log = logging.getLogger(__name__)
 
@@ -29,7 +31,8 @@ class _AroundProgressBars(logging.Handler):
     """A logging handler that writes to stderr without breaking a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)
+        lines = map(printable, self.format(record).split("\n"))
+        tqdm.write("\n".join(lines), file=sys.stderr)
 
 
 def _show_messages() -> None:
@@ -76,9 +79,10 @@ def run_command(
         flag_values: see `execute`.
         takes_arguments: see `execute`.
     """
-    _show_messages()
-    set_xla_flags()
-    enable_compilation_cache()
+    with interruptible():
+        _show_messages()
+        set_xla_flags()
+        enable_compilation_cache()
     # SIGTERM unwinds the stack, as Ctrl-C does, so that no temporary file is left.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     sys.exit(_leave(execute(main, flag_values, takes_arguments=takes_arguments)))
@@ -144,7 +148,7 @@ def _leave(code: int) -> int:
 
 
 def _show_error(error: object) -> None:
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {printable(str(error))}", file=sys.stderr)
 
 
 def _parse_flags(main: Callable[..., Any], flag_values: flags.FlagValues) -> list[str]:

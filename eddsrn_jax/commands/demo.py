@@ -7,13 +7,14 @@ package's extra "demo".
 import concurrent.futures
 import functools
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from absl import flags
-from PIL import Image
 
 from eddsrn_jax.commands.command_line import run_command
 from eddsrn_jax.errors import InputError
@@ -52,6 +53,13 @@ _OPEN = flags.DEFINE_boolean(
 # The largest upload, and the most photos that may wait.
 _LARGEST_UPLOAD = "50mb"
 _LONGEST_QUEUE = 8
+# The page's words for messages of the restore command, as regular expressions.
+_PAGE_WORDS = {
+    r"--max_(?:in|out)put_megapixels=(\S+)": r"the \1 that this page accepts",
+    r" \(a lower --strength helps\)": "; a lower strength helps",
+    r"; choose another name with --output": "",
+    r"--(\w+)": r"\1",
+}
 _EXAMPLE_SIGMAS = {"astronaut": 1.8, "chelsea": 1.3}
 _STYLE = ".gradio-container { max-width: 1100px; margin: auto; }"
 
@@ -87,21 +95,63 @@ def restore_upload(
         raise InputError(f"{path.name}: {job.error}")
     photo, header = job.known_header, job.target_header("sr")
     lines = [
-        f"**{path.name}**: {photo.width} x {photo.height} became"
+        f"**{_plain_markdown(path.name)}**: {photo.width} x {photo.height} became"
         f" {header.width} x {header.height} pixels in {job.seconds:.1f} seconds."
     ]
     if job.sigma is not None:
         lines[0] += f" Its blur is estimated as sigma {job.sigma:.1f} pixels."
-    return job.targets, "\n\n".join(lines + [f"Note: {x}." for x in job.warnings])
+    notes = [_plain_markdown(in_page_words(x)) for x in job.warnings]
+    return job.targets, "\n\n".join(lines + [f"Note: {x}." for x in notes])
 
 
-def before(path: Path, like: Path) -> Image.Image:
-    """Enlarges a photo bicubically to the size of its result, for comparison."""
-    from eddsrn_jax.images import read_image
+def before(path: Path, result: Path) -> Path:
+    """Enlarges a photo bicubically to the size of its result, for comparison.
 
-    with Image.open(like) as result:
-        size = result.size
-    return Image.fromarray(read_image(path)).resize(size, Image.Resampling.BICUBIC)
+    The file is written beside the result. Like the result it has the photo's colours,
+    profile, depth and transparency.
+    """
+    from eddsrn_jax.images.pictures import read_header, read_picture, write_picture
+    from eddsrn_jax.ops.resize import bicubic_upscale
+    from eddsrn_jax.restoration.transparency import fill_hidden
+
+    pixels, metadata = read_picture(path)
+    pixels = fill_hidden(pixels)
+    scale = read_header(result).height // len(pixels)
+    if scale > 1:
+        peak = np.iinfo(pixels.dtype).max
+        large = bicubic_upscale(pixels[None].astype(np.float32), scale)[0]
+        pixels = np.floor(np.clip(large, 0, peak) + 0.5).astype(pixels.dtype)
+    target = result.with_name(f"{result.stem}_before.png")
+    write_picture(target, pixels, metadata)
+    return target
+
+
+def show(work: Any, photo: Path, weights: str, strength: float) -> tuple:
+    """Restores a photo for the page.
+
+    Returns:
+        The pair of files of each slider, sr and deblurred; the file of each download; and
+        a Markdown note. After an error, the note tells it and the others are None.
+    """
+    try:
+        results, note = work(photo, weights, strength)
+    except InputError as error:
+        message = _plain_markdown(in_page_words(str(error)))
+        return (None,) * 4 + (f"**Not restored.** {message}",)
+    sliders = [(str(before(photo, file)), str(file)) for file in results.values()]
+    return (*sliders, *(str(file) for file in results.values()), note)
+
+
+def in_page_words(message: str) -> str:
+    """Returns a message of the command without names of flags, which the page lacks."""
+    for flag, words in _PAGE_WORDS.items():
+        message = re.sub(flag, words, message)
+    return message
+
+
+def _plain_markdown(text: str) -> str:
+    """Escapes the characters that Markdown would format."""
+    return re.sub(r"([\\`*_{}\[\]<>#|~$])", r"\\\1", text)
 
 
 def write_examples(folder: Path) -> list[str]:
@@ -145,13 +195,7 @@ def make_page(gr: Any, work: Any, choices: Mapping[str, str], examples: list[str
     def run(path: str | None, weights: str, strength: float) -> tuple:
         if path is None:
             return (gr.skip(),) * 5
-        photo = Path(path)
-        try:
-            results, note = work(photo, weights, strength)
-        except InputError as error:
-            raise gr.Error(str(error), duration=None, print_exception=False) from error
-        sliders = [(before(photo, file), str(file)) for file in results.values()]
-        return (*sliders, *(str(file) for file in results.values()), note)
+        return show(work, Path(path), weights, strength)
 
     with gr.Blocks(title="ED-DSRN", analytics_enabled=False) as page:
         gr.Markdown(

@@ -2,16 +2,24 @@
 
 For photo.jpg it writes photo_x4.png, a sharp version that is four times as large. With
 --outputs=sr,deblurred it also writes photo_deblurred.png, a deblurred version of the same
-size. In a folder it restores all images. The exit code is 1 if a file failed, 2 if flags
-or arguments are wrong, else 0.
+size. In a folder it restores all images. "-" restores standard input to standard output.
+The exit code is 1 if a file failed, 2 if flags or arguments are wrong, else 0.
 """
 
+import sys
+import tempfile
 from pathlib import Path
 
 from absl import flags
 
 from eddsrn_jax.commands.command_line import run_command
+from eddsrn_jax.commands.signals import (
+    end_on_hangup,
+    interruptible,
+    survive_closed_stderr,
+)
 from eddsrn_jax.errors import UsageError
+from eddsrn_jax.names import expand_home
 
 FLAGS = flags.FlagValues()
 _OUTPUTS = flags.DEFINE_list(
@@ -53,6 +61,38 @@ _OVERWRITE = flags.DEFINE_boolean(
     "overwrite",
     False,
     "Allow --output to replace the input photo itself.",
+    flag_values=FLAGS,
+)
+_SCALE = flags.DEFINE_enum(
+    "scale",
+    "4",
+    ["2", "3", "4"],
+    "Size of the sharp result relative to the photo. 2 and 3 are reduced from 4, which"
+    " takes as much time.",
+    flag_values=FLAGS,
+)
+_WIDTH = flags.DEFINE_integer(
+    "width",
+    None,
+    "Width of the sharp result in pixels, instead of --scale; at most four times that of"
+    " the photo.",
+    lower_bound=1,
+    flag_values=FLAGS,
+)
+_QUALITY = flags.DEFINE_integer(
+    "quality",
+    None,
+    "Quality of JPEG and WebP results, 1 to 100. Default: 95.",
+    lower_bound=1,
+    upper_bound=100,
+    flag_values=FLAGS,
+)
+_DAMAGED = flags.DEFINE_enum(
+    "damaged",
+    "fail",
+    ["fail", "restore"],
+    "Photos whose image data is truncated or damaged: fail, or restore what can be"
+    " decoded of them, with a warning.",
     flag_values=FLAGS,
 )
 _REPORT = flags.DEFINE_string(
@@ -135,13 +175,43 @@ def main(arguments: list[str]) -> int:
         raise UsageError("--workdir and --weights: give only one of them")
     if _OUTPUT.value and _OUTPUT_DIR.value:
         raise UsageError("--output and --output_dir: give only one of them")
+    if _WIDTH.value and FLAGS["scale"].present:
+        raise UsageError("--scale and --width: give only one of them")
+    if (_WIDTH.value or _SCALE.value != "4") and "sr" not in outputs:
+        raise UsageError("--scale and --width need the output sr")
+    if arguments == ["-"]:
+        return _restore_stream(outputs)
+    paths = [expand_home(argument) for argument in arguments]
+    return _restore(paths, outputs, _path(_OUTPUT))
+
+
+def _restore_stream(outputs: tuple[str, ...]) -> int:
+    """Restores a photo from standard input.
+
+    The result is written to standard output, unless --output names a file.
+    """
+    if _OUTPUT_DIR.value or len(outputs) > 1:
+        raise UsageError("-: standard output holds one result and has no folder")
+    with tempfile.TemporaryDirectory(prefix="eddsrn-") as folder:
+        photo = Path(folder, "standard input")
+        photo.write_bytes(sys.stdin.buffer.read())
+        result = Path(folder, f"result.{_FORMAT.value}")
+        code = _restore([photo], outputs, _path(_OUTPUT) or result)
+        if result.exists():
+            sys.stdout.buffer.write(result.read_bytes())
+            sys.stdout.buffer.flush()
+    return code
+
+
+def _restore(paths: list[Path], outputs: tuple[str, ...], output: Path | None) -> int:
     # Imported here, so that --help and wrong flags are answered immediately.
-    from eddsrn_jax.restoration.batch import restore_files
-    from eddsrn_jax.restoration.jobs import Limits, Placing
-    from eddsrn_jax.restoration.restorer import Restorer
+    with interruptible():
+        from eddsrn_jax.restoration.batch import restore_files
+        from eddsrn_jax.restoration.jobs import Limits, Placing
+        from eddsrn_jax.restoration.restorer import Restorer
 
     jobs = restore_files(
-        [Path(argument).expanduser() for argument in arguments],
+        paths,
         lambda: Restorer.from_pretrained(
             weights=_WEIGHTS.value,
             workdir=_WORKDIR.value,
@@ -151,24 +221,30 @@ def main(arguments: list[str]) -> int:
         ),
         placing=Placing(
             outputs=outputs,
-            path=_path(_OUTPUT),
+            path=output,
             folder=_path(_OUTPUT_DIR),
             suffix=f".{_FORMAT.value}",
             overwrite=_OVERWRITE.value,
             skip_existing=_SKIP_EXISTING.value,
+            scale=int(_SCALE.value),
+            width=_WIDTH.value,
+            quality=_QUALITY.value,
         ),
         limits=Limits(1e6 * _MAX_INPUT.value, 1e6 * _MAX_OUTPUT.value),
         recursive=_RECURSIVE.value,
         strength=_STRENGTH.value,
+        damaged=_DAMAGED.value,
         report=_path(_REPORT),
     )
     return int(any(job.status == "failed" for job in jobs))
 
 
 def _path(flag: flags.FlagHolder[str | None]) -> Path | None:
-    return Path(flag.value).expanduser() if flag.value else None
+    return expand_home(flag.value) if flag.value else None
 
 
 def run() -> None:
     """Runs the command as a process."""
+    end_on_hangup()
+    survive_closed_stderr()
     run_command(main, FLAGS, takes_arguments=True)

@@ -4,6 +4,7 @@
 """
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,18 @@ from PIL import Image
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.files import written_beside
 from eddsrn_jax.images.decoding import EXTENSIONS, convert, decode, naming, open_photo
+from eddsrn_jax.names import expand_home
 
 _log = logging.getLogger(__name__)
 
 
-def list_images(folder: str | Path, *, recursive: bool = True) -> list[Path]:
+def list_images(
+    folder: str | Path,
+    *,
+    recursive: bool = True,
+    extensions: Sequence[str] = EXTENSIONS,
+    left_out: dict[Path, str] | None = None,
+) -> list[Path]:
     """Returns the image files of a folder, sorted.
 
     Hidden files are left out. Files with other extensions are counted in a warning.
@@ -24,38 +32,44 @@ def list_images(folder: str | Path, *, recursive: bool = True) -> list[Path]:
     Args:
         folder: folder to search.
         recursive: whether to search subfolders too.
+        extensions: extensions of the files to return.
+        left_out: dict to which the files that are left out are added, with the reasons.
 
     Raises:
         InputError: the folder does not exist or holds no image.
     """
-    folder = Path(folder).expanduser()
+    folder = expand_home(str(folder))
+    left_out = {} if left_out is None else left_out
     if not folder.is_dir():
         reason = "not a folder" if folder.exists() else "no such folder"
         raise InputError(f"{folder}: {reason}")
+    known = " ".join(f"*{extension}" for extension in extensions)
     found, others = [], []
     for path in sorted(folder.glob("**/*" if recursive else "*")):
         hidden = any(x.startswith(".") for x in path.relative_to(folder).parts)
-        if hidden or path.is_dir():
+        if hidden:
             continue
-        if path.suffix.lower() not in EXTENSIONS:
+        if path.is_dir():
+            # The search does not follow links, which might lead back to the folder.
+            if recursive and path.is_symlink():
+                left_out[path] = "a link to a folder"
+        elif path.suffix.lower() not in extensions:
             others.append(path)
+            left_out[path] = f"its name matches none of {known}"
         elif path.is_file():
             found.append(path)
         else:
+            left_out[path] = "it is not a file (a broken link?)"
             _log.warning("%s: left out, because it is not a file (a broken link?)", path)
     if others:
         _log.warning(
             "%s: %d files left out, because their names match none of %s: %s%s",
-            *(folder, len(others), _extensions(), others[0].name),
+            *(folder, len(others), known, others[0].name),
             " ..." if len(others) > 1 else "",
         )
     if not found:
-        raise InputError(f"{folder}: no images found (looked for {_extensions()})")
+        raise InputError(f"{folder}: no images found (looked for {known})")
     return found
-
-
-def _extensions() -> str:
-    return " ".join(f"*{e}" for e in EXTENSIONS)
 
 
 def count_pixels(file: Path | bytes, name: str) -> int:

@@ -1,12 +1,14 @@
-"""Reads and adapts the metadata of image files: ICC profile, EXIF and resolution."""
+"""Reads and adapts the metadata of image files: colour, EXIF, XMP, text, resolution."""
 
 import contextlib
 import dataclasses
 import io
+import re
+import struct
 
 from PIL import ExifTags, Image, ImageCms
 
-from eddsrn_jax.images.decoding import Photo
+from eddsrn_jax.images.photo import Photo
 
 # Tags that describe the photo rather than its file: description, make, model,
 # orientation, software, date, artist, host, copyright, the EXIF and GPS directories, and
@@ -16,6 +18,19 @@ _KEPT_TAGS = {
     *(0x8769, 0x8825, 0x4746, 0x4749, 0x9C9B, 0x9C9C, 0x9C9D, 0x9C9E, 0x9C9F),
 }
 _EXIF_SIZE = (0xA002, 0xA003)
+_ORIENTATION_IN_XMP = re.compile(rb"""(tiff:Orientation(?:\s*=\s*["']|>\s*))[2-8]""")
+# Marks of gain maps and of other images in a file, in XMP.
+_GAIN_MAPS = (b"hdrgm:", b"HDRGainMap")
+_ISO_GAIN_MAP = b"urn:iso:std:iso:ts:21496"
+# The chunks gAMA and cHRM of sRGB, which every program assumes without them.
+_SRGB_CHUNKS = (
+    (b"gAMA", struct.pack(">I", 45455)),
+    (
+        b"cHRM",
+        struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000),
+    ),
+)
+_DAMAGED_EXIF = ("corrupt exif", "truncated file read")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,11 +42,69 @@ class Metadata:
         exif: EXIF data in Pillow's form, which starts with "Exif\\0\\0"; the orientation
             is upright.
         dpi: horizontal and vertical dots per inch.
+        xmp: XMP packet; its orientation is upright.
+        texts: comments and other texts, pairs of key and text.
+        colour: PNG chunks that describe the colours, pairs of kind and content.
     """
 
     icc: bytes | None = None
     exif: bytes | None = None
     dpi: tuple[float, float] | None = None
+    xmp: bytes | None = None
+    texts: tuple[tuple[str, str], ...] = ()
+    colour: tuple[tuple[bytes, bytes], ...] = ()
+
+    @property
+    def special_colour(self) -> tuple[tuple[bytes, bytes], ...]:
+        """The colour chunks that change the colours, unlike those of sRGB."""
+        kinds = dict(self.colour)
+        # These two take precedence over gamma and primaries.
+        ruled = self.icc or b"sRGB" in kinds or b"cICP" in kinds
+        weak = (b"sRGB", b"gAMA", b"cHRM") if ruled else (b"sRGB",)
+        return tuple(
+            chunk
+            for chunk in self.colour
+            if chunk[0] not in weak and chunk not in _SRGB_CHUNKS
+        )
+
+
+def read_metadata(photo: Photo, icc: bytes | None, messages: list[str]) -> Metadata:
+    """Returns the metadata of an open photo, apart from EXIF.
+
+    Args:
+        photo: open photo.
+        icc: colour profile of its pixels.
+        messages: list to which messages about losses are appended.
+    """
+    xmp = photo.info.get("xmp")
+    if _has_gain_map(photo, xmp or b""):
+        # The fields of XMP describe a gain map that the result lacks.
+        messages.append("the HDR gain map is lost")
+        xmp = None
+    return Metadata(
+        icc,
+        dpi=resolution(photo),
+        xmp=xmp and _ORIENTATION_IN_XMP.sub(rb"\g<1>1", xmp),
+        texts=tuple(photo.info.get("texts") or ()),
+        colour=tuple(photo.info.get("colour") or ()),
+    )
+
+
+def _has_gain_map(photo: Photo, xmp: bytes) -> bool:
+    if any(mark in xmp for mark in _GAIN_MAPS):
+        return True
+    if photo.kind != "JPEG":
+        return False
+    position = photo.stream.tell()
+    photo.stream.seek(0)
+    head = photo.stream.read(2**18)
+    photo.stream.seek(position)
+    return _ISO_GAIN_MAP in head
+
+
+def damages_exif(warning: object) -> bool:
+    """Returns whether a library's warning says that EXIF data is damaged."""
+    return any(mark in str(warning).lower() for mark in _DAMAGED_EXIF)
 
 
 def icc_profile(photo: Photo) -> bytes | None:
@@ -123,8 +196,12 @@ def upright_exif(exif: Image.Exif, size: tuple[int, int] | None = None) -> Image
     return kept
 
 
+class _Latin1(str):
+    """Text that Pillow writes as Latin-1, as it reads it; otherwise it writes ASCII."""
+
+    def encode(self, encoding: str = "latin-1", errors: str = "replace") -> bytes:
+        return super().encode("latin-1", "replace")
+
+
 def _writable(value: object) -> object:
-    # Pillow reads text as Latin-1, but writes it as ASCII with question marks.
-    if isinstance(value, str) and not value.isascii():
-        return value.encode("latin-1")
-    return value
+    return _Latin1(value) if isinstance(value, str) else value

@@ -6,11 +6,13 @@ are not changed unless the user allows a result to replace its own input.
 """
 
 import contextlib
+import dataclasses
 import json
 import logging
 import os
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +29,13 @@ from eddsrn_jax.images.pictures import (
     write_picture,
 )
 from eddsrn_jax.models import SCALE
+from eddsrn_jax.names import printable
 from eddsrn_jax.restoration.blur_estimate import estimate_sigma, outside_trained_range
+from eddsrn_jax.restoration.claims import claimed
 from eddsrn_jax.restoration.jobs import Job, Limits, Placing, find_jobs, place
+from eddsrn_jax.restoration.reduction import reduced
 from eddsrn_jax.restoration.restorer import Restorer
+from eddsrn_jax.restoration.transparency import fill_hidden
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +51,7 @@ def restore_files(
     limits: Limits,
     recursive: bool = False,
     strength: float = 1.0,
+    damaged: str = "fail",
     report: Path | None = None,
 ) -> list[Job]:
     """Restores photos.
@@ -56,6 +63,8 @@ def restore_files(
         limits: largest sizes; photos beyond them fail before they are decoded.
         recursive: whether to search subfolders too.
         strength: see `Restorer.__call__`.
+        damaged: whether photos with damaged image data fail or are restored with a
+            warning, see `read_picture`.
         report: JSON file for the status of every photo, also written when the work ends
             early; None writes none.
 
@@ -63,40 +72,50 @@ def restore_files(
         One job for each photo or unusable path, with its status.
 
     Raises:
-        UsageError: a target or the report would replace a photo or another result, see
-            `place`. It is raised before any work.
+        UsageError: the report would replace a photo or a result, or the one target is
+            wrong, see `place`. It is raised before any work.
         InputError: the output folder, the weights or the report cannot be used.
     """
-    jobs = list(find_jobs(paths, recursive=recursive))
+    left_out: dict[Path, str] = {}
+    found = find_jobs(
+        paths, recursive=recursive, results=placing.folder, left_out=left_out
+    )
+    jobs = list(found)
     place(jobs, placing)
     if placing.folder:
         make_folder(placing.folder, "--output_dir")
     start = time.perf_counter()
-    with _reporting(report, jobs):
+    with _reporting(report, jobs, left_out):
         try:
+            problems: dict[Path, str | None] = {}
             for job in jobs:
                 if job.status == "not started":
-                    _prepare(job, limits, skip_existing=placing.skip_existing)
+                    _prepare(job, limits, placing)
+                    _check_folders(job, problems)
             waiting = [job for job in jobs if job.status == "not started"]
             if waiting:
                 restorer = make_restorer()
                 headers = [job.known_header for job in waiting]
                 restorer.expect((x.height, x.width) for x in headers)
-                _restore_all(waiting, restorer, strength)
+                _restore_all(waiting, restorer, Options(strength, damaged, placing))
         finally:
             _log.info("%s", _summary(jobs, time.perf_counter() - start))
     return jobs
 
 
 @contextlib.contextmanager
-def _reporting(path: Path | None, jobs: Sequence[Job]) -> Iterator[None]:
+def _reporting(
+    path: Path | None, jobs: Sequence[Job], left_out: Mapping[Path, str]
+) -> Iterator[None]:
     """Writes the report after the block, and once before it to find errors early."""
     if not path:
         yield
         return
 
     def write() -> None:
-        text = json.dumps({"files": [job.entry() for job in jobs]}, indent=1)
+        entries = [{"input": str(x), "reason": why} for x, why in left_out.items()]
+        files = [job.entry() for job in jobs]
+        text = json.dumps({"files": files, "left_out": entries}, indent=1)
         try:
             with written_beside(path) as temporary:
                 temporary.write_text(text + "\n")
@@ -144,17 +163,14 @@ def _working_on(job: Job) -> Iterator[None]:
         logger.removeHandler(collector)
 
 
-def _prepare(job: Job, limits: Limits, *, skip_existing: bool) -> None:
+def _prepare(job: Job, limits: Limits, placing: Placing) -> None:
     """Reads the header; records the errors and losses that are known before decoding."""
-    if skip_existing:
-        missing = {n: path for n, path in job.targets.items() if not path.exists()}
-        if not missing:
-            job.status = "skipped"
-            return
-        job.targets = missing
+    if placing.skip_existing and not _lacks_results(job):
+        return
     with _working_on(job):
         job.header = read_header(job.path)
         limits.check(job)
+        job.reduced = placing.reduced_size(job.header)
         for output, target in job.targets.items():
             *_, losses = fit_to_format(target.suffix, job.target_header(output))
             for loss in losses:
@@ -168,15 +184,54 @@ def _prepare(job: Job, limits: Limits, *, skip_existing: bool) -> None:
                 raise InputError(f"the result cannot be written: {target} is a folder")
 
 
-def _restore_all(jobs: Sequence[Job], restorer: Restorer, strength: float) -> None:
+def _check_folders(job: Job, problems: dict[Path, str | None]) -> None:
+    """Fails a job whose folder of results cannot be written, before it is computed.
+
+    Args:
+        job: photo whose header has been read.
+        problems: reason by folder, or None if it can be written; folders are added.
+    """
+    if job.status != "not started":
+        return
+    for target in job.targets.values():
+        folder = target.parent
+        if folder not in problems:
+            problems[folder] = _writing_problem(folder)
+        if problem := problems[folder]:
+            job.fail(InputError(f"the result cannot be written to {folder}: {problem}"))
+            return
+
+
+def _writing_problem(folder: Path) -> str | None:
+    """Returns why no file can be written to a folder, which need not exist yet."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        # The permissions alone do not tell: a file system may be read-only.
+        with tempfile.TemporaryFile(prefix=".eddsrn-", dir=folder):
+            return None
+    except OSError as error:
+        return error.strerror
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How photos are restored; see `restore_files`."""
+
+    strength: float
+    damaged: str
+    placing: Placing
+
+
+def _restore_all(jobs: Sequence[Job], restorer: Restorer, options: Options) -> None:
     """Restores all jobs, with one progress bar that counts the photos' pixels."""
     total, done = sum(job.pixels for job in jobs), 0
     with tqdm(total=total, unit="P", unit_scale=True, disable=None) as bar:
-        for job in jobs:
-            bar.set_description(job.path.name[:30])
+        for job in _in_turn(jobs, options.placing):
+            bar.set_description(printable(job.path.name)[:30])
             with _working_on(job):
                 start = time.perf_counter()
-                for pixels in _restore(job, restorer, strength):
+                for pixels in _restore(job, restorer, options):
                     bar.update(done + pixels - bar.n)
                 job.seconds = time.perf_counter() - start
                 job.status = "restored"
@@ -186,14 +241,51 @@ def _restore_all(jobs: Sequence[Job], restorer: Restorer, strength: float) -> No
             bar.update(done - bar.n)
 
 
-def _restore(job: Job, restorer: Restorer, strength: float) -> Iterator[int]:
+def _in_turn(jobs: Sequence[Job], placing: Placing) -> Iterator[Job]:
+    """Yields the jobs to restore; another process may skip existing results, too.
+
+    Photos that another process is restoring come last. They are yielded only if they
+    still lack results then.
+    """
+    if not placing.skip_existing:
+        yield from jobs
+        return
+    busy = []
+    for wait, some in ((False, jobs), (True, busy)):
+        for job in some:
+            with contextlib.ExitStack() as stack:
+                mine = False
+                with _working_on(job):
+                    mine = stack.enter_context(claimed(job.path, wait=wait))
+                if job.status == "failed":
+                    continue
+                if not mine:
+                    busy.append(job)
+                elif _lacks_results(job):
+                    yield job
+
+
+def _lacks_results(job: Job) -> bool:
+    """Drops the targets that exist; a job without others is marked as skipped."""
+    missing = {n: path for n, path in job.targets.items() if not path.exists()}
+    if not missing:
+        job.status = "skipped"
+        return False
+    job.targets = missing
+    return True
+
+
+def _restore(job: Job, restorer: Restorer, options: Options) -> Iterator[int]:
     """Restores one file; yields the number of its pixels that are done so far."""
-    pixels, metadata = read_picture(job.path)
+    strength = options.strength
+    pixels, metadata = read_picture(job.path, damaged=options.damaged)
+    # The blur is estimated without hidden colours, too.
+    pixels = fill_hidden(pixels)
     job.sigma = estimate_sigma(_colour(pixels))
     if strength:
         _warn_of_blur(job, restorer.sigma_range)
     canvases = {
-        output: _Canvas(job.target_header(output), target.suffix)
+        output: _Canvas(job.computed_header(output), target.suffix)
         for output, target in job.targets.items()
     }
     for block in restorer.blocks(pixels, strength=strength):
@@ -206,10 +298,24 @@ def _restore(job: Job, restorer: Restorer, strength: float) -> Iterator[int]:
     del pixels
     for output, target in job.targets.items():
         make_folder(target.parent, "folder")
+        picture = canvases.pop(output).picture
+        if output == "sr" and job.reduced:
+            picture = _reduced(picture, job.reduced)
+        quality = options.placing.quality
+        extra = {"quality": quality} if quality else {}
         with written_beside(target) as temporary:
-            messages = write_picture(temporary, canvases.pop(output).picture, metadata)
+            messages = write_picture(temporary, picture, metadata, **extra)
         for message in messages:
             job.warn(message)
+
+
+def _reduced(
+    picture: Image.Image | np.ndarray, size: tuple[int, int]
+) -> Image.Image | np.ndarray:
+    """Shrinks a result to (height, width); a Pillow image stays one."""
+    pixels = np.asarray(picture)
+    result = reduced(pixels.reshape(*pixels.shape[:2], -1), *size)
+    return to_pillow(result) if isinstance(picture, Image.Image) else result
 
 
 def _colour(pixels: np.ndarray) -> np.ndarray:

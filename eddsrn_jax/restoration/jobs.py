@@ -3,22 +3,24 @@
 import dataclasses
 import logging
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from eddsrn_jax.errors import InputError, UsageError
 from eddsrn_jax.images import list_images
-from eddsrn_jax.images.decoding import EXTENSIONS, Header
+from eddsrn_jax.images.decoding import EXTENSIONS, READ_EXTENSIONS, Header
 from eddsrn_jax.models import SCALE
 
 _log = logging.getLogger(__name__)
 
-_ENDINGS = {"sr": "_x4", "deblurred": "_deblurred"}
+# The ends of the names of results: a scale, a width, or "deblurred".
+_RESULT = re.compile(r"_(x[234]|w\d+|deblurred)$")
 _SCALES = {"sr": SCALE, "deblurred": 1}
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Job:
     """A photo to restore, its targets and its status.
 
@@ -31,6 +33,7 @@ class Job:
         error: reason of a failure.
         warnings: messages that were logged about the photo.
         header: size, channels and dtype of the photo, once read.
+        reduced: height and width to which the sr result is reduced; None keeps x4.
         sigma: estimated blur, in pixels of the photo.
         seconds: time for reading, restoring and writing.
     """
@@ -42,6 +45,7 @@ class Job:
     error: str | None = None
     warnings: list[str] = dataclasses.field(default_factory=list)
     header: Header | None = None
+    reduced: tuple[int, int] | None = None
     sigma: float | None = None
     seconds: float | None = None
 
@@ -57,7 +61,15 @@ class Job:
         return self.known_header.height * self.known_header.width
 
     def target_header(self, output: str) -> Header:
-        """Returns the size, channels and dtype of an output."""
+        """Returns the size, channels and dtype of an output's file."""
+        header = self.computed_header(output)
+        if output == "sr" and self.reduced:
+            height, width = self.reduced
+            return dataclasses.replace(header, height=height, width=width)
+        return header
+
+    def computed_header(self, output: str) -> Header:
+        """Returns the size, channels and dtype of an output before it is reduced."""
         header, scale = self.known_header, _SCALES[output]
         return dataclasses.replace(
             header, height=scale * header.height, width=scale * header.width
@@ -107,6 +119,10 @@ class Placing:
         suffix: extension of the results, such as ".png", which decides the format.
         overwrite: whether a result may replace its own input.
         skip_existing: whether to keep existing results and make only missing ones.
+        scale: size of the sr result relative to the photo: 2, 3 or 4. Smaller ones than
+            4 are reduced from it.
+        width: width of the sr result in pixels, instead of a scale.
+        quality: quality of JPEG and WebP results, 1 to 100; None takes the default.
     """
 
     outputs: Sequence[str] = ("sr",)
@@ -115,16 +131,48 @@ class Placing:
     suffix: str = ".png"
     overwrite: bool = False
     skip_existing: bool = False
+    scale: int = SCALE
+    width: int | None = None
+    quality: int | None = None
 
-    def targets(self, job: Job) -> dict[str, Path]:
-        """Returns the files to write for a job, by output."""
+    def targets(self, job: Job, *, full_name: bool = False) -> dict[str, Path]:
+        """Returns the files to write for a job, by output.
+
+        Args:
+            job: photo to restore.
+            full_name: whether results are named after the photo's name with its
+                extension, such as a.jpg_x4.png.
+        """
         if self.path:
             return {name: self.path for name in self.outputs}
         folder = self.folder / job.folder if self.folder else job.path.parent
+        stem = job.path.name if full_name else job.path.stem
         return {
-            name: folder / f"{job.path.stem}{_ENDINGS[name]}{self.suffix}"
+            name: folder / f"{stem}_{self._ending(name)}{self.suffix}"
             for name in self.outputs
         }
+
+    def _ending(self, output: str) -> str:
+        if output != "sr":
+            return output
+        return f"w{self.width}" if self.width else f"x{self.scale}"
+
+    def reduced_size(self, header: Header) -> tuple[int, int] | None:
+        """Returns height and width to which the sr result is reduced, or None.
+
+        Raises:
+            InputError: the width is more than four times that of the photo.
+        """
+        if self.width:
+            if self.width > SCALE * header.width:
+                raise InputError(
+                    f"--width={self.width} is more than {SCALE} times the photo's width"
+                    f" of {header.width} pixels"
+                )
+            return max(1, round(header.height * self.width / header.width)), self.width
+        if self.scale == SCALE:
+            return None
+        return self.scale * header.height, self.scale * header.width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +198,13 @@ class Limits:
                 )
 
 
-def find_jobs(paths: Sequence[Path], *, recursive: bool) -> Iterator[Job]:
+def find_jobs(
+    paths: Sequence[Path],
+    *,
+    recursive: bool,
+    results: Path | None = None,
+    left_out: dict[Path, str] | None = None,
+) -> Iterator[Job]:
     """Yields a job for each file and for each image in the folders, without duplicates.
 
     In folders, hidden images are left out, and so are results of other images there. A
@@ -159,12 +213,16 @@ def find_jobs(paths: Sequence[Path], *, recursive: bool) -> Iterator[Job]:
     Args:
         paths: files and folders.
         recursive: whether to search subfolders too.
+        results: folder for results. If it lies inside a searched folder, or is one of
+            several, its images are left out, too.
+        left_out: dict to which the files that are left out are added, with the reasons.
     """
-    seen = set()
+    seen: dict[str, Path] = {}
+    left_out = {} if left_out is None else left_out
     for path in paths:
         try:
             is_folder = path.is_dir()
-            files = _photographs(path, recursive) if is_folder else [path]
+            files = _photographs(path, recursive, left_out) if is_folder else [path]
             if not is_folder and not path.exists():
                 raise InputError("no such file or folder")
         except (InputError, OSError) as error:
@@ -172,23 +230,28 @@ def find_jobs(paths: Sequence[Path], *, recursive: bool) -> Iterator[Job]:
             job.fail(error)
             yield job
             continue
+        if is_folder and results:
+            files = _outside(files, path, results, left_out, alone=len(paths) == 1)
         for file in files:
-            if (real := os.path.realpath(file)) not in seen:
-                seen.add(real)
-                yield Job(file, file.parent.relative_to(path) if is_folder else Path())
+            real = os.path.realpath(file)
+            if (other := seen.setdefault(real, file)) is not file:
+                if other != file:
+                    left_out[file] = f"the same file as {other}"
+                continue
+            yield Job(file, file.parent.relative_to(path) if is_folder else Path())
 
 
-def _photographs(folder: Path, recursive: bool) -> list[Path]:
-    found = list_images(folder, recursive=recursive)
-    stems = {path.with_suffix("") for path in found}
+def _photographs(folder: Path, recursive: bool, left_out: dict[Path, str]) -> list[Path]:
+    found = list_images(
+        folder, recursive=recursive, extensions=READ_EXTENSIONS, left_out=left_out
+    )
+    # Results are named after a photo with or without its extension.
+    names = {name for path in found for name in (path, path.with_suffix(""))}
     originals = [
         path
         for path in found
-        if not any(
-            path.stem.endswith(ending)
-            and path.with_name(path.stem.removesuffix(ending)) in stems
-            for ending in _ENDINGS.values()
-        )
+        if not _RESULT.search(path.stem)
+        or path.with_name(_RESULT.sub("", path.stem) or ".") not in names
     ]
     if len(originals) < len(found):
         count = len(found) - len(originals)
@@ -196,42 +259,87 @@ def _photographs(folder: Path, recursive: bool) -> list[Path]:
     return originals
 
 
+def _outside(
+    files: list[Path],
+    folder: Path,
+    results: Path,
+    left_out: dict[Path, str],
+    *,
+    alone: bool,
+) -> list[Path]:
+    """Returns the files of a searched folder that are not in the folder of results.
+
+    If both are the same folder and no other path is given, all are returned: results are
+    then recognised by their names.
+    """
+    real_results = Path(os.path.realpath(results))
+    real_folder = Path(os.path.realpath(folder))
+    if real_results == real_folder and alone:
+        return files
+    inside = {x for x in files if Path(os.path.realpath(x)).is_relative_to(real_results)}
+    if inside:
+        left_out |= dict.fromkeys(inside, "it lies in the folder of the results")
+        message = "%s: %d images left out, because they lie in the folder of the results"
+        _log.info(message, folder, len(inside))
+    return [file for file in files if file not in inside]
+
+
 def place(jobs: Sequence[Job], placing: Placing) -> None:
     """Sets the jobs' targets.
 
+    Photos that differ only in their extensions get results with full names. A job fails
+    if its result would still replace another result, or a photo other than its own.
+
     Raises:
-        UsageError: two photos have the same target; a target is an input, other than its
-            own with `placing.overwrite`; or `placing.path` has an unknown extension or
-            would hold several results.
+        UsageError: `placing.path` has an unknown extension, would hold several results,
+            or is an input and `placing.overwrite` is not set.
     """
-    if placing.path and len(jobs) * len(placing.outputs) != 1:
-        raise UsageError(
-            f"--output={placing.path} names one file, but there are {len(jobs)} photos"
-            f" with {len(placing.outputs)} results each; use --output_dir"
-        )
-    if placing.path and placing.path.suffix.lower() not in EXTENSIONS:
-        known = " ".join(EXTENSIONS)
-        raise UsageError(
-            f"--output={placing.path}: expected a name that ends in one of {known}"
+    if placing.path:
+        _check_single_target(jobs, placing, placing.path)
+    waiting = [job for job in jobs if job.status != "failed"]
+    for job in waiting:
+        job.targets = placing.targets(job)
+    for job in _sharing_a_target(waiting):
+        job.targets = placing.targets(job, full_name=True)
+    for job, other in _sharing_a_target(waiting).items():
+        target = next(iter(job.targets.values()))
+        job.fail(
+            InputError(
+                f"the result would be written to {target}, as that of {other.path}"
+            )
         )
     inputs = {os.path.realpath(job.path): job for job in jobs}
-    taken: dict[str, Job] = {}
-    for job in jobs:
-        if job.status == "failed":
-            continue
-        job.targets = placing.targets(job)
-        for target in job.targets.values():
-            real = os.path.realpath(target)
-            if (other := taken.setdefault(real, job)) is not job:
-                raise UsageError(
-                    f"the results of {other.path} and {job.path} would both be written to"
-                    f" {target}; restore the photos separately, or rename one"
-                )
-            replaced = inputs.get(real, job)
+    for job in waiting:
+        for target in job.targets.values() if job.status != "failed" else ():
+            replaced = inputs.get(os.path.realpath(target), job)
             if replaced is not job:
-                raise UsageError(
-                    f"the result of {job.path} would be written to {target}, which is an"
-                    " input too"
+                job.fail(
+                    InputError(
+                        f"the result would be written to {target}, which is an input too"
+                    )
                 )
-            if real in inputs and not placing.overwrite:
-                raise UsageError(f"{target} is the input; use --overwrite to replace it")
+                break
+
+
+def _check_single_target(jobs: Sequence[Job], placing: Placing, path: Path) -> None:
+    if len(jobs) * len(placing.outputs) != 1:
+        raise UsageError(
+            f"--output={path} names one file, but there are {len(jobs)} photos"
+            f" with {len(placing.outputs)} results each; use --output_dir"
+        )
+    if path.suffix.lower() not in EXTENSIONS:
+        known = " ".join(EXTENSIONS)
+        raise UsageError(f"--output={path}: expected a name that ends in one of {known}")
+    real = os.path.realpath(path)
+    if not placing.overwrite and any(real == os.path.realpath(x.path) for x in jobs):
+        raise UsageError(f"{path} is the input; use --overwrite to replace it")
+
+
+def _sharing_a_target(jobs: Sequence[Job]) -> dict[Job, Job]:
+    """Returns each job that has a target of another job, and one such other job."""
+    owners: dict[str, list[Job]] = {}
+    for job in jobs:
+        for target in job.targets.values():
+            owners.setdefault(os.path.realpath(target), []).append(job)
+    shared = [jobs for jobs in owners.values() if len(jobs) > 1]
+    return {job: jobs[job is jobs[0]] for jobs in shared for job in jobs}

@@ -4,7 +4,6 @@ Photos are uint8, uint16, or float in [0, 1]. Their shape is [h, w, C] with one 
 (gray), two (gray, alpha), three (RGB) or four (RGB, alpha).
 """
 
-import dataclasses
 import functools
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,33 +21,22 @@ from eddsrn_jax.compiler import enable_compilation_cache
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.files import written_beside
 from eddsrn_jax.images.decoding import from_pillow, to_pillow
+from eddsrn_jax.images.metadata import describes
 from eddsrn_jax.mesh import device_memory
 from eddsrn_jax.models import SCALE, STRIDE, abstract_outputs, apply
 from eddsrn_jax.models.complexity import activation_bytes_per_pixel
-from eddsrn_jax.ops.resize import bicubic_upscale
+from eddsrn_jax.names import expand_home
+from eddsrn_jax.restoration.blocks import Block, gray, is_gray, make_block
 from eddsrn_jax.restoration.outputs import Restored
-from eddsrn_jax.restoration.tile_network import peak_of, restore_window
+from eddsrn_jax.restoration.tile_network import restore_window
 from eddsrn_jax.restoration.tiles import LARGEST_WINDOW, Planner, Tile, cut
+from eddsrn_jax.restoration.transparency import fill_hidden
 
 _log = logging.getLogger(__name__)
 
 # Share of the device's memory that a window's activations may take.
 _MEMORY_SHARE = 1 / 3
-
-
-@dataclasses.dataclass(frozen=True)
-class Block(Restored):
-    """The results for one rectangular part of a photo.
-
-    Attributes:
-        top, left: position of the part in the photo, in pixels.
-        height, width: size of the part in the photo, in pixels.
-    """
-
-    top: int = 0
-    left: int = 0
-    height: int = 0
-    width: int = 0
+_DTYPES = ("float32", "bfloat16", "float16")
 
 
 class Restorer:
@@ -128,14 +116,16 @@ class Restorer:
                 f"both weights ({weights}) and a workdir ({workdir}) are given; give only"
                 " one of them"
             )
+        if dtype is not None and dtype not in _DTYPES:
+            raise InputError(f"dtype={dtype!r}: expected one of {', '.join(_DTYPES)}")
         enable_compilation_cache()
         if workdir:
             # Orbax takes seconds to import.
             from eddsrn_jax.checkpoints.manager import read_run
 
-            network = read_run(Path(workdir).expanduser())
+            network = read_run(Path(_located(workdir)))
         else:
-            network = read_network(weights)
+            network = read_network(weights and _located(weights))
         return cls(
             network.model.clone(dtype=dtype) if dtype else network.model,
             network.params,
@@ -180,9 +170,11 @@ class Restorer:
 
         Returns:
             The results, as Pillow images or arrays like `image` and of its dtype. For a
-            Pillow image with a palette, CMYK or 1 bit they are RGB or gray.
+            Pillow image with a palette, CMYK or 1 bit they are RGB or gray. Pillow
+            images keep the colour profile.
 
         Raises:
+            TypeError: the image is neither an array nor a Pillow image.
             ValueError: the array or the strength is not as described above.
             InputError: the device has too little memory even for small windows, or the
                 range of a Pillow image's pixels is unknown.
@@ -190,8 +182,16 @@ class Restorer:
         """
         if isinstance(image, Image.Image):
             restored = self(from_pillow(image), strength=strength)
-            return Restored(**{name: to_pillow(x) for name, x in restored.items()})
+            return Restored(
+                **{name: _like(image, to_pillow(x)) for name, x in restored.items()}
+            )
+        if not isinstance(image, np.ndarray):
+            raise TypeError(
+                f"expected a NumPy array or a Pillow image, not {type(image).__name__};"
+                " read a file with PIL.Image.open"
+            )
         pixels = image[:, :, None] if image.ndim == 2 else image
+        dtype = image.dtype.newbyteorder("=")
         results: dict[str, np.ndarray] = {}
         for block in self.blocks(pixels, strength=strength):
             for name, part in block.items():
@@ -199,7 +199,7 @@ class Restorer:
                 if name not in results:
                     height, width, channels = pixels.shape
                     shape = (scale * height, scale * width, channels)
-                    results[name] = np.empty(shape, image.dtype)
+                    results[name] = np.empty(shape, dtype)
                 top, left = scale * block.top, scale * block.left
                 rows, columns, _ = part.shape
                 results[name][top : top + rows, left : left + columns] = part
@@ -208,6 +208,8 @@ class Restorer:
 
     def blocks(self, pixels: np.ndarray, *, strength: float = 1.0) -> Iterator[Block]:
         """Restores a photo part by part, without memory for whole results.
+
+        Colours under alpha 0 have no influence; visible pixels nearby replace them.
 
         Args:
             pixels: photo [h, w, C], see the module.
@@ -220,12 +222,14 @@ class Restorer:
         Raises:
             ValueError, InputError, FloatingPointError: see `__call__`.
         """
-        _check(pixels, strength)
+        pixels = fill_hidden(_checked(pixels, strength))
         height, width, channels = pixels.shape
         color = pixels[:, :, : channels - 1] if channels in (2, 4) else pixels
         alpha = pixels[:, :, channels - 1 :] if channels in (2, 4) else None
         if color.dtype.kind == "f":
             color = color.astype(np.float32)
+        if is_gray(color):
+            color = color[:, :, :1]
         window, tiles = self._planner.plan((height, width))
         i = 0
         while i < len(tiles):
@@ -238,7 +242,9 @@ class Restorer:
                 window, tiles = self._planner.plan((height, width))
                 i = 0
             else:
-                yield _block(images, tiles[i], alpha, pixels.dtype)
+                if color.shape[2] == 1 and channels > 2:
+                    images = {name: np.repeat(x, 3, axis=2) for name, x in images.items()}
+                yield make_block(images, tiles[i], alpha, pixels.dtype)
                 i += 1
 
     def _restore(
@@ -266,7 +272,7 @@ class Restorer:
                 )
             )
             part = output[top:bottom, left:right]
-            images[name] = _gray(part) if color.shape[2] == 1 else part
+            images[name] = gray(part) if color.shape[2] == 1 else part
         return images
 
     def _run(
@@ -318,49 +324,36 @@ def _check_outputs(outputs: Sequence[str], model: nn.Module) -> tuple[str, ...]:
     return tuple(outputs)
 
 
-def _check(pixels: np.ndarray, strength: float) -> None:
+def _located(name: Path | str) -> Path | str:
+    """Returns weights or a workdir; a name that begins with `~` as an absolute path."""
+    path = expand_home(str(name))
+    return path.absolute() if str(name).startswith("~") else name
+
+
+def _checked(pixels: np.ndarray, strength: float) -> np.ndarray:
+    """Returns a photo in the machine's byte order.
+
+    Raises:
+        ValueError: the photo or the strength is unusable.
+    """
     if pixels.ndim != 3 or not 1 <= pixels.shape[2] <= 4 or 0 in pixels.shape:
         raise ValueError(f"expected a photo [h, w] or [h, w, 1..4], not {pixels.shape}")
-    if pixels.dtype not in (np.uint8, np.uint16) and pixels.dtype.kind != "f":
-        raise ValueError(f"expected uint8, uint16 or float pixels, not {pixels.dtype}")
     if pixels.dtype.kind == "f":
         low, high = pixels.min(), pixels.max()
         # NaN fails this comparison too.
         if not (low >= 0 and high <= 1):
             raise ValueError(f"expected float pixels in [0, 1], not {low:g} to {high:g}")
+    elif pixels.dtype.kind != "u" or pixels.dtype.itemsize > 2:
+        raise ValueError(f"expected uint8, uint16 or float pixels, not {pixels.dtype}")
     if not 0 <= strength <= 1:
         raise ValueError(f"strength={strength:g}: expected a number in [0, 1]")
+    return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
 
 
-def _gray(image: np.ndarray) -> np.ndarray:
-    """Returns the mean of three channels, [h, w, 3] -> [h, w, 1]."""
-    if image.dtype.kind == "f":
-        return image.mean(axis=2, keepdims=True)
-    total = image.sum(axis=2, keepdims=True, dtype=np.uint32)
-    return ((total + 1) // 3).astype(image.dtype)
-
-
-def _block(
-    images: dict[str, np.ndarray], tile: Tile, alpha: np.ndarray | None, dtype: np.dtype
-) -> Block:
-    (top, bottom), (left, right) = tile.rows, tile.columns
-    if alpha is not None:
-        # Bicubic interpolation reads two pixels beyond the part on each side.
-        around = cut(alpha, top - 2, left - 2, (bottom - top + 4, right - left + 4))
-        parts = {"sr": _enlarged(around), "deblurred": around[2:-2, 2:-2]}
-        images = {
-            name: np.concatenate([image, parts[name]], axis=2)
-            for name, image in images.items()
-        }
-    images = {name: image.astype(dtype, copy=False) for name, image in images.items()}
-    size = {"height": bottom - top, "width": right - left}
-    return Block(**images, top=top, left=left, **size)
-
-
-def _enlarged(around: np.ndarray) -> np.ndarray:
-    """Enlarges an image bicubically by 4, then cuts off its border of two pixels."""
-    large = bicubic_upscale(around[None].astype(np.float32), SCALE)[0]
-    large = large[2 * SCALE : -2 * SCALE, 2 * SCALE : -2 * SCALE]
-    if around.dtype.kind == "f":
-        return np.clip(large, 0, 1)
-    return np.floor(np.clip(large, 0, peak_of(around.dtype)) + 0.5).astype(around.dtype)
+def _like(image: Image.Image, result: Image.Image) -> Image.Image:
+    """Adds the colour profile of a Pillow image, which describes its result too."""
+    icc = image.info.get("icc_profile")
+    channels = len(result.getbands())
+    if isinstance(icc, bytes) and describes(icc, channels, strictly=True):
+        result.info["icc_profile"] = icc
+    return result

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from eddsrn_jax.errors import InputError
+from eddsrn_jax.errors import InputError, UsageError
 from eddsrn_jax.models import STRIDE
 from eddsrn_jax.ops.resize import mirrored
 
@@ -31,7 +31,7 @@ LARGEST_WINDOW = 768
 # Windows for long, narrow photos have a short side of _STRIP. They serve photos that fit
 # into it and are more than _LONG times as long as a window, which are rare enough to get
 # programs of their own.
-_STRIP, _LONG = 64, 8
+_STRIP, _LONG = 64, 4
 # The third photo of a size triggers the compilation of a program for that size.
 # Compiling takes as long as restoring 500,000 pixels (lite, two CPU cores), so the shared
 # programs are the fastest for a folder of a hundred sizes that occur once each.
@@ -79,9 +79,14 @@ def fitted_window(size: Size, *, halo: int, largest: int = LARGEST_WINDOW) -> Si
         largest: side of the largest square window, a multiple of STRIDE above two halos.
             Other windows are no larger in area and at most 4 / 3 as long.
     """
-    sides = range(STRIDE, 4 * largest // 3 + 1, STRIDE)
     rows, columns = (
-        [(len(_plan_axis(length, side, halo)) * side or math.inf, side) for side in sides]
+        [
+            (_count(length, side, halo) * side, side)
+            # A longer window than the photo, with its extension, would be a waste.
+            for side in range(
+                STRIDE, min(4 * largest // 3, length + 2 * STRIDE) + 1, STRIDE
+            )
+        ]
         for length in size
     )
     *_, height, width = min(
@@ -139,10 +144,7 @@ def _plan_axis(length: int, side: int, halo: int) -> list[tuple[int, Size]]:
 
     The list is empty if several windows are needed and they are no wider than two halos.
     """
-    # The network sees a photo extended to a multiple of its stride. Bicubic interpolation
-    # reads two pixels of that extension, or mirrors if the window ends with the photo.
-    seen = length + 2 if length % STRIDE else length
-    last = max(-(-seen // STRIDE) * STRIDE - side, 0)
+    last = _last_start(length, side)
     if not last:
         return [(0, (0, length))]
     if side <= 2 * halo:
@@ -151,6 +153,22 @@ def _plan_axis(length: int, side: int, halo: int) -> list[tuple[int, Size]]:
     # The range taken from a window ends at its halo, and the next range begins there.
     stops = [start + side - halo for start in starts[:-1]] + [length]
     return list(zip(starts, itertools.pairwise([0, *stops]), strict=True))
+
+
+def _last_start(length: int, side: int) -> int:
+    """Returns where the last window along an axis starts."""
+    # The network sees a photo extended to a multiple of its stride. Bicubic interpolation
+    # reads two pixels of that extension, or mirrors if the window ends with the photo.
+    seen = length + 2 if length % STRIDE else length
+    return max(-(-seen // STRIDE) * STRIDE - side, 0)
+
+
+def _count(length: int, side: int, halo: int) -> float:
+    """Returns the number of windows that `_plan_axis` plans; infinity if it cannot."""
+    last = _last_start(length, side)
+    if last and side <= 2 * halo:
+        return math.inf
+    return 1 + (-(-last // (side - 2 * halo)) if last else 0)
 
 
 class Planner:
@@ -169,11 +187,11 @@ class Planner:
             largest: side of the largest square window, a multiple of STRIDE.
 
         Raises:
-            InputError: `largest` is not a multiple of STRIDE, or is below two halos and
+            UsageError: `largest` is not a multiple of STRIDE, or is below two halos and
                 one STRIDE.
         """
         if largest < 2 * halo + STRIDE or largest % STRIDE:
-            raise InputError(
+            raise UsageError(
                 f"largest_window={largest}: expected a multiple of {STRIDE}, at least"
                 f" {2 * halo + STRIDE} (two halos of {halo} pixels and a part between)"
             )

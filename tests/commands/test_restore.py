@@ -143,7 +143,7 @@ def test_ctrl_c_stops_early_and_leaves_only_complete_files(weights, photo, tmp_p
         (["--workdir=a", "--weights=b", "x"], 2, "--workdir and --weights: give only"),
         (["--weights=/absent", "photo.png"], 1, "/absent: cannot be read as"),
         (["--workdir=/absent", "photo.png"], 1, "/absent: no checkpoints f"),
-        (["--largest_window=100", "photo.png"], 1, "largest_window=100: exp"),
+        (["--largest_window=100", "photo.png"], 2, "largest_window=100: exp"),
     ],
 )
 def test_invalid_calls_print_a_one_line_error(

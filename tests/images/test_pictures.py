@@ -291,10 +291,9 @@ def test_cmyk_conversion_warns_and_uses_the_profile_if_it_applies(
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (encoded(Image.new("F", (3, 3)), "TIFF"), "floating-point pixels"),
+        (encoded(Image.new("F", (3, 3), 2), "TIFF"), "floating-point pixels"),
         (encoded(Image.new("I", (3, 3)), "TIFF"), "32-bit integer pixels"),
-        (tiff(np.zeros((3, 3, 3), np.float16), photometric="rgb"), "cannot identify"),
-        (encoded(Image.new("L", (3, 3)), "GIF"), "cannot identify"),
+        (tiff(-np.ones((3, 3, 3), np.float16), photometric="rgb"), "from -1 to -1"),
         (encoded(Image.new("L", (3, 3)), "PDF"), "cannot identify"),
         (b"", "cannot identify"),
         (png([bytes(9)] * 2, width=3, bits=8, colour=2)[:50], ""),

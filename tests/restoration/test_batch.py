@@ -242,9 +242,6 @@ def test_skip_existing_makes_missing_results_only(restore, blurry, tmp_path):
 @pytest.mark.parametrize(
     "paths, options, message",
     [
-        (["a.png", "a.jpg"], {}, "a.png and .*a.jpg would both be written to .*a_x4.png"),
-        (["a.png", "deep/a.png"], {"folder": "out"}, "would both be written to"),
-        (["a.png", "a_x4.png"], {}, "a.png would be written to .*, which is an input"),
         (["a.png"], {"path": "a.png"}, "a.png is the input; use --overwrite to"),
         (["a.png"], {"path": "link.png"}, "link.png is the input"),
         (
@@ -256,7 +253,7 @@ def test_skip_existing_makes_missing_results_only(restore, blurry, tmp_path):
         (["a.png"], {"report": "a_x4.png"}, "--report=.*x4.png would replace a photo"),
     ],
 )
-def test_refuses_to_overwrite_inputs_or_results_of_the_same_run(
+def test_refuses_an_output_or_report_that_would_overwrite_a_file(
     restore, blurry, tmp_path, paths, options, message
 ):
     for name in ("a.png", "a.jpg", "deep/a.png", "a_x4.png"):

@@ -1,0 +1,80 @@
+"""What a command does on Ctrl-C while it starts, on a hang-up, and without stderr.
+
+This module imports nothing that takes time, so that Ctrl-C is answered at once.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Ends the process on Ctrl-C, with exit code 130 and no traceback.
+
+    For imports: an exception raised inside them would show a traceback, or be lost.
+    """
+    # A shell makes its background commands ignore Ctrl-C; that is left as it is.
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, _interrupted)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _interrupted(number: int, _: Any) -> None:
+    with contextlib.suppress(OSError):
+        os.write(2, b"interrupted\n")
+    # No files are written yet, so there is nothing to clean up.
+    os._exit(128 + number)
+
+
+def end_on_hangup() -> None:
+    """Makes the process unwind its stack when its terminal is closed.
+
+    Temporary files are then removed, as on Ctrl-C. nohup's setting is left as it is.
+    """
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, lambda number, _: sys.exit(128 + number))
+
+
+def survive_closed_stderr() -> None:
+    """Lets the process work on if nobody reads its messages any more."""
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    messages: Any = _Messages(sys.stderr)
+    sys.stderr = messages
+
+
+class _Messages:
+    """The stream of messages; it falls silent when its reader goes away."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with self._until_closed():
+            return self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._until_closed():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _until_closed(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            # Python would fail again at exit, when it flushes the stream.
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)

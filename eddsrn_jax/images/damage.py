@@ -1,0 +1,91 @@
+"""Finds damaged image data that decoders accept silently.
+
+JPEG decoders fill in what is missing. libtiff does not verify the checksums of a strip
+that decodes to its end. PNG needs no check of its own, since libpng verifies checksums.
+"""
+
+import zlib
+from collections.abc import Iterator
+
+from eddsrn_jax.images.photo import Photo
+
+_OFFSETS_AND_SIZES = ((273, 279), (324, 325))
+_COMPRESSION, _JPEG_TABLES = 259, 347
+_JPEG, _DEFLATE = 7, (8, 32946)
+# Parts of the messages with which libjpeg reports damage.
+_DAMAGE = (
+    *("corrupt", "premature", "extraneous", "bogus", "inconsistent progression"),
+    *("marker", "not a jpeg", "was not defined", "invalid jpeg", "invalid progressive"),
+)
+
+
+def find_damage(photo: Photo) -> str | None:
+    """Returns the reason why image data is damaged, or None if none is found.
+
+    Only JPEG, and TIFF with JPEG or deflate compression, are examined.
+    """
+    photo.stream.seek(0)
+    if photo.kind == "JPEG":
+        return _jpeg_damage(photo.stream.read())
+    if photo.kind == "TIFF":
+        return next(_tiff_damage(photo), None)
+    return None
+
+
+def _jpeg_damage(data: bytes) -> str | None:
+    """Decodes a JPEG file at an eighth of its size, and returns libjpeg's warning."""
+    import simplejpeg
+
+    try:
+        simplejpeg.decode_jpeg(
+            data, colorspace="GRAY", min_height=1, min_width=1, min_factor=8
+        )
+    except ValueError as error:
+        reason = str(error)
+        # Other errors are limits of this decoder; the main one judges the file.
+        return reason if any(mark in reason.lower() for mark in _DAMAGE) else None
+    return None
+
+
+def _tiff_damage(photo: Photo) -> Iterator[str]:
+    """Yields a message for each damaged strip or tile of a TIFF file."""
+    tags = photo.exif
+    compression = tags.get(_COMPRESSION)
+    if compression != _JPEG and compression not in _DEFLATE:
+        return
+    for number, segment in enumerate(_segments(photo)):
+        if compression == _JPEG:
+            tables = tags.get(_JPEG_TABLES)
+            # The tables are a JPEG file of their own, which ends with a marker of two
+            # bytes; the segment begins with one.
+            if isinstance(tables, bytes) and len(tables) > 4:
+                segment = tables[:-2] + segment[2:]
+            reason = _jpeg_damage(segment)
+        else:
+            reason = _deflate_damage(segment)
+        if reason:
+            yield f"strip or tile {number}: {reason}"
+
+
+def _segments(photo: Photo) -> Iterator[bytes]:
+    for offsets_tag, sizes_tag in _OFFSETS_AND_SIZES:
+        offsets, sizes = photo.exif.get(offsets_tag), photo.exif.get(sizes_tag)
+        if offsets is None or sizes is None:
+            continue
+        offsets = offsets if isinstance(offsets, tuple) else (offsets,)
+        sizes = sizes if isinstance(sizes, tuple) else (sizes,)
+        for offset, size in zip(offsets, sizes, strict=False):
+            photo.stream.seek(offset)
+            yield photo.stream.read(size)
+
+
+def _deflate_damage(segment: bytes) -> str | None:
+    inflate = zlib.decompressobj()
+    try:
+        # The pixels are dropped piece by piece, since a segment can be a whole photo.
+        while segment and not inflate.eof:
+            inflate.decompress(segment, 2**20)
+            segment = inflate.unconsumed_tail
+    except zlib.error as error:
+        return str(error)
+    return None

@@ -1,0 +1,86 @@
+"""Ctrl-C during the start, hang-ups, and messages that nobody reads."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from processes import ROOT, command
+
+
+def python(code, **options):
+    """Starts Python with code that imports only quick modules."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        **{"stderr": subprocess.PIPE, **options},
+    )
+
+
+def test_ctrl_c_during_imports_ends_with_130_and_no_traceback():
+    run = python(
+        "import time; from eddsrn_jax.commands.signals import interruptible\n"
+        "with interruptible():\n"
+        "    print('ready', flush=True)\n"
+        "    try: time.sleep(300)\n"
+        "    except BaseException: print('caught by an import')"
+    )
+    assert run.stdout.readline() == "ready\n"
+    run.send_signal(signal.SIGINT)
+    out, err = run.communicate(timeout=300)
+    assert (run.returncode, out, err) == (130, "", "interrupted\n")
+
+
+@pytest.mark.parametrize("delay", [0.4, 1.5])
+def test_ctrl_c_soon_after_the_start_ends_with_130(tmp_path, delay):
+    run = command("restore.py", tmp_path)
+    time.sleep(delay)
+    run.send_signal(signal.SIGINT)
+    _, err = run.communicate(timeout=300)
+    assert run.returncode == 130 and "Traceback" not in err
+
+
+def test_a_hang_up_leaves_no_temporary_file(tmp_path):
+    run = python(
+        "import time; from pathlib import Path\n"
+        "from eddsrn_jax.commands.signals import end_on_hangup\n"
+        "from eddsrn_jax.files import written_beside\n"
+        "end_on_hangup()\n"
+        f"with written_beside(Path({str(tmp_path / 'a.png')!r})) as temporary:\n"
+        "    temporary.touch()\n"
+        "    print('ready', flush=True)\n"
+        "    time.sleep(300)"
+    )
+    assert run.stdout.readline() == "ready\n"
+    assert len(os.listdir(tmp_path)) == 1
+    run.send_signal(signal.SIGHUP)
+    run.communicate(timeout=300)
+    assert run.returncode == 129 and not os.listdir(tmp_path)
+
+
+PRINTING = (
+    "import sys; from eddsrn_jax.commands.signals import survive_closed_stderr\n"
+    "survive_closed_stderr()\n"
+    "for i in range(3): print(i, file=sys.stderr, flush=True)\n"
+    "print('done')"
+)
+
+
+@pytest.mark.parametrize("how", ["broken", "closed"])
+def test_work_goes_on_without_stderr(how):
+    if how == "broken":
+        reading, writing = os.pipe()
+        os.close(reading)
+        run = python(PRINTING, stderr=writing)
+        os.close(writing)
+    else:
+        shell = f'exec "{sys.executable}" -c "{PRINTING}" 2>&-'
+        run = subprocess.Popen(
+            ["sh", "-c", shell], cwd=ROOT, text=True, stdout=subprocess.PIPE
+        )
+    out, _ = run.communicate(timeout=300)
+    assert (run.returncode, out) == (0, "done\n")
