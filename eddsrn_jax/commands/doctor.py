@@ -26,6 +26,8 @@ _MODULES = {
     "pillow": "PIL",
     "imagecodecs": "imagecodecs",
     "tifffile": "tifffile",
+    "pillow-heif": "pillow_heif",
+    "simplejpeg": "simplejpeg",
     "safetensors": "safetensors",
     "psutil": "psutil",
     "absl-py": "absl",

@@ -40,8 +40,10 @@ def end_on_hangup() -> None:
 
     Temporary files are then removed, as on Ctrl-C. nohup's setting is left as it is.
     """
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
-        signal.signal(signal.SIGHUP, lambda number, _: sys.exit(128 + number))
+    # Windows has no such signal.
+    hangup = getattr(signal, "SIGHUP", None)
+    if hangup and signal.getsignal(hangup) is signal.SIG_DFL:
+        signal.signal(hangup, lambda number, _: sys.exit(128 + number))
 
 
 def survive_closed_stderr() -> None:

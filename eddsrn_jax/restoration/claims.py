@@ -1,9 +1,14 @@
 """Lets several processes share the photos of one folder."""
 
 import contextlib
-import fcntl
 from collections.abc import Iterator
 from pathlib import Path
+
+try:
+    import fcntl
+except ModuleNotFoundError:
+    # Windows has no such module.
+    fcntl = None
 
 
 @contextlib.contextmanager
@@ -17,9 +22,12 @@ def claimed(path: Path, *, wait: bool) -> Iterator[bool]:
         wait: whether to wait until another process has restored the photo.
 
     Yields:
-        Whether this process may restore the photo. That is so, too, if the file system
-        has no locks.
+        Whether this process may restore the photo. That is so, too, if Windows or the
+        file system has no such locks.
     """
+    if fcntl is None:
+        yield True
+        return
     with path.open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

@@ -440,4 +440,6 @@ def test_restored_set14_equals_the_images_saved_by_evaluation(tmp_path):
         expected, _ = read_picture(
             scored / job.path.name.replace("_input.png", "_m_sr.png")
         )
-        np.testing.assert_array_equal(found, expected)
+        # The windows differ, and so does the order of sums in a few values.
+        difference = np.abs(found.astype(int) - expected)
+        assert difference.max() <= 1 and (difference > 0).mean() < 1e-5
