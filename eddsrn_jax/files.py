@@ -1,13 +1,15 @@
-"""Atomic writes of files, errors that name the file, and locks on folders."""
+"""Paths, atomic writes, strict JSON, errors that name the file, locks on folders."""
 
 import contextlib
 import fcntl
+import json
 import logging
+import math
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from eddsrn_jax.errors import InputError
 
@@ -72,6 +74,25 @@ def write_text(path: Path, text: str) -> None:
         return
     with written_beside(path) as temporary:
         temporary.write_text(text)
+
+
+def to_json(tree: Any, **options: Any) -> str:
+    """Returns a tree as strict JSON; non-finite numbers, which JSON lacks, become null.
+
+    Args:
+        tree: value to write.
+        options: further arguments of `json.dumps`.
+    """
+    return json.dumps(_without_infinities(tree), allow_nan=False, **options)
+
+
+def _without_infinities(tree: Any) -> Any:
+    """Replaces the non-finite floats of a tree by None."""
+    if isinstance(tree, Mapping):
+        return {key: _without_infinities(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_without_infinities(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
 @contextlib.contextmanager

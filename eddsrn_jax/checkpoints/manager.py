@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import gc
 import logging
-import math
 import os
 import shutil
 from collections.abc import Collection, Iterator
@@ -20,12 +19,14 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from eddsrn_jax.checkpoints import ranking
 from eddsrn_jax.checkpoints.checksums import (
     DamagedError,
     checksum,
     json_checksum,
     system_error,
 )
+from eddsrn_jax.checkpoints.ranking import BEST_METRICS as BEST_METRICS
 from eddsrn_jax.checkpoints.saved_checkpoint import SavedStep
 from eddsrn_jax.checkpoints.weights import Network, with_params
 from eddsrn_jax.config_values import Config
@@ -34,15 +35,8 @@ from eddsrn_jax.errors import InputError
 
 _log = logging.getLogger(__name__)
 
-# Metrics that rank checkpoints, highest first; only the first one present counts.
-BEST_METRICS = ("val/psnr_y_crop4", "val/deblurred_psnr_y_crop4")
 # Allowance for what a checkpoint stores beside its arrays: names, shapes, indices.
 _BYTES_OF_NAMES = 1_000_000
-
-
-def _score(metrics: dict[str, float]) -> float:
-    """Returns the score that is highest in the best checkpoint."""
-    return next((metrics[name] for name in BEST_METRICS if name in metrics), -math.inf)
 
 
 class State(Protocol):
@@ -95,17 +89,14 @@ class Checkpoints:
         if read_only and not self._folder.is_dir():
             raise InputError(f"{workdir}: no checkpoints found; is it a run's workdir?")
 
-        best = preservation_policy.BestN(
-            get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False
-        )
         # Two, so that a damaged checkpoint costs only the steps since the one before it.
         policy = preservation_policy.AnyPreservationPolicy(
-            [preservation_policy.LatestN(2), best]
+            [preservation_policy.LatestN(2), ranking.KeepBest()]
         )
         arrays, values = ocp.StandardCheckpointHandler, ocp.JsonCheckpointHandler
         options = ocp.CheckpointManagerOptions(
             # With the policy alone orbax would keep the best one but write no metrics.
-            best_fn=_score,
+            best_fn=ranking.score,
             preservation_policy=None if read_only else policy,
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
@@ -318,16 +309,13 @@ class Checkpoints:
 
     def _best_step(self) -> int | None:
         """Returns the best step by validation; ignores steps with damaged metrics."""
-        scores: dict[int, tuple[float, int]] = {}
+        metrics = {}
         for step in self._manager.all_steps():
             try:
-                metrics = self._saved(step).metrics()
+                metrics[step] = self._saved(step).metrics()
             except DamagedError as error:
                 _log.warning("%s; it cannot count as the best checkpoint", error)
-                continue
-            if metrics:
-                scores[step] = _score(metrics), step
-        return max(scores, key=scores.__getitem__, default=None)
+        return ranking.best_step(metrics)
 
     def _set_aside_damaged_metrics(self) -> None:
         """Moves checkpoints with damaged metrics aside.

@@ -21,9 +21,9 @@ from eddsrn_jax.evaluation.baselines.wiener import Wiener
 from eddsrn_jax.evaluation.figure import draw_figure
 from eddsrn_jax.evaluation.inputs import random_sigma
 from eddsrn_jax.evaluation.network import open_folders, open_output, score_sources
-from eddsrn_jax.evaluation.results import OUTPUT_TITLES, markdown, means, to_json
+from eddsrn_jax.evaluation.results import OUTPUT_TITLES, markdown, means
 from eddsrn_jax.evaluation.scoring import PAPER, Method, Scoring, middle
-from eddsrn_jax.files import write_text, written_beside
+from eddsrn_jax.files import to_json, write_text, written_beside
 from eddsrn_jax.images import read_image, write_image
 from eddsrn_jax.models import abstract_params
 from eddsrn_jax.models.complexity import count_parameters, macs_per_pixel
@@ -250,7 +250,7 @@ def _write(
             values[f"paper_{name}_ssim"] = ssim or None
         own = [mean for mean in found if mean["method"] == entry.title]
         table += [values | mean for mean in own] or [values]
-    write_text(path.with_suffix(".json"), to_json(table) + "\n")
+    write_text(path.with_suffix(".json"), to_json(table, indent=1) + "\n")
     fields = dict.fromkeys(name for row in table for name in row)
     with (
         written_beside(path.with_suffix(".csv")) as temporary,

@@ -2,24 +2,26 @@
 
 import contextlib
 import dataclasses
-import json
 import logging
 import math
 import os
 import signal
 import time
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from eddsrn_jax.checkpoints.manager import Checkpoints
+from eddsrn_jax.checkpoints.ranking import VALIDATION_SET
 from eddsrn_jax.config_values import Config
 from eddsrn_jax.data.crops import CropSampler
 from eddsrn_jax.evaluation.inputs import SPOILINGS
 from eddsrn_jax.evaluation.network import evaluate_network
 from eddsrn_jax.evaluation.scoring import Photo, Scoring, validate
-from eddsrn_jax.files import delete_leftovers, locked, make_folder, write_text
+from eddsrn_jax.files import delete_leftovers, locked, make_folder, to_json, write_text
 from eddsrn_jax.mesh import make_mesh, process_rows
 from eddsrn_jax.models import make_network
 from eddsrn_jax.restoration.restorer import Restorer
@@ -142,6 +144,7 @@ def _train(
             on_bad_step=config.on_bad_step, describe=sampler.describe, saved=progress
         )
         clock = Clock(config.batch_size)
+        validation_set = _validation_set(config, photos)
         tracer = Tracer(workdir / "profile", profile_steps)
         batches = open_batches(config, sampler, steps, mesh)
         with Reporter(
@@ -182,7 +185,12 @@ def _train(
                         metrics.finish()
                         reporter.keep()
                         progress = metrics.to_json()
-                        checkpoints.save(state, config, progress=progress, metrics=scores)
+                        checkpoints.save(
+                            state,
+                            config,
+                            progress=progress,
+                            metrics=scores and {**scores, VALIDATION_SET: validation_set},
+                        )
                 if reason:
                     checkpoints.wait()
                     _log.info("%s: saved step %d, stopping", reason, step)
@@ -203,7 +211,7 @@ def _announce(
     if not steps:
         _log.info("%s: %d steps are done, no step is left", workdir, steps.start)
     elif jax.process_index() == 0:
-        text = json.dumps(config.to_dict(), indent=2, default=str)
+        text = to_json(config.to_dict(), indent=2, default=str)
         write_text(workdir / "config.json", text + "\n")
     _log.info(
         "%s, steps %d to %d (%d per epoch) of %d crops, on %d x %s; photos: %d for"
@@ -219,6 +227,16 @@ def _announce(
         len(photos),
     )
     _log.info("XLA_FLAGS=%s", os.environ.get("XLA_FLAGS", ""))
+
+
+def _validation_set(config: Config, photos: Sequence[Photo]) -> int:
+    """Returns a number that identifies the photos and degradations of validations."""
+    degradations = (config.validation.sigmas, config.validation.degradation)
+    number = zlib.crc32(repr(degradations).encode())
+    for name, image in photos:
+        number = zlib.crc32(f"{name}{image.shape}".encode(), number)
+        number = zlib.crc32(np.ascontiguousarray(image), number)
+    return number
 
 
 def _validate(
