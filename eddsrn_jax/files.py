@@ -6,7 +6,10 @@ import json
 import logging
 import math
 import os
+import re
 import secrets
+import stat
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
@@ -28,6 +31,39 @@ def below(folder: Path, *names: str) -> Path:
             f"{folder}: {'/'.join(names)!r} would be written outside this folder"
         )
     return path
+
+
+def local_path(path: Path | str, name: str) -> Path:
+    """Returns a path as given by a user, with "~" expanded.
+
+    Args:
+        path: path of a file or folder, which need not exist.
+        name: flag or config value that gives the path, for the error message.
+
+    Raises:
+        InputError: the path is an address such as gs://bucket/x, contains a null
+            character, or names the home folder of an unknown user.
+    """
+    text = str(path)
+    # pathlib turns gs://bucket into gs:/bucket.
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):
+        raise InputError(f"{name}={text}: an address; only local paths can be used")
+    if "\0" in text:
+        raise InputError(f"{name}={text!r}: a path cannot contain a null character")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(
+            f"{name}={text}: the home folder of {Path(path).parts[0]} is unknown"
+        ) from error
+
+
+def printable(path: Path | str) -> str:
+    """Returns a path as text that can be written as UTF-8.
+
+    Bytes of the path that are not UTF-8 become escapes such as "\\xe9".
+    """
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 @contextlib.contextmanager
@@ -73,7 +109,7 @@ def write_text(path: Path, text: str) -> None:
     if path.is_file() and path.read_bytes() == text.encode():
         return
     with written_beside(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def to_json(tree: Any, **options: Any) -> str:
@@ -131,9 +167,24 @@ def _lock(file: TextIO, folder: Path, wait: bool) -> bool:
 
 
 def cache_root() -> Path:
-    """Returns the user's cache folder for this project."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "eddsrn_jax"
+    """Returns the user's cache folder for this project.
+
+    A user without a home folder gets a private folder among the temporary files.
+    """
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "eddsrn_jax"
+    try:
+        return Path.home() / ".cache" / "eddsrn_jax"
+    except RuntimeError:
+        folder = Path(tempfile.gettempdir(), f"eddsrn_jax-{os.getuid()}")
+    with contextlib.suppress(OSError):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+        # The cache holds programs, so nobody else may have made it.
+        private = stat.S_ISDIR(found.st_mode) and not found.st_mode & 0o022
+        if private and found.st_uid == os.getuid():
+            return folder
+    return Path(tempfile.mkdtemp(prefix="eddsrn_jax-"))
 
 
 def make_folder(folder: Path, name: str) -> None:

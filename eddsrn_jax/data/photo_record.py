@@ -121,7 +121,7 @@ def _choose(
     if record and record.wanted != wanted:
         record = None
     try:
-        split = open_split(**wanted, tfds_download=download)
+        split = open_split(**wanted, tfds_download=download, workdir=workdir)
         now = PhotoRecord(wanted, split.train.listing(), split.validation.listing())
         sources = {now.train: split.train, now.validation: split.validation}
         changes = _changes(record or now, now)

@@ -2,12 +2,14 @@
 
 import functools
 import logging
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 import optax
 
 from eddsrn_jax import config_values
@@ -19,6 +21,7 @@ from eddsrn_jax.data.pack import Pack
 from eddsrn_jax.data.photo_record import open_packs, photo_places
 from eddsrn_jax.data.resident import resident_batches
 from eddsrn_jax.data.streaming import prefetch_to_device, stream_batches
+from eddsrn_jax.distributed import require_equal
 from eddsrn_jax.files import make_folder
 from eddsrn_jax.mesh import map_step, process_rows, replicate, shard_batch
 from eddsrn_jax.models import SCALE, abstract_params, init_params
@@ -41,7 +44,8 @@ def open_data(config: Config, workdir: Path | None = None) -> tuple[CropSampler,
         workdir: folder of the run, see `open_packs`.
 
     Raises:
-        InputError: the config's data cannot be used.
+        InputError: the config's data cannot be used, or the processes of the run have
+            different photos.
         OSError: the disk has no room for the pack.
     """
     data, places = config.data, photo_places(config)
@@ -53,6 +57,9 @@ def open_data(config: Config, workdir: Path | None = None) -> tuple[CropSampler,
         download=data.tfds_download,
         on_error=data.on_error,
     )
+    if jax.process_count() > 1:
+        for pack in (train, held_out):
+            require_equal(photo_sums(pack), f"their photos of {pack.name} differ")
     sampler = CropSampler(
         train,
         seed=config.seed,
@@ -63,6 +70,18 @@ def open_data(config: Config, workdir: Path | None = None) -> tuple[CropSampler,
     held_out = held_out.at_least(_MIN_VALIDATION_SIDE, "the minimum for validation")
     most = range(min(len(held_out.images), config.validation.max_photos))
     return sampler, held_out.take(most)
+
+
+def photo_sums(pack: Pack) -> list[str]:
+    """Returns the name, size and checksum of each photo, to compare processes.
+
+    The checksum is that of every 16th row, as reading all of DIV2K would take a while.
+    """
+    return [
+        f"{name}, {image.shape[1]} x {image.shape[0]},"
+        f" {zlib.crc32(np.ascontiguousarray(image[::16])):08x}"
+        for name, image in pack.photos
+    ]
 
 
 def open_batches(
