@@ -9,10 +9,12 @@ without blur before. The weights are in eddsrn_jax/weights/table1. At "full" siz
 that train them.
 """
 
+from pathlib import Path
 from typing import Any
 
 import ml_collections
 
+import eddsrn_jax
 from configs.sizes import of_size
 
 # The paper's scores on its DIV2K validation set and on Set14: PSNR in dB, and the SSIM of
@@ -44,6 +46,7 @@ _JOINT = {
     "edsrn": "ED-SRN",
     "eddsrn": "ED-DSRN",
 }
+_WEIGHTS = Path(eddsrn_jax.__file__).parent / "weights" / "table1"
 # 2,500 steps of eight 192 x 192 crops, 20,000 crops in all.
 _BUDGET = "--config.total_steps=2500 --config.model.dtype=bfloat16"
 
@@ -96,7 +99,7 @@ def _network(name: str, title: str, size: str) -> ml_collections.ConfigDict:
         return _row(title, "network", weights=f"runs/{name}", train=command)
     config = "eddsrn_lite.py" if name == "eddsrn" else f"{name}.py:lite"
     run = "runs/eddsrn_lite" if name == "eddsrn" else f"runs/{name}-lite"
-    weights = f"eddsrn_jax/weights/table1/{name}.safetensors"
+    weights = str(_WEIGHTS / f"{name}.safetensors")
     command = (
         f"python train.py --config=configs/{config} {_BUDGET} &&"
         f" python -m eddsrn_jax export --workdir={run} --out={weights}"

@@ -32,6 +32,7 @@ from eddsrn_jax.checkpoints.weights import Network, with_params
 from eddsrn_jax.config_values import Config
 from eddsrn_jax.distributed import gather, lost_a_process
 from eddsrn_jax.errors import InputError
+from eddsrn_jax.files import local_path
 
 _log = logging.getLogger(__name__)
 
@@ -71,10 +72,23 @@ class SavedRun(Generic[_State]):
     progress: dict[str, Any]
 
 
+def _explanation(workdir: Path) -> str:
+    """Returns why a path that has no checkpoints is no workdir of a run."""
+    if not workdir.exists():
+        return "; there is no such folder"
+    if workdir.is_file():
+        return "; this is a file, not the workdir of a run"
+    resolved = workdir.resolve()
+    for folder in (resolved, *resolved.parents):
+        if folder.name == "checkpoints":
+            return f" in it; it is a part of a run, whose workdir is {folder.parent}"
+    return "; is it a run's workdir?"
+
+
 class Checkpoints:
     """Checkpoints of a run's workdir; the two latest and the best one are kept."""
 
-    def __init__(self, workdir: Path, *, read_only: bool = False):
+    def __init__(self, workdir: Path | str, *, read_only: bool = False):
         """Opens the checkpoints of a workdir.
 
         Args:
@@ -85,9 +99,10 @@ class Checkpoints:
             InputError: all checkpoints are damaged, or `read_only` is set and there is
                 no checkpoint.
         """
-        self._folder = workdir.expanduser().resolve() / "checkpoints"
+        workdir = local_path(workdir, "--workdir")
+        self._folder = workdir.resolve() / "checkpoints"
         if read_only and not self._folder.is_dir():
-            raise InputError(f"{workdir}: no checkpoints found; is it a run's workdir?")
+            raise InputError(f"{workdir}: no checkpoints found{_explanation(workdir)}")
 
         # Two, so that a damaged checkpoint costs only the steps since the one before it.
         policy = preservation_policy.AnyPreservationPolicy(

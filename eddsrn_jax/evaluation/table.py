@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import ml_collections
 import numpy as np
 
 from eddsrn_jax.checkpoints.torch_weights import read_peers
@@ -23,7 +24,7 @@ from eddsrn_jax.evaluation.inputs import random_sigma
 from eddsrn_jax.evaluation.network import open_folders, open_output, score_sources
 from eddsrn_jax.evaluation.results import OUTPUT_TITLES, markdown, means
 from eddsrn_jax.evaluation.scoring import PAPER, Method, Scoring, middle
-from eddsrn_jax.files import to_json, write_text, written_beside
+from eddsrn_jax.files import local_path, to_json, write_text, written_beside
 from eddsrn_jax.images import read_image, write_image
 from eddsrn_jax.models import abstract_params
 from eddsrn_jax.models.complexity import count_parameters, macs_per_pixel
@@ -113,7 +114,7 @@ def compare(
 
 def _open_photo(place: str) -> np.ndarray:
     if not place.startswith("bundled:"):
-        return read_image(Path(place).expanduser())
+        return read_image(local_path(place, "--figure"))
     files = list(open_split("bundled").validation.files())
     for file in files:
         if Path(file.name).name == place.removeprefix("bundled:"):
@@ -132,6 +133,7 @@ def read_entries(config: Config, *, dtype: str | None, peers: Path | None) -> li
     Raises:
         InputError: existing weights cannot be read, or a row's method is unknown.
     """
+    _check_table(config)
     others = read_peers(peers) if peers else {}
     entries: dict[str, Entry] = {}
     for name in config.order:
@@ -148,8 +150,8 @@ def read_entries(config: Config, *, dtype: str | None, peers: Path | None) -> li
                 entry = _network_entry(others[row.peer], dtype, **paper)
             case "peer":
                 entry = Entry(missing="give --peers=DIR", **paper)
-            case "network" if Path(row.weights).exists():
-                entry = _network_entry(_read(Path(row.weights)), dtype, **paper)
+            case "network" if (path := local_path(row.weights, name)).exists():
+                entry = _network_entry(_read(path), dtype, **paper)
             case "network":
                 entry = Entry(missing=f"no {row.weights}; run `{row.train}`", **paper)
             case "cascade":
@@ -158,6 +160,38 @@ def read_entries(config: Config, *, dtype: str | None, peers: Path | None) -> li
                 raise InputError(f"config.rows.{name}.method={row.method!r}: unknown")
         entries[name] = entry
     return list(entries.values())
+
+
+# The values of a row that its method needs.
+_NEEDED = {"network": ("weights", "train"), "peer": ("peer",), "cascade": ("parts",)}
+
+
+def _check_table(config: Config) -> None:
+    """Raises InputError if a config describes no table."""
+    values = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else {}
+    if "network" in values and "rows" not in values:
+        raise InputError(
+            f"--config: the config {values.get('name')!r} trains a network, and only"
+            " train.py takes it; evaluate.py takes a table such as configs/table1.py, and"
+            " scores a trained network with --workdir=RUN"
+        )
+    expected = "a table has rows, such as configs/table1.py"
+    if not isinstance(values.get("rows"), dict):
+        raise InputError(f"config.rows={values.get('rows')!r}: {expected}")
+    order, seen = values.get("order"), set()
+    if not isinstance(order, list | tuple) or not {*order} <= {*values["rows"]}:
+        raise InputError(f"config.order={order!r}: expected names of config.rows")
+    for name in order:
+        row = values["rows"][name]
+        for key in ("title", "method", "paper", *_NEEDED.get(row.get("method"), ())):
+            if key not in row:
+                raise InputError(f"config.rows.{name}.{key} is missing")
+        if later := {*row.get("parts", ())} - seen:
+            raise InputError(
+                f"config.rows.{name}.parts: {', '.join(sorted(later))} must come before"
+                " this row in config.order"
+            )
+        seen.add(name)
 
 
 def _read(path: Path) -> Network:

@@ -120,6 +120,11 @@ def check(config: Config) -> None:
     if not isinstance(config, ml_collections.ConfigDict):
         raise InputError(f"--config: {config!r} is not an ml_collections.ConfigDict")
     values = flatten(config)
+    if "rows" in config and "network" not in config:
+        raise InputError(
+            "--config: this config is a table of systems, which evaluate.py takes; a"
+            " training config, such as configs/eddsrn.py, describes a network"
+        )
     if "model" not in config:
         raise InputError("config.model is missing")
     model = {name for name in values if name.startswith("model.")}

@@ -29,6 +29,7 @@ from eddsrn_jax.training.config_checks import check
 from eddsrn_jax.training.optimizer import make_optimizer
 from eddsrn_jax.training.preemption import StopSignal
 from eddsrn_jax.training.progress import Clock, Reporter, Tracer
+from eddsrn_jax.training.resuming import check_resumption, count_steps
 from eddsrn_jax.training.setup import (
     compile_step,
     open_batches,
@@ -127,7 +128,7 @@ def _train(
 ) -> bool:
     """Trains from the newest checkpoint on; returns whether the run is complete."""
     start = time.monotonic()
-    total_steps = config.total_steps or config.num_epochs * sampler.steps_per_epoch
+    total_steps = count_steps(config, sampler.steps_per_epoch)
     model = make_network(config.network, config.model)
     optimizer, learning_rate = make_optimizer(
         **config.optimizer,
@@ -137,7 +138,17 @@ def _train(
     train_step = compile_step(config, model, optimizer, mesh)
 
     with Checkpoints(workdir) as checkpoints:
-        state, progress = restore_or_create(checkpoints, config, model, optimizer, mesh)
+        state, progress, saved = restore_or_create(
+            checkpoints, config, model, optimizer, mesh
+        )
+        if saved:
+            check_resumption(
+                saved,
+                config,
+                workdir,
+                step=int(state.step),
+                steps_per_epoch=sampler.steps_per_epoch,
+            )
         steps = range(int(state.step), total_steps)
         _announce(config, workdir, sampler, photos, mesh=mesh, steps=steps)
         metrics = StepMetrics(
