@@ -58,6 +58,18 @@ def local_path(path: Path | str, name: str) -> Path:
         ) from error
 
 
+def workdir_path(path: Path | str) -> Path:
+    """Returns the path of a run's workdir, see `local_path`.
+
+    Raises:
+        InputError: see `local_path`; or the path is not UTF-8, which orbax needs.
+    """
+    path = local_path(path, "--workdir")
+    if (text := printable(path.absolute())) != str(path.absolute()):
+        raise InputError(f"--workdir={text}: the path of a workdir must be UTF-8")
+    return path
+
+
 def printable(path: Path | str) -> str:
     """Returns a path as text that can be written as UTF-8.
 

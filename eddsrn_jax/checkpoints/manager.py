@@ -32,7 +32,7 @@ from eddsrn_jax.checkpoints.weights import Network, with_params
 from eddsrn_jax.config_values import Config
 from eddsrn_jax.distributed import gather, lost_a_process
 from eddsrn_jax.errors import InputError
-from eddsrn_jax.files import local_path
+from eddsrn_jax.files import workdir_path
 
 _log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class Checkpoints:
             InputError: all checkpoints are damaged, or `read_only` is set and there is
                 no checkpoint.
         """
-        workdir = local_path(workdir, "--workdir")
+        workdir = workdir_path(workdir)
         self._folder = workdir.resolve() / "checkpoints"
         if read_only and not self._folder.is_dir():
             raise InputError(f"{workdir}: no checkpoints found{_explanation(workdir)}")

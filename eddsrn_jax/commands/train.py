@@ -10,6 +10,7 @@ from ml_collections import config_flags
 from eddsrn_jax.commands.command_line import run_command
 from eddsrn_jax.commands.process_flags import connect_by_flags, define_process_flags
 from eddsrn_jax.errors import UsageError
+from eddsrn_jax.files import workdir_path
 
 FLAGS = flags.FlagValues()
 define_process_flags(FLAGS)
@@ -56,11 +57,11 @@ def main() -> int:
     if not Path(config_file).is_file():
         raise UsageError(f"--config={config_file}: no such file")
     name = "-".join(filter(None, [Path(config_file).stem, size]))
-    workdir = Path(_WORKDIR.value or Path("runs", name))
+    workdir = workdir_path(_WORKDIR.value or Path("runs", name))
     connect_by_flags(FLAGS)
     stopped = train_and_evaluate(
         _CONFIG.value,
-        workdir.expanduser(),
+        workdir,
         max_minutes=_MAX_MINUTES.value,
         profile_steps=_PROFILE.value,
     )

@@ -24,8 +24,9 @@ from eddsrn_jax.evaluation.inputs import random_sigma
 from eddsrn_jax.evaluation.network import open_folders, open_output, score_sources
 from eddsrn_jax.evaluation.results import OUTPUT_TITLES, markdown, means
 from eddsrn_jax.evaluation.scoring import PAPER, Method, Scoring, middle
-from eddsrn_jax.files import local_path, to_json, write_text, written_beside
+from eddsrn_jax.files import local_path, printable, to_json, write_text, written_beside
 from eddsrn_jax.images import read_image, write_image
+from eddsrn_jax.mesh import find_devices
 from eddsrn_jax.models import abstract_params
 from eddsrn_jax.models.complexity import count_parameters, macs_per_pixel
 from eddsrn_jax.restoration.restorer import Restorer
@@ -59,12 +60,12 @@ class Entry:
 def compare(
     config: Config,
     *,
-    datasets: Mapping[str, Path],
+    datasets: Mapping[str, Path | str],
     scoring: Scoring = PAPER,
     dtype: str | None = None,
-    peers: Path | None = None,
+    peers: Path | str | None = None,
     figure: str | None = None,
-    output_dir: Path | None = None,
+    output_dir: Path | str | None = None,
 ) -> list[Entry]:
     """Scores the systems of a table's config; prints and writes the table.
 
@@ -83,6 +84,7 @@ def compare(
     Raises:
         InputError: existing weights cannot be read, or a folder or photo is missing.
     """
+    find_devices()
     sources = open_folders(datasets)
     photo = _open_photo(figure) if figure else None
     entries = read_entries(config, dtype=dtype, peers=peers)
@@ -103,12 +105,12 @@ def compare(
         text += "\n\nNot measured:\n\n" + "\n".join(missing)
     _write(output_dir / config.name, entries, found, text)
     print(text)
-    print(f"\ntables in {output_dir / config.name}.md, .csv and .json")
+    print(f"\ntables in {printable(output_dir / config.name)}.md, .csv and .json")
     if figure and photo is not None:
         path = output_dir / f"figure_{Path(figure.removeprefix('bundled:')).stem}.png"
-        drawn = scoring.sigmas or (random_sigma(scoring.seed, figure),)
+        drawn = scoring.sigmas or (random_sigma(scoring.seed, printable(figure)),)
         write_image(path, draw_figure(methods, photo, sigma=middle(drawn)))
-        print(f"figure: {path}")
+        print(f"figure: {printable(path)}")
     return entries
 
 
@@ -123,7 +125,9 @@ def _open_photo(place: str) -> np.ndarray:
     raise InputError(f"--figure={place}: no such photo, only {names}")
 
 
-def read_entries(config: Config, *, dtype: str | None, peers: Path | None) -> list[Entry]:
+def read_entries(
+    config: Config, *, dtype: str | None, peers: Path | str | None
+) -> list[Entry]:
     """Builds the rows of a table's config, with weights if these exist.
 
     Args:
@@ -134,7 +138,7 @@ def read_entries(config: Config, *, dtype: str | None, peers: Path | None) -> li
         InputError: existing weights cannot be read, or a row's method is unknown.
     """
     _check_table(config)
-    others = read_peers(peers) if peers else {}
+    others = read_peers(local_path(peers, "--peers")) if peers else {}
     entries: dict[str, Entry] = {}
     for name in config.order:
         row = config.rows[name]

@@ -14,18 +14,28 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from eddsrn_jax import config_values
 from eddsrn_jax.checkpoints.manager import Checkpoints
 from eddsrn_jax.checkpoints.ranking import VALIDATION_SET
 from eddsrn_jax.config_values import Config
 from eddsrn_jax.data.crops import CropSampler
+from eddsrn_jax.distributed import require_equal
 from eddsrn_jax.evaluation.inputs import SPOILINGS
 from eddsrn_jax.evaluation.network import evaluate_network
 from eddsrn_jax.evaluation.scoring import Photo, Scoring, validate
-from eddsrn_jax.files import delete_leftovers, locked, make_folder, to_json, write_text
+from eddsrn_jax.files import (
+    delete_leftovers,
+    locked,
+    make_folder,
+    to_json,
+    workdir_path,
+    write_text,
+)
 from eddsrn_jax.mesh import make_mesh, process_rows
 from eddsrn_jax.models import make_network
 from eddsrn_jax.restoration.restorer import Restorer
 from eddsrn_jax.training.config_checks import check
+from eddsrn_jax.training.memory import explaining_memory
 from eddsrn_jax.training.optimizer import make_optimizer
 from eddsrn_jax.training.preemption import StopSignal
 from eddsrn_jax.training.progress import Clock, Reporter, Tracer
@@ -40,13 +50,19 @@ from eddsrn_jax.training.step_metrics import ADVICE, StepMetrics
 
 _log = logging.getLogger(__name__)
 
+# Values of a config in which the processes of a run may differ. The photos themselves are
+# compared when they are open.
+_OF_A_PROCESS = (
+    *("data.source", "data.validation_source", "data.tfds_data_dir", "data.cache_dir"),
+    *("data.tfds_download", "data.on_error", "pipeline.num_threads", "pipeline.prefetch"),
+)
 # Number of photos of each validation that are shown in TensorBoard.
 _PICTURES = 4
 
 
 def train_and_evaluate(
     config: Config,
-    workdir: Path,
+    workdir: Path | str,
     *,
     max_minutes: float = math.inf,
     profile_steps: int = 0,
@@ -70,15 +86,17 @@ def train_and_evaluate(
         OSError: the workdir or the cache cannot be written.
     """
     check(config)
-    make_folder(workdir, "--workdir")
+    workdir = workdir_path(workdir)
     mesh = make_mesh()
+    _require_same_run(config, workdir)
+    make_folder(workdir, "--workdir")
     # Fails here, before the photos are packed.
     process_rows(config.batch_size, mesh)
     with locked(workdir) if jax.process_index() == 0 else contextlib.nullcontext() as own:
         if own:
             delete_leftovers(workdir)
         sampler, held_out = open_data(config, workdir)
-        with StopSignal(max_minutes) as stop:
+        with StopSignal(max_minutes) as stop, explaining_memory(config):
             finished = _train(
                 config,
                 workdir,
@@ -100,6 +118,18 @@ def train_and_evaluate(
             scoring=_final_scoring(config),
         )
     return None
+
+
+def _require_same_run(config: Config, workdir: Path) -> None:
+    """Raises InputError if the processes of a run have different configs or workdirs."""
+    values = {
+        f"config.{name}": repr(x) for name, x in config_values.flatten(config).items()
+    }
+    for name in _OF_A_PROCESS:
+        values.pop(f"config.{name}", None)
+    require_equal(
+        {**values, "--workdir": str(workdir.resolve())}, "their settings differ"
+    )
 
 
 def _final_scoring(config: Config) -> Scoring:

@@ -158,7 +158,7 @@ def restore_or_create(
     if restored is not None:
         return restored.state, restored.progress, restored.config
     if config.init_from:
-        params = load_params(Path(config.init_from), model)
+        params = load_params(config.init_from, model)
         state = _new_state(config, model, optimizer, params)
     return replicate(state, mesh), {}, None
 
@@ -182,7 +182,7 @@ def _new_state(
     return state
 
 
-def load_params(path: Path, model: nn.Module) -> Any:
+def load_params(path: Path | str, model: nn.Module) -> Any:
     """Loads weights from a .safetensors file or the best checkpoint of a workdir.
 
     Raises:
