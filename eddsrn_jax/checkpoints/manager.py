@@ -88,12 +88,16 @@ def _explanation(workdir: Path) -> str:
 class Checkpoints:
     """Checkpoints of a run's workdir; the two latest and the best one are kept."""
 
-    def __init__(self, workdir: Path | str, *, read_only: bool = False):
+    def __init__(
+        self, workdir: Path | str, *, read_only: bool = False, keep_every_steps: int = 0
+    ):
         """Opens the checkpoints of a workdir.
 
         Args:
             workdir: workdir of the run.
             read_only: True changes nothing on disk, as a run may be writing there.
+            keep_every_steps: checkpoints at multiples of this step are kept too; 0 keeps
+                none.
 
         Raises:
             InputError: all checkpoints are damaged, or `read_only` is set and there is
@@ -105,9 +109,10 @@ class Checkpoints:
             raise InputError(f"{workdir}: no checkpoints found{_explanation(workdir)}")
 
         # Two, so that a damaged checkpoint costs only the steps since the one before it.
-        policy = preservation_policy.AnyPreservationPolicy(
-            [preservation_policy.LatestN(2), ranking.KeepBest()]
-        )
+        kept = [preservation_policy.LatestN(2), ranking.KeepBest()]
+        if keep_every_steps:
+            kept.append(preservation_policy.EveryNSteps(keep_every_steps))
+        policy = preservation_policy.AnyPreservationPolicy(kept)
         arrays, values = ocp.StandardCheckpointHandler, ocp.JsonCheckpointHandler
         options = ocp.CheckpointManagerOptions(
             # With the policy alone orbax would keep the best one but write no metrics.

@@ -191,6 +191,10 @@ def _parse_flags(main: Callable[..., Any], flag_values: flags.FlagValues) -> lis
         # last line is the error.
         flag, traced, traceback = str(error).partition("Error whilst parsing config")
         message = flag + traceback.splitlines()[-1] if traced else flag
+        if found := re.match(
+            r"Unknown command line flag '(?:no)?(config\.[\w.]+)'", flag
+        ):
+            message = f"--{found[1]} needs --config, which must come before it"
         raise UsageError(" ".join(message.split())) from error
     except Exception as error:
         # Parsing the flags runs the config file and sets its values, so any exception

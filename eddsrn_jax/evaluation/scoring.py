@@ -10,15 +10,14 @@ import dataclasses
 import itertools
 import logging
 import os
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from eddsrn_jax.data.progress import Progress
 from eddsrn_jax.evaluation.inputs import (
     HEADLINE_SIGMAS,
     RANDOM_SIGMA_RANGE,
@@ -106,11 +105,12 @@ def evaluate(
     stems: set[str] = set()
     # One for all photos, because degrade_photo compiles for each value.
     max_sigma = max(sigmas or RANDOM_SIGMA_RANGE)
-    bar = tqdm(
-        photos, dataset, unit="photo", disable=not sys.stderr.isatty(), leave=False
-    )
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        for number, (name, photo) in enumerate(bar):
+    with (
+        concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
+        Progress(f"scoring {dataset}") as bar,
+    ):
+        for number, (name, photo) in enumerate(photos):
+            bar.update()
             # The extension is dropped unless an earlier photo has the same stem.
             stem = str(Path(name).with_suffix(""))
             file_name = name if stem in stems else stem

@@ -117,6 +117,7 @@ _VALUES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "validation.degradation": _one_of(*SPOILINGS),
     "validation.max_photos": _COUNT,
     "checkpoint.every_steps": _COUNT,
+    "checkpoint.keep_every_steps": _WHOLE,
 }
 # Integer fields of networks that may be 0, which leaves that head out.
 _NONE_IS_ZERO = ("deblur_features",)

@@ -40,6 +40,7 @@ from eddsrn_jax.training.optimizer import make_optimizer
 from eddsrn_jax.training.preemption import StopSignal
 from eddsrn_jax.training.progress import Clock, Reporter, Tracer
 from eddsrn_jax.training.resuming import check_resumption, count_steps
+from eddsrn_jax.training.run_log import logging_to
 from eddsrn_jax.training.setup import (
     compile_step,
     open_batches,
@@ -92,9 +93,11 @@ def train_and_evaluate(
     make_folder(workdir, "--workdir")
     # Fails here, before the photos are packed.
     process_rows(config.batch_size, mesh)
-    with locked(workdir) if jax.process_index() == 0 else contextlib.nullcontext() as own:
-        if own:
-            delete_leftovers(workdir)
+    with contextlib.ExitStack() as files:
+        if jax.process_index() == 0:
+            if files.enter_context(locked(workdir)):
+                delete_leftovers(workdir)
+            files.enter_context(logging_to(workdir))
         sampler, held_out = open_data(config, workdir)
         with StopSignal(max_minutes) as stop, explaining_memory(config):
             finished = _train(
@@ -167,7 +170,9 @@ def _train(
     )
     train_step = compile_step(config, model, optimizer, mesh)
 
-    with Checkpoints(workdir) as checkpoints:
+    with Checkpoints(
+        workdir, keep_every_steps=config.checkpoint.keep_every_steps
+    ) as checkpoints:
         state, progress, saved = restore_or_create(
             checkpoints, config, model, optimizer, mesh
         )
@@ -188,6 +193,8 @@ def _train(
         validation_set = _validation_set(config, photos)
         tracer = Tracer(workdir / "profile", profile_steps)
         batches = open_batches(config, sampler, steps, mesh)
+        if steps:
+            _log.info("compiling the training step")
         with Reporter(
             workdir,
             first_step=steps.start,

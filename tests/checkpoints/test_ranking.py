@@ -74,3 +74,12 @@ def test_a_run_that_is_validated_otherwise_starts_a_new_ranking(tmp_path, photo_
     assert scores[1] > scores[2] and len(sets) == 2
     with Checkpoints(workdir, read_only=True) as checkpoints:
         assert checkpoints.restore_params()[0] == 2
+
+
+def test_keeps_the_checkpoints_at_multiples_of_a_number_of_steps(tmp_path):
+    with Checkpoints(tmp_path, keep_every_steps=3) as checkpoints:
+        for step in range(1, 9):
+            checkpoints.save(
+                make_state(step), make_config(), progress=PROGRESS, metrics=None
+            )
+    assert steps_on_disk(tmp_path) == [3, 6, 7, 8]

@@ -196,7 +196,7 @@ def test_evaluate_scores_photo_degradations_beside_the_gaussian_weights(
             *(2, "flag --max_minutes=nan: expected a number"),
         ),
         ("train.py", ["--config=README.md"], 2, "--config: "),
-        ("train.py", [], 2, "flag --config=None: "),
+        ("train.py", [], 2, "--workdir="),
         ("train.py", ["--wrkdir=x"], 2, "Unknown command line flag 'wrkdir'. Did you"),
     ],
 )
