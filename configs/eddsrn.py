@@ -163,4 +163,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.checkpoint = ml_collections.ConfigDict()
     # Steps between checkpoints. Each validation saves one too.
     config.checkpoint.every_steps = 1000
+    # Checkpoints at multiples of this number of steps are kept for ever. 0: only the two
+    # latest and the best one are kept.
+    config.checkpoint.keep_every_steps = 0
     return config.lock()

@@ -1,5 +1,7 @@
 """Functions on configs: values by dotted names, restoring from JSON, comparing."""
 
+import json
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import flax.traverse_util
@@ -42,7 +44,29 @@ def from_json(values: dict[str, Any]) -> Config:
         return tuple(restore(v) for v in value) if isinstance(value, list) else value
 
     # Old configs do not name their network: EDDSRN was the only one.
-    return ml_collections.ConfigDict({"network": "EDDSRN", **restore(values)}).lock()
+    config = ml_collections.ConfigDict({"network": "EDDSRN", **restore(values)})
+    checkpoint = config.get("checkpoint")
+    if isinstance(checkpoint, ml_collections.ConfigDict):
+        # A value that old configs lack.
+        checkpoint.keep_every_steps = checkpoint.get("keep_every_steps", 0)
+    return config.lock()
+
+
+def read_config(path: Path) -> Config:
+    """Reads the config that a run has saved as JSON.
+
+    Raises:
+        InputError: the file does not exist or is no config.
+    """
+    try:
+        values = json.loads(path.read_text())
+        if not isinstance(values, dict):
+            raise TypeError(f"{type(values).__name__} instead of an object")
+        return from_json(values)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"{path}: not the config of a run ({error})") from error
 
 
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:

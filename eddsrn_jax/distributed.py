@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from eddsrn_jax.errors import UsageError
+from eddsrn_jax.errors import InputError, UsageError
 
 _log = logging.getLogger(__name__)
 
@@ -150,6 +150,39 @@ def _several_by_environment() -> bool:
     """Returns whether srun, or Kubernetes with TPUs, has started several processes."""
     by_srun = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
     return by_srun or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+
+
+def require_equal(value: Any, difference: str) -> None:
+    """Checks that all processes of a run have the same value.
+
+    Args:
+        value: JSON-compatible value of this process.
+        difference: beginning of the error message, such as "the configs differ".
+
+    Raises:
+        InputError: the values differ; all processes raise it. The message has the first
+            values that differ.
+    """
+    values = gather(value)
+    for number, other in enumerate(values):
+        if other != values[0]:
+            pair = _first_difference(values[0], other)
+            raise InputError(
+                f"the processes of this run must agree, but {difference}: process 0 has"
+                f" {pair[0]}, process {number} has {pair[1]}"
+            )
+
+
+def _first_difference(a: Any, b: Any) -> tuple[str, str]:
+    """Returns the first entries in which two JSON values differ, as text."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        name = next(x for x in {**a, **b} if a.get(x) != b.get(x))
+        return f"{name}={a.get(name)!r}", f"{name}={b.get(name)!r}"
+    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        a, b = next((x, y) for x, y in zip(a, b, strict=True) if x != y)
+    elif isinstance(a, list) and isinstance(b, list):
+        return f"{len(a)} entries", f"{len(b)} entries"
+    return repr(a), repr(b)
 
 
 def gather(value: Any) -> list[Any]:

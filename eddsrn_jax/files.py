@@ -1,12 +1,17 @@
-"""Atomic writes of files, errors that name the file, and locks on folders."""
+"""Paths, atomic writes, strict JSON, errors that name the file, locks on folders."""
 
 import contextlib
+import json
 import logging
+import math
 import os
+import re
 import secrets
-from collections.abc import Iterator
+import stat
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from eddsrn_jax.errors import InputError
 
@@ -31,6 +36,51 @@ def below(folder: Path, *names: str) -> Path:
             f"{folder}: {'/'.join(names)!r} would be written outside this folder"
         )
     return path
+
+
+def local_path(path: Path | str, name: str) -> Path:
+    """Returns a path as given by a user, with "~" expanded.
+
+    Args:
+        path: path of a file or folder, which need not exist.
+        name: flag or config value that gives the path, for the error message.
+
+    Raises:
+        InputError: the path is an address such as gs://bucket/x, contains a null
+            character, or names the home folder of an unknown user.
+    """
+    text = str(path)
+    # pathlib turns gs://bucket into gs:/bucket.
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):
+        raise InputError(f"{name}={text}: an address; only local paths can be used")
+    if "\0" in text:
+        raise InputError(f"{name}={text!r}: a path cannot contain a null character")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(
+            f"{name}={text}: the home folder of {Path(path).parts[0]} is unknown"
+        ) from error
+
+
+def workdir_path(path: Path | str) -> Path:
+    """Returns the path of a run's workdir, see `local_path`.
+
+    Raises:
+        InputError: see `local_path`; or the path is not UTF-8, which orbax needs.
+    """
+    path = local_path(path, "--workdir")
+    if (text := printable(path.absolute())) != str(path.absolute()):
+        raise InputError(f"--workdir={text}: the path of a workdir must be UTF-8")
+    return path
+
+
+def printable(path: Path | str) -> str:
+    """Returns a path as text that can be written as UTF-8.
+
+    Bytes of the path that are not UTF-8 become escapes such as "\\xe9".
+    """
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 @contextlib.contextmanager
@@ -80,6 +130,25 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
+def to_json(tree: Any, **options: Any) -> str:
+    """Returns a tree as strict JSON; non-finite numbers, which JSON lacks, become null.
+
+    Args:
+        tree: value to write.
+        options: further arguments of `json.dumps`.
+    """
+    return json.dumps(_without_infinities(tree), allow_nan=False, **options)
+
+
+def _without_infinities(tree: Any) -> Any:
+    """Replaces the non-finite floats of a tree by None."""
+    if isinstance(tree, Mapping):
+        return {key: _without_infinities(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_without_infinities(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
+
+
 @contextlib.contextmanager
 def locked(folder: Path, *, name: str = ".lock", wait: bool = False) -> Iterator[bool]:
     """Holds an advisory lock on a folder until the block or the process ends.
@@ -120,9 +189,24 @@ def _lock(file: TextIO, folder: Path, wait: bool) -> bool:
 
 
 def cache_root() -> Path:
-    """Returns the user's cache folder for this project."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "eddsrn_jax"
+    """Returns the user's cache folder for this project.
+
+    A user without a home folder gets a private folder among the temporary files.
+    """
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "eddsrn_jax"
+    try:
+        return Path.home() / ".cache" / "eddsrn_jax"
+    except RuntimeError:
+        folder = Path(tempfile.gettempdir(), f"eddsrn_jax-{os.getuid()}")
+    with contextlib.suppress(OSError):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+        # The cache holds programs, so nobody else may have made it.
+        private = stat.S_ISDIR(found.st_mode) and not found.st_mode & 0o022
+        if private and found.st_uid == os.getuid():
+            return folder
+    return Path(tempfile.mkdtemp(prefix="eddsrn_jax-"))
 
 
 def make_folder(folder: Path, name: str) -> None:

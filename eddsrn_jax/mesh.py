@@ -25,9 +25,31 @@ def device_memory(device: Device) -> int:
     return psutil.virtual_memory().total
 
 
+def find_devices() -> list[Device]:
+    """Returns all devices of the run.
+
+    Raises:
+        InputError: JAX finds no device of the platforms that it was told to use.
+    """
+    try:
+        return jax.devices()
+    # JAX raises an AssertionError without a message if the machine has no GPU.
+    except (RuntimeError, AssertionError) as error:
+        platforms = jax.config.values["jax_platforms"] or ""
+        reason = (str(error) or "none is found").splitlines()[0]
+        raise InputError(
+            f"JAX_PLATFORMS={platforms}: no device can be used ({reason}); the variable's"
+            " default takes any device, and a GPU needs pip install 'jax[cuda13]'"
+        ) from error
+
+
 def make_mesh(devices: list[Device] | None = None) -> Mesh:
-    """Makes a mesh with one axis, "data", over the given or all devices of the run."""
-    devices = devices or jax.devices()
+    """Makes a mesh with one axis, "data", over the given or all devices of the run.
+
+    Raises:
+        InputError: see `find_devices`.
+    """
+    devices = devices or find_devices()
     # JAX rejects the reshape of a pixel shuffle under explicit axes, so they are Auto.
     return jax.make_mesh(
         (len(devices),), (DATA_AXIS,), axis_types=(AxisType.Auto,), devices=devices

@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import gc
 import logging
-import math
 import os
 import shutil
 from collections.abc import Collection, Iterator
@@ -20,29 +19,25 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from eddsrn_jax.checkpoints import ranking
 from eddsrn_jax.checkpoints.checksums import (
     DamagedError,
     checksum,
     json_checksum,
     system_error,
 )
+from eddsrn_jax.checkpoints.ranking import BEST_METRICS as BEST_METRICS
 from eddsrn_jax.checkpoints.saved_checkpoint import SavedStep
 from eddsrn_jax.checkpoints.weights import Network, with_params
 from eddsrn_jax.config_values import Config
 from eddsrn_jax.distributed import gather, lost_a_process
 from eddsrn_jax.errors import InputError
+from eddsrn_jax.files import workdir_path
 
 _log = logging.getLogger(__name__)
 
-# Metrics that rank checkpoints, highest first; only the first one present counts.
-BEST_METRICS = ("val/psnr_y_crop4", "val/deblurred_psnr_y_crop4")
 # Allowance for what a checkpoint stores beside its arrays: names, shapes, indices.
 _BYTES_OF_NAMES = 1_000_000
-
-
-def _score(metrics: dict[str, float]) -> float:
-    """Returns the score that is highest in the best checkpoint."""
-    return next((metrics[name] for name in BEST_METRICS if name in metrics), -math.inf)
 
 
 class State(Protocol):
@@ -77,35 +72,51 @@ class SavedRun(Generic[_State]):
     progress: dict[str, Any]
 
 
+def _explanation(workdir: Path) -> str:
+    """Returns why a path that has no checkpoints is no workdir of a run."""
+    if not workdir.exists():
+        return "; there is no such folder"
+    if workdir.is_file():
+        return "; this is a file, not the workdir of a run"
+    resolved = workdir.resolve()
+    for folder in (resolved, *resolved.parents):
+        if folder.name == "checkpoints":
+            return f" in it; it is a part of a run, whose workdir is {folder.parent}"
+    return "; is it a run's workdir?"
+
+
 class Checkpoints:
     """Checkpoints of a run's workdir; the two latest and the best one are kept."""
 
-    def __init__(self, workdir: Path, *, read_only: bool = False):
+    def __init__(
+        self, workdir: Path | str, *, read_only: bool = False, keep_every_steps: int = 0
+    ):
         """Opens the checkpoints of a workdir.
 
         Args:
             workdir: workdir of the run.
             read_only: True changes nothing on disk, as a run may be writing there.
+            keep_every_steps: checkpoints at multiples of this step are kept too; 0 keeps
+                none.
 
         Raises:
             InputError: all checkpoints are damaged, or `read_only` is set and there is
                 no checkpoint.
         """
-        self._folder = workdir.expanduser().resolve() / "checkpoints"
+        workdir = workdir_path(workdir)
+        self._folder = workdir.resolve() / "checkpoints"
         if read_only and not self._folder.is_dir():
-            raise InputError(f"{workdir}: no checkpoints found; is it a run's workdir?")
+            raise InputError(f"{workdir}: no checkpoints found{_explanation(workdir)}")
 
-        best = preservation_policy.BestN(
-            get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False
-        )
         # Two, so that a damaged checkpoint costs only the steps since the one before it.
-        policy = preservation_policy.AnyPreservationPolicy(
-            [preservation_policy.LatestN(2), best]
-        )
+        kept = [preservation_policy.LatestN(2), ranking.KeepBest()]
+        if keep_every_steps:
+            kept.append(preservation_policy.EveryNSteps(keep_every_steps))
+        policy = preservation_policy.AnyPreservationPolicy(kept)
         arrays, values = ocp.StandardCheckpointHandler, ocp.JsonCheckpointHandler
         options = ocp.CheckpointManagerOptions(
             # With the policy alone orbax would keep the best one but write no metrics.
-            best_fn=_score,
+            best_fn=ranking.score,
             preservation_policy=None if read_only else policy,
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
@@ -318,16 +329,13 @@ class Checkpoints:
 
     def _best_step(self) -> int | None:
         """Returns the best step by validation; ignores steps with damaged metrics."""
-        scores: dict[int, tuple[float, int]] = {}
+        metrics = {}
         for step in self._manager.all_steps():
             try:
-                metrics = self._saved(step).metrics()
+                metrics[step] = self._saved(step).metrics()
             except DamagedError as error:
                 _log.warning("%s; it cannot count as the best checkpoint", error)
-                continue
-            if metrics:
-                scores[step] = _score(metrics), step
-        return max(scores, key=scores.__getitem__, default=None)
+        return ranking.best_step(metrics)
 
     def _set_aside_damaged_metrics(self) -> None:
         """Moves checkpoints with damaged metrics aside.

@@ -18,7 +18,7 @@ import safetensors
 import safetensors.numpy
 
 from eddsrn_jax.errors import InputError
-from eddsrn_jax.files import written_beside
+from eddsrn_jax.files import local_path, written_beside
 from eddsrn_jax.models import abstract_params, make_network
 
 # Suffix of the name of an 8-bit kernel's scales, one for each output channel.
@@ -183,7 +183,7 @@ def find_weights(name: Path | str | None) -> Path:
     name = str(name or DEFAULT)
     if name in SHIPPED:
         return SHIPPED[name]
-    path = Path(name).expanduser()
+    path = local_path(name, "--weights")
     if path.name == name and not path.suffix and not path.exists():
         raise InputError(
             f"no weights {name!r}: expected a .safetensors file, or one of"

@@ -1,6 +1,8 @@
 """Common parts of all commands: flags, messages, one-line errors, exit codes."""
 
 import contextlib
+import difflib
+import io
 import logging
 import math
 import os
@@ -15,6 +17,8 @@ from typing import Any, NoReturn
 import jax
 from absl import flags
 from absl import logging as absl_logging
+from ml_collections import ConfigDict
+from PIL import Image
 from tqdm import tqdm
 
 from eddsrn_jax.commands.extras import advice
@@ -46,12 +50,20 @@ def _show_messages() -> None:
     warnings.filterwarnings(
         "ignore", category=UserWarning, module=r"PIL\.|eddsrn_jax\.images"
     )
+    # Its message about a large photo speaks of attacks.
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     handler = _AroundProgressBars()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    logger = logging.getLogger("eddsrn_jax")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
+    # JAX warns of a GPU that it does not use.
+    for name, level in (("eddsrn_jax", logging.INFO), ("jax", logging.WARNING)):
+        logger = logging.getLogger(name)
+        logger.addHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = False
+    # Paths may have bytes that are not UTF-8.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _show_unraisable(unraisable: Any) -> None:
@@ -127,6 +139,11 @@ def execute(
         first, *_ = str(error).splitlines()
         _show_error(f"another process of this run has ended or is unreachable: {first}")
         return 1
+    except (RuntimeError, AssertionError) as error:
+        if (reason := _unusable_system(error)) is None:
+            raise
+        _show_error(reason)
+        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
@@ -134,6 +151,19 @@ def execute(
         if not isinstance(error.code, int):
             raise
         return error.code
+
+
+def _unusable_system(error: Exception) -> str | None:
+    """Returns the reason if the system cannot run the command; None for a defect."""
+    if "home directory" in str(error):
+        return "the home folder of a path that begins with ~ is unknown"
+    *_, last = traceback.extract_tb(error.__traceback__)
+    if last.filename.endswith("xla_bridge.py"):
+        # The message is empty if the machine has no GPU.
+        reason = (str(error) or "none is found").splitlines()[0]
+        platforms = jax.config.values["jax_platforms"] or ""
+        return f"JAX_PLATFORMS={platforms}: no device can be used ({reason})"
+    return None
 
 
 def _leave(code: int) -> int:
@@ -171,6 +201,10 @@ def _parse_flags(main: Callable[..., Any], flag_values: flags.FlagValues) -> lis
         # last line is the error.
         flag, traced, traceback = str(error).partition("Error whilst parsing config")
         message = flag + traceback.splitlines()[-1] if traced else flag
+        if found := re.match(
+            r"Unknown command line flag '(?:no)?(config\.[\w.]+)'", flag
+        ):
+            message = f"--{found[1]} needs --config, which must come before it"
         raise UsageError(" ".join(message.split())) from error
     except Exception as error:
         # Parsing the flags runs the config file and sets its values, so any exception
@@ -179,8 +213,45 @@ def _parse_flags(main: Callable[..., Any], flag_values: flags.FlagValues) -> lis
         while isinstance(reason, Exception) and reason.args:
             reason = reason.args[0]
         place = _place(error)
-        message = f"--config: {'. '.join(str(reason).splitlines())}{place}"
-        raise UsageError(message) from error
+        text = ". ".join(str(reason).splitlines())
+        text = _without_fields(text)
+        if "id you mean" not in text:
+            text = _unknown_override(flag_values) or text
+        raise UsageError(f"--config: {text}{place}") from error
+
+
+def _without_fields(text: str) -> str:
+    """Shortens ml_collections' error about an unknown key, which has the whole config."""
+    found = re.match(r'Key "(.*)" does not exist .*Other fields present: "(.*)', text)
+    if not found:
+        return text
+    names = re.findall(r"'(\w+)':", found[2]) or re.findall(r"(?:^|\. )(\w+):", found[2])
+    return f"unknown config value {found[1]!r}{_advice(found[1], names)}"
+
+
+def _unknown_override(flag_values: flags.FlagValues) -> str | None:
+    """Describes the first config value in `sys.argv` that the config does not have."""
+    for argument in sys.argv[1:]:
+        place = re.match(r"--?config\.([^=]+)", argument)
+        file = re.search(r"(?:^|\0)--?config[=\0]([^\0]+)", "\0".join(sys.argv[1:]))
+        if not (place and file):
+            continue
+        section, path = flag_values["config"].parser.parse(file[1]), "config"
+        for key in place[1].split("."):
+            if not isinstance(section, ConfigDict) or key not in section:
+                names = list(section) if isinstance(section, ConfigDict) else []
+                return f"{path} has no value {key!r}{_advice(key, names)}"
+            section, path = section[key], f"{path}.{key}"
+    return None
+
+
+def _advice(key: str, names: list[str]) -> str:
+    """Returns the end of an error: the name that is nearest to a key, or all names."""
+    near = [name for name in names if "".join(x[:1] for x in name.split("_")) == key]
+    near = near or difflib.get_close_matches(key, names, n=1)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return f"; it has {', '.join(names)}" if names else ""
 
 
 def _place(error: Exception) -> str:

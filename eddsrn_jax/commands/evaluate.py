@@ -11,6 +11,7 @@ from eddsrn_jax.commands.command_line import run_command
 from eddsrn_jax.commands.config_flag import define_config_flag
 from eddsrn_jax.commands.process_flags import connect_by_flags, define_process_flags
 from eddsrn_jax.errors import UsageError
+from eddsrn_jax.files import local_path, printable
 
 FLAGS = flags.FlagValues()
 define_process_flags(FLAGS)
@@ -65,7 +66,11 @@ _SIGMAS = flags.DEFINE_string(
     flag_values=FLAGS,
 )
 _SEED = flags.DEFINE_integer(
-    "seed", 0, "Seed of --sigmas=random and of the noise.", flag_values=FLAGS
+    "seed",
+    0,
+    "Seed of --sigmas=random and of the noise.",
+    lower_bound=0,
+    flag_values=FLAGS,
 )
 _MAX_PHOTOS = flags.DEFINE_integer(
     "max_photos",
@@ -130,11 +135,13 @@ def parse_datasets(values: list[str]) -> dict[str, Path]:
         name, equals, folder = value.partition("=")
         if not (name and equals and folder):
             raise UsageError(f"--dataset={value}: expected NAME=DIR")
+        if printable(name) != name:
+            raise UsageError(f"--dataset={printable(value)}: the name must be UTF-8")
         if "/" in name or name.startswith("."):
             raise UsageError(f"--dataset={value}: {name!r} cannot be a file name")
         if name in datasets:
             raise UsageError(f"--dataset={value}: another set is named {name} too")
-        datasets[name] = Path(folder).expanduser()
+        datasets[name] = local_path(folder, f"--dataset={name}")
     return datasets
 
 
@@ -155,7 +162,7 @@ def parse_sigmas(value: str) -> tuple[float, ...] | None:
 
 
 def _path(flag: flags.FlagHolder[str | None]) -> Path | None:
-    return Path(flag.value).expanduser() if flag.value else None
+    return local_path(flag.value, f"--{flag.name}") if flag.value else None
 
 
 def main() -> None:

@@ -4,12 +4,10 @@ The file holds a checkpoint's parameters and the description of its network. res
 and evaluate.py take it as --weights, train.py as --config.init_from.
 """
 
-from pathlib import Path
-
 from absl import flags
 
 from eddsrn_jax.commands.command_line import run_command
-from eddsrn_jax.files import make_folder
+from eddsrn_jax.files import local_path, make_folder, printable, workdir_path
 
 FLAGS = flags.FlagValues()
 _WORKDIR = flags.DEFINE_string(
@@ -47,12 +45,15 @@ def main() -> None:
     from eddsrn_jax.checkpoints.weights import write_network
     from eddsrn_jax.models.complexity import count_parameters
 
-    path = Path(_OUT.value).expanduser()
-    network = read_run(Path(_WORKDIR.value).expanduser(), _STEP.value)
+    path = local_path(_OUT.value, "--out")
+    network = read_run(workdir_path(_WORKDIR.value), _STEP.value)
     make_folder(path.parent, "folder")
     write_network(path, network, dtype=_DTYPE.value)
     count = count_parameters(network.params)
-    print(f"{path}: {network.name}, step {network.step}, {count:,} parameters")
+    print(
+        f"{printable(path)}: {network.name}, step {network.step}, {count:,} parameters in"
+        f" {_DTYPE.value}, {path.stat().st_size / 1e6:.1f} MB (--dtype sets the type)"
+    )
 
 
 def run() -> None:

@@ -9,14 +9,17 @@ from absl import flags
 from eddsrn_jax.commands.command_line import run_command
 from eddsrn_jax.commands.config_flag import config_name, define_config_flag
 from eddsrn_jax.commands.process_flags import connect_by_flags, define_process_flags
+from eddsrn_jax.config_values import Config, read_config
+from eddsrn_jax.errors import UsageError
+from eddsrn_jax.files import workdir_path
 
 FLAGS = flags.FlagValues()
 define_process_flags(FLAGS)
 _CONFIG = define_config_flag(
     FLAGS,
-    "Config of the run: an included one, such as eddsrn_lite, or a file.",
+    "Config of the run: an included one, such as eddsrn_lite, or a file. Default: the"
+    " config that the run in --workdir has saved.",
 )
-flags.mark_flag_as_required("config", flag_values=FLAGS)
 _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
@@ -41,16 +44,34 @@ _PROFILE = flags.DEFINE_integer(
 )
 
 
+def _config_and_workdir() -> tuple[Config, Path]:
+    """Returns the config and the workdir that the flags name."""
+    if _CONFIG.value is not None:
+        workdir = _WORKDIR.value or Path("runs", config_name(FLAGS))
+        return _CONFIG.value, workdir_path(workdir)
+    if not _WORKDIR.value:
+        raise UsageError(
+            "give --config for a new run, or the --workdir of a run to resume"
+        )
+    workdir = workdir_path(_WORKDIR.value)
+    if not (workdir / "config.json").is_file():
+        raise UsageError(
+            f"--workdir={workdir}: no run to resume (it has no config.json); give"
+            " --config for a new run"
+        )
+    return read_config(workdir / "config.json"), workdir
+
+
 def main() -> int:
     """Trains as the flags say; returns 130 after Ctrl-C, else 0."""
     # Imported here, so that --help and wrong flags are answered immediately.
     from eddsrn_jax.training.loop import train_and_evaluate
 
-    workdir = Path(_WORKDIR.value or Path("runs", config_name(FLAGS)))
+    config, workdir = _config_and_workdir()
     connect_by_flags(FLAGS)
     stopped = train_and_evaluate(
-        _CONFIG.value,
-        workdir.expanduser(),
+        config,
+        workdir,
         max_minutes=_MAX_MINUTES.value,
         profile_steps=_PROFILE.value,
     )

@@ -12,13 +12,12 @@ import json
 import logging
 import os
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from eddsrn_jax.data.progress import Progress
 from eddsrn_jax.data.sources import File, Listing, Source
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.files import delete_leftovers, locked, write_text, written_beside
@@ -159,7 +158,7 @@ def _index_path(listing: Listing, cache_dir: Path) -> Path:
 
 
 def _make_pack(source: Source, index_path: Path, on_error: str) -> None:
-    with _progress(f"scanning {source.name}") as bar:
+    with Progress(f"scanning {source.name}") as bar:
         pixels = []
         for file in source.files():
             pixels.append(_count_pixels(file))
@@ -221,7 +220,7 @@ def _decode(source: Source, total: int) -> Iterator[tuple[File, np.ndarray | Inp
 
     workers = os.cpu_count() or 1
     with (
-        _progress(f"packing {source.name}", total) as bar,
+        Progress(f"packing {source.name}", total) as bar,
         concurrent.futures.ThreadPoolExecutor(workers) as pool,
     ):
         pending: collections.deque[concurrent.futures.Future] = collections.deque()
@@ -234,7 +233,3 @@ def _decode(source: Source, total: int) -> Iterator[tuple[File, np.ndarray | Inp
         while pending:
             yield pending.popleft().result()
             bar.update()
-
-
-def _progress(title: str, total: int | None = None) -> tqdm:
-    return tqdm(total=total, desc=title, unit="photo", disable=not sys.stderr.isatty())

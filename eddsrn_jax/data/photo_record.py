@@ -15,7 +15,7 @@ from eddsrn_jax.config_values import Config, text
 from eddsrn_jax.data.pack import Pack, open_pack, read_pack
 from eddsrn_jax.data.sources import Listing, Source, open_split
 from eddsrn_jax.errors import InputError
-from eddsrn_jax.files import cache_root, write_text
+from eddsrn_jax.files import cache_root, local_path, write_text
 
 _log = logging.getLogger(__name__)
 
@@ -69,6 +69,9 @@ def open_packs(
             assert workdir is not None
             packs.append(_packed(listing, cache_dir, workdir, changes))
             packs[-1].announce(on_error)
+    if workdir and changes:
+        # Only now it is known that there are packs to use.
+        _report_changes(workdir, changes)
     if workdir and active:
         content = json.dumps(dataclasses.asdict(record), indent=1) + "\n"
         write_text(_record(workdir), content)
@@ -89,7 +92,9 @@ def open_validation(
     record, sources, changes = _choose(wanted, workdir)
     if source := sources.get(record.validation):
         return source
-    return _packed(record.validation, cache_dir, workdir, changes).as_source()
+    pack = _packed(record.validation, cache_dir, workdir, changes)
+    _report_changes(workdir, changes)
+    return pack.as_source()
 
 
 def photo_places(config: Config) -> dict[str, Any]:
@@ -102,7 +107,7 @@ def photo_places(config: Config) -> dict[str, Any]:
     folder = text(config, "data.cache_dir") or cache_root() / "packs"
     return {
         "wanted": {name: text(config, f"data.{name}") for name in names},
-        "cache_dir": Path(folder).expanduser(),
+        "cache_dir": local_path(folder, "config.data.cache_dir"),
     }
 
 
@@ -114,28 +119,35 @@ def _choose(
     wanted: Mapping[str, str], workdir: Path | None, *, download: bool = False
 ) -> tuple[PhotoRecord, dict[Listing, Source], str]:
     """Returns a run's record, the sources as they are now, and the changes in words."""
-    record = None
+    begun = None
     # Before its first checkpoint a run has learnt nothing from its photos.
     if workdir and any((workdir / "checkpoints").glob("[0-9]*")):
-        record = _read(_record(workdir)) if _record(workdir).exists() else None
-    if record and record.wanted != wanted:
-        record = None
+        begun = _read(_record(workdir)) if _record(workdir).exists() else None
+    record = begun if begun and begun.wanted == wanted else None
     try:
-        split = open_split(**wanted, tfds_download=download)
+        split = open_split(**wanted, tfds_download=download, workdir=workdir)
         now = PhotoRecord(wanted, split.train.listing(), split.validation.listing())
         sources = {now.train: split.train, now.validation: split.validation}
         changes = _changes(record or now, now)
     except (InputError, OSError) as error:
+        if begun and begun.wanted != wanted:
+            raise InputError(
+                f"{error}. The run in {workdir} began with"
+                f" config.data.source={begun.wanted.get('source')}; give this value"
+                " again, or resume with --workdir alone"
+            ) from error
         if not record:
             raise
         sources, changes = {}, str(error)
-    if workdir and changes:
-        _log.warning(
-            "%s: the run's photos have changed since it began (%s); the packed copies are"
-            " used",
-            *(_record(workdir), changes),
-        )
     return record or now, sources, changes
+
+
+def _report_changes(workdir: Path, changes: str) -> None:
+    _log.warning(
+        "%s: the run's photos have changed since it began (%s); the packed copies are"
+        " used",
+        *(_record(workdir), changes),
+    )
 
 
 def _packed(listing: Listing, cache_dir: Path, workdir: Path, changes: str) -> Pack:

@@ -1,83 +1,33 @@
-"""Sources of photos: div2k of tensorflow-datasets, a folder, or scikit-image's wheel.
+"""Finds the photos of a config's sources, and splits them for training and validation.
 
-A source lists its files without decoding them; `pack.py` decodes them.
+No photo, and no exact copy of it, is in both sets.
 """
 
 import dataclasses
 import hashlib
+import itertools
+import logging
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-import numpy as np
-
+from eddsrn_jax.data.folders import PhotoFile, equal_files, find_photos
+from eddsrn_jax.data.source_files import File as File
+from eddsrn_jax.data.source_files import Listing as Listing
+from eddsrn_jax.data.source_files import Source as Source
+from eddsrn_jax.data.source_files import folder_name, paths_source, tfds_source
+from eddsrn_jax.data.source_files import folder_source as folder_source
 from eddsrn_jax.errors import InputError
-from eddsrn_jax.images import list_images, read_image
+from eddsrn_jax.files import local_path
 
+_log = logging.getLogger(__name__)
 
-@dataclasses.dataclass(frozen=True)
-class File:
-    """An image file.
-
-    Attributes:
-        name: unique name within the source.
-        content: path, bytes, or the pixels if the file is decoded already.
-    """
-
-    name: str
-    content: Path | bytes | np.ndarray
-
-    @property
-    def place(self) -> str:
-        """Path of the file, or its name if it has no path, for messages."""
-        return str(self.content) if isinstance(self.content, Path) else self.name
-
-    def read(self) -> np.ndarray:
-        """Returns the file's pixels, see `read_image`."""
-        if isinstance(self.content, np.ndarray):
-            return self.content
-        return read_image(self.content, self.place)
-
-
-@dataclasses.dataclass(frozen=True)
-class Listing:
-    """State of the files that hold a set of photos, at one time.
-
-    Attributes:
-        name: name of the set.
-        files: path, size and modification time (nanoseconds) of each file.
-    """
-
-    name: str
-    files: tuple[tuple[str, int, int], ...]
-
-    @property
-    def key(self) -> str:
-        """The set's name, and a hash of the paths, sizes and times of its files."""
-        text = repr((self.name, list(self.files)))
-        return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """A set of photos.
-
-    Attributes:
-        name: name in messages and tables.
-        origin: files on disk that hold the set and identify it.
-        files: function that yields every photo once, in a fixed order.
-    """
-
-    name: str
-    origin: tuple[Path, ...]
-    files: Callable[[], Iterator[File]]
-
-    def listing(self) -> Listing:
-        """Returns the state of the source's files now."""
-        stats = [(str(path.resolve()), path.stat()) for path in self.origin]
-        files = ((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats)
-        return Listing(self.name, tuple(files))
+# Subfolders of DIV2K as its authors distribute it.
+_LAYOUT = ("DIV2K_train_HR", "DIV2K_valid_HR")
+# Longest name of a set that consists of several sources.
+_LONGEST_NAME = 80
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,96 +38,191 @@ class Split:
     validation: Source
 
 
+class _Photos(NamedTuple):
+    """A named set of image files."""
+
+    name: str
+    files: Sequence[PhotoFile]
+
+
+class _Part(NamedTuple):
+    """One of the sources that a config names.
+
+    Attributes:
+        train: all photos; without those of `validation`, if that is not None.
+        validation: photos that the source itself sets apart for validation, or None.
+    """
+
+    train: _Photos | Source
+    validation: _Photos | Source | None
+
+
 def open_split(
     source: str,
     *,
     validation_source: str = "",
     tfds_data_dir: str = "",
     tfds_download: bool = False,
+    workdir: Path | None = None,
 ) -> Split:
     """Finds the photos of a config's `data.source`.
 
     Args:
         source: "tfds:div2k" (has its own validation set), "folder:DIR" (holds out 5 % of
             the files for validation, chosen by their names), or "bundled" (photos inside
-            scikit-image's wheel).
+            scikit-image's wheel). A folder with DIV2K_train_HR and DIV2K_valid_HR has its
+            own validation set too. Several folders are separated by commas:
+            "folder:A,folder:B".
         validation_source: separate source for validation, in the same form. Folders are
-            then used whole; other sources keep their own split.
+            then used whole; other sources keep their own split. Photos of this source are
+            left out of the training.
         tfds_data_dir: folder of tensorflow-datasets' data; empty for its default.
         tfds_download: whether tensorflow-datasets may download and prepare missing data.
+        workdir: workdir of the run, which is never a part of a source.
 
     Raises:
-        InputError: the source is unknown, or its photos are not there.
+        InputError: the source is unknown, its photos are not there, or no photo is left
+            to train on.
     """
-    tfds_options = {"data_dir": tfds_data_dir, "download": tfds_download}
+    options = {
+        "excluded": [workdir] if workdir else [],
+        "tfds": {"data_dir": tfds_data_dir, "download": tfds_download},
+    }
+    parts = _open(source, "config.data.source", **options)
+    train = [part.train for part in parts]
     if validation_source:
-        return Split(
-            train=_open_whole(source, "train", tfds_options),
-            validation=_open_whole(validation_source, "validation", tfds_options),
+        others = _open(validation_source, "config.data.validation_source", **options)
+        validation = [part.validation or part.train for part in others]
+    else:
+        pairs = [
+            (part.train, part.validation) if part.validation else _hold_out(part.train)
+            for part in parts
+        ]
+        train, validation = (list(sets) for sets in zip(*pairs, strict=True))
+    if validation_source or len(parts) > 1 or parts[0].validation:
+        train = _without_validation(train, validation, source)
+    return Split(_joined(train), _joined(validation))
+
+
+def _open(source: str, flag: str, *, excluded: list[Path], tfds: dict) -> list[_Part]:
+    """Opens every source that a config value names."""
+    texts = re.split(r",(?=folder:|tfds:|bundled(?:,|$))", source)
+    parts = []
+    for text in texts:
+        kind, _, where = text.partition(":")
+        if kind == "folder" and where:
+            parts.append(_open_folder(local_path(where, flag), excluded))
+        elif kind == "tfds" and len(texts) == 1:
+            sets = [tfds_source(where, part, **tfds) for part in ("train", "validation")]
+            parts.append(_Part(*sets))
+        elif text == "bundled":
+            parts.append(_open_bundled())
+        elif kind == "tfds":
+            raise InputError(f"{flag}={source}: {text} cannot be one of several sources")
+        else:
+            raise InputError(
+                f"{flag}={source!r}: expected 'tfds:div2k', 'folder:DIR' or 'bundled',"
+                " or several folders: 'folder:A,folder:B'"
+            )
+    return parts
+
+
+def _open_folder(folder: Path, excluded: list[Path]) -> _Part:
+    name = folder_name(folder)
+    if all((folder / part).is_dir() for part in _LAYOUT):
+        _log.info(
+            "%s: trains on %s and validates on %s; other folders in it are not used",
+            *(folder, *_LAYOUT),
         )
-    kind, _, where = source.partition(":")
-    if kind == "tfds":
-        return Split(
-            train=_tfds_source(where, "train", **tfds_options),
-            validation=_tfds_source(where, "validation", **tfds_options),
+        train, validation = (
+            find_photos(folder / part, excluded=excluded) for part in _LAYOUT
         )
-    if kind == "folder" and where:
-        return _split_folder(Path(where).expanduser())
-    if source == "bundled":
-        return _bundled_split()
-    raise InputError(
-        f"config.data.source={source!r}: expected 'tfds:div2k', 'folder:DIR' or 'bundled'"
-    )
+        return _Part(_Photos(name, train), _Photos(f"{name}-val", validation))
+    return _Part(_Photos(name, find_photos(folder, excluded=excluded)), None)
 
 
-def _open_whole(source: str, part: str, tfds_options: dict[str, Any]) -> Source:
-    """Opens a folder as a whole, or the named part of a source with its own split."""
-    kind, _, where = source.partition(":")
-    if kind == "folder" and where:
-        return folder_source(Path(where).expanduser())
-    if kind == "tfds":
-        return _tfds_source(where, part, **tfds_options)
-    return getattr(open_split(source), part)
-
-
-def folder_source(folder: Path, name: str = "") -> Source:
-    """Returns a source of all images below a folder.
-
-    Args:
-        folder: folder to search.
-        name: name of the source; empty for the folder's name.
-
-    Raises:
-        InputError: the folder does not exist or has no image in it.
-    """
-    return _paths_source(name or folder.name, folder, list_images(folder))
-
-
-def _paths_source(name: str, folder: Path, paths: list[Path]) -> Source:
-    def files() -> Iterator[File]:
-        for path in paths:
-            yield File(path.relative_to(folder).as_posix(), path)
-
-    return Source(name, tuple(paths), files)
-
-
-def _split_folder(folder: Path) -> Split:
-    paths = list_images(folder)
-    if len(paths) < 2:
+def _hold_out(photos: _Photos | Source) -> tuple[_Photos, _Photos]:
+    """Holds out a twentieth of a folder's photos; exact copies stay together."""
+    assert isinstance(photos, _Photos)
+    files = photos.files
+    if len(files) < 2:
         raise InputError(
-            f"{folder}: only {len(paths)} image found; training and validation need one"
-            " each"
+            f"{photos.name}: only {len(files)} image found; training and validation need"
+            " one each"
         )
+    groups = equal_files([file.path for file in files])
+    if len(groups) == 1:
+        _log.warning("%s: all %d photos are equal", photos.name, len(files))
+        groups = [[i] for i in range(len(files))]
 
     # Drawn by name, so that files added later move few others between the two sets.
-    def draw(path: Path) -> str:
-        return hashlib.sha256(path.relative_to(folder).as_posix().encode()).hexdigest()
+    def draw(group: list[int]) -> str:
+        return hashlib.sha256(files[group[0]].name.encode()).hexdigest()
 
-    held_out = set(sorted(paths, key=draw)[: -(-len(paths) // 20)])
-    return Split(
-        train=_paths_source(folder.name, folder, [p for p in paths if p not in held_out]),
-        validation=_paths_source(f"{folder.name}-val", folder, sorted(held_out)),
+    chosen = sorted(groups, key=draw)[: -(-len(groups) // 20)]
+    held_out = set(itertools.chain.from_iterable(chosen))
+    return (
+        photos._replace(files=[x for i, x in enumerate(files) if i not in held_out]),
+        _Photos(f"{photos.name}-val", [files[i] for i in sorted(held_out)]),
     )
+
+
+def _without_validation(
+    train: list[_Photos | Source], validation: list[_Photos | Source], source: str
+) -> list[_Photos | Source]:
+    """Leaves photos out of the training that are in the validation set too."""
+    others = [
+        f.path for part in validation if isinstance(part, _Photos) for f in part.files
+    ]
+    kept, omitted = [], []
+    for part in train:
+        if isinstance(part, _Photos):
+            paths = [file.path for file in part.files]
+            shared = _equal_to(paths, others)
+            omitted += [file.name for i, file in enumerate(part.files) if i in shared]
+            files = [file for i, file in enumerate(part.files) if i not in shared]
+            part = part._replace(files=files)
+        kept.append(part)
+    if omitted and not any(part.files for part in kept):
+        raise InputError(
+            f"config.data.source={source}: all of its {len(omitted)} photos are also in"
+            " the validation set; training and validation need different photos"
+        )
+    if omitted:
+        _log.warning(
+            "%d photos left out of the training, because they are in the validation set"
+            " too: %s%s",
+            *(len(omitted), ", ".join(omitted[:3]), " ..." * (len(omitted) > 3)),
+        )
+    return kept
+
+
+def _equal_to(paths: list[Path], others: list[Path]) -> set[int]:
+    """Returns the indices of the paths whose files equal one of the other files."""
+    places = {os.path.realpath(path) for path in others}
+    shared = {i for i, path in enumerate(paths) if os.path.realpath(path) in places}
+    count = len(paths)
+    for group in equal_files([*paths, *others]):
+        if group[-1] >= count:
+            shared |= {i for i in group if i < count}
+    return shared
+
+
+def _joined(parts: Sequence[_Photos | Source]) -> Source:
+    """Returns one source of all photos of several sets."""
+    if len(parts) == 1:
+        (part,) = parts
+        return paths_source(*part) if isinstance(part, _Photos) else part
+    files, names = [], []
+    for number, part in enumerate(parts, 1):
+        assert isinstance(part, _Photos)
+        name = f"{part.name}-{number}" if part.name in names else part.name
+        names.append(name)
+        files += [PhotoFile(f"{name}/{file.name}", file.path) for file in part.files]
+    title = "+".join(names)
+    if len(title) > _LONGEST_NAME:
+        title = f"{names[0]}+{len(names) - 1} more"
+    return paths_source(title, files)
 
 
 # The colour photos in scikit-image's wheel. The validation photos are in the public
@@ -194,7 +239,7 @@ BUNDLED_TRAIN = (
 BUNDLED_VALIDATION = ("astronaut.png", "chelsea.png")
 
 
-def _bundled_split() -> Split:
+def _open_bundled() -> _Part:
     # Only the folder is looked up: importing skimage.data imports all of scikit-image.
     import importlib.util
 
@@ -205,59 +250,7 @@ def _bundled_split() -> Split:
         )
     folder = Path(spec.origin).parent / "data"
     train, validation = (
-        [folder / name for name in names] for names in (BUNDLED_TRAIN, BUNDLED_VALIDATION)
+        [PhotoFile(name, folder / name) for name in names]
+        for names in (BUNDLED_TRAIN, BUNDLED_VALIDATION)
     )
-    return Split(
-        train=_paths_source("bundled", folder, train),
-        validation=_paths_source("bundled-val", folder, validation),
-    )
-
-
-def import_tensorflow():
-    """Imports TensorFlow, silenced, and hides the accelerators that JAX uses from it."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    import tensorflow as tf
-
-    for kind in ("GPU", "TPU"):
-        tf.config.set_visible_devices([], kind)
-    return tf
-
-
-def _tfds_source(name: str, split: str, *, data_dir: str, download: bool) -> Source:
-    import_tensorflow()
-    import tensorflow_datasets as tfds
-
-    dataset, _, config = name.partition("/")
-    # The HR photos are the same in all of div2k's configs; x4 is this project's scale.
-    full_name = f"{dataset}/{config or 'bicubic_x4'}"
-    try:
-        builder = tfds.builder(full_name, data_dir=data_dir or None)
-    # The library's own message is a page long.
-    except (ValueError, tfds.core.DatasetNotFoundError) as error:
-        raise InputError(
-            f"config.data.source=tfds:{name}: tensorflow-datasets has no {full_name}"
-        ) from error
-    if download:
-        builder.download_and_prepare()
-    if not builder.is_prepared():
-        raise InputError(
-            f"{full_name} is not prepared in {builder.data_path}. Let"
-            " tensorflow-datasets download it (4.3 GB) with"
-            " --config.data.tfds_download=true, or train on a folder of photos with"
-            " --config.data.source=folder:DIR"
-        )
-
-    def files() -> Iterator[File]:
-        decoders = {"hr": tfds.decode.SkipDecoding(), "lr": tfds.decode.SkipDecoding()}
-        # A decorator hides the parameters of this method from type checkers.
-        examples = builder.as_dataset(split=split, decoders=decoders)  # pyright: ignore[reportCallIssue]
-        for i, example in enumerate(examples.as_numpy_iterator()):
-            yield File(f"{full_name}-{split}-{i:04d}", example["hr"])
-
-    title = "DIV2K" if dataset == "div2k" else dataset
-    return Source(
-        title if split == "train" else f"{title}-val",
-        tuple(sorted(Path(p) for p in builder.info.splits[split].filepaths)),
-        files,
-    )
+    return _Part(_Photos("bundled", train), _Photos("bundled-val", validation))

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from eddsrn_jax.data.crops import CropSampler
-from eddsrn_jax.data.sources import import_tensorflow
+from eddsrn_jax.data.source_files import import_tensorflow
 
 Batch = dict[str, np.ndarray]
 _Batch = TypeVar("_Batch")

@@ -10,6 +10,9 @@ from skimage.metrics import structural_similarity
 
 from eddsrn_jax.ops.color import LUMINANCE
 
+# Highest PSNR, in dB. It stands for the infinite PSNR of equal images, so that means and
+# tables stay finite.
+MAX_PSNR = 100.0
 CHANNELS = ("rgb", "y")
 BORDERS = (0, 4)
 _SSIM_RADIUS = 5
@@ -29,9 +32,12 @@ def crop_border(image: np.ndarray, border: int) -> np.ndarray:
 
 
 def psnr(pred: np.ndarray, target: np.ndarray) -> float:
-    """Returns the PSNR in dB for a peak of 255; infinite for equal images."""
+    """Returns the PSNR in dB for a peak of 255; `MAX_PSNR` for equal images."""
     error = np.mean(np.square(pred.astype(np.float64) - target))
-    return float(10 * np.log10(255.0**2 / error)) if error else float("inf")
+    if not error:
+        return MAX_PSNR
+    # A single grey level of difference in a large photo would exceed the maximum too.
+    return min(float(10 * np.log10(255.0**2 / error)), MAX_PSNR)
 
 
 def ssim_map(pred: np.ndarray, target: np.ndarray) -> np.ndarray:

@@ -17,14 +17,15 @@ from eddsrn_jax.checkpoints.weights import Network, find_weights, read_network
 from eddsrn_jax.config_values import Config
 from eddsrn_jax.data.photo_record import open_validation, photo_places
 from eddsrn_jax.data.sources import Source, folder_source
-from eddsrn_jax.distributed import gather
+from eddsrn_jax.distributed import gather, require_equal
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.evaluation.baselines.bicubic import bicubic, untouched
 from eddsrn_jax.evaluation.baselines.ensemble import self_ensemble
 from eddsrn_jax.evaluation.inputs import Spoiling
 from eddsrn_jax.evaluation.results import Row, format_gains, format_table, write_results
 from eddsrn_jax.evaluation.scoring import PAPER, Method, Photo, Scoring, evaluate
-from eddsrn_jax.files import below, make_folder
+from eddsrn_jax.files import below, local_path, make_folder, printable, workdir_path
+from eddsrn_jax.mesh import find_devices
 from eddsrn_jax.models import abstract_outputs
 from eddsrn_jax.restoration.restorer import Restorer
 
@@ -52,10 +53,10 @@ class _Candidate:
 
 def evaluate_network(
     *,
-    workdir: Path | None = None,
+    workdir: Path | str | None = None,
     step: int | None = None,
-    weights: Path | None = None,
-    datasets: Mapping[str, Path] | None = None,
+    weights: Path | str | None = None,
+    datasets: Mapping[str, Path | str] | None = None,
     validation: bool = True,
     validation_set: Source | None = None,
     scoring: Scoring = PAPER,
@@ -63,8 +64,8 @@ def evaluate_network(
     dtype: str | None = None,
     ensemble: bool = False,
     wiener: bool = False,
-    peers: Path | None = None,
-    output_dir: Path | None = None,
+    peers: Path | str | None = None,
+    output_dir: Path | str | None = None,
 ) -> list[Row]:
     """Scores a network and the baselines; prints and writes the results.
 
@@ -97,6 +98,8 @@ def evaluate_network(
         InputError: the checkpoint, weights, folder or validation set does not exist, or
             there is no photo to score.
     """
+    find_devices()
+    workdir = workdir_path(workdir) if workdir else None
     candidate = _open_run(workdir, step) if workdir else _open_weights(weights)
     sources = open_folders(datasets or {})
     if validation and validation_set:
@@ -115,7 +118,7 @@ def evaluate_network(
     for name in beside:
         methods[f"weights {name}"] = Restorer.from_pretrained(weights=name, dtype=dtype)
     if peers:
-        for name, peer in read_peers(peers).items():
+        for name, peer in read_peers(local_path(peers, "--peers")).items():
             methods[name] = Restorer(peer.model, peer.params)
     rows = score_sources(
         methods,
@@ -132,13 +135,14 @@ def evaluate_network(
         return []
     spoiled = any(spoiling != Spoiling() for spoiling in scoring.spoilings)
     print(format_gains(rows) if spoiled else format_table(rows))
-    print(f"\n{candidate.title}; scores in {output_dir / 'results.json'}")
+    scores = printable(output_dir / "results.json")
+    print(f"\n{printable(candidate.title)}; scores in {scores}")
     for name in dict.fromkeys(row.dataset for row in rows):
-        print(f"before/after picture: {example_path(output_dir, name)}")
+        print(f"before/after picture: {printable(example_path(output_dir, name))}")
     return rows
 
 
-def open_folders(datasets: Mapping[str, Path]) -> list[Source]:
+def open_folders(datasets: Mapping[str, Path | str]) -> list[Source]:
     """Opens folders of photos as sources; raises InputError if one has no photo."""
     return [folder_source(folder, name) for name, folder in datasets.items()]
 
@@ -178,6 +182,7 @@ def score_sources(
         raise InputError(f"two sets have the same name: {', '.join(names)}")
     if not sources:
         raise InputError("nothing to score: give --dataset=NAME=DIR")
+    require_equal([*names, repr(scoring), *methods], "what they score differs")
     share, rows = (jax.process_index(), jax.process_count()), []
     for source in sources:
         images = below(output_dir, "images", source.name)
@@ -264,11 +269,12 @@ def _methods(network: Network, *, dtype: str | None, ensemble: bool) -> dict[str
     return methods
 
 
-def open_output(folder: Path | None, default: Path) -> Path:
+def open_output(folder: Path | str | None, default: Path) -> Path:
     """Creates the folder for results and returns its path.
 
     If `folder` is None, the default is used, or its first numbered variant if it exists.
     """
+    folder = local_path(folder, "--output_dir") if folder else None
     # The first process chooses for all: once it has created the folder, the others would
     # find the name taken.
     chosen = Path(gather(str(folder or _free_folder(default)))[0])

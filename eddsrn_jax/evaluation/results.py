@@ -2,8 +2,6 @@
 
 import csv
 import dataclasses
-import json
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from eddsrn_jax.files import write_text, written_beside
+from eddsrn_jax.files import to_json, write_text, written_beside
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +157,7 @@ def write_results(
         "means_by_sigma": means(rows, by_sigma=True),
         "images": by_image,
     }
-    write_text(folder / "results.json", to_json(results))
+    write_text(folder / "results.json", to_json(results, indent=1))
     tables = [format_table(rows), format_table(rows, by_sigma=True)]
     if any(row.noise or row.jpeg for row in rows):
         tables.append(format_gains(rows))
@@ -175,21 +173,7 @@ def write_results(
         for mean in results["means_by_sigma"] + results["means"]:
             sigma = "mean" if mean["sigma"] is None else mean["sigma"]
             mean = {**mean, "image": "mean", "sigma": sigma}
-            writer.writerow({**mean, "protocol": json.dumps(protocol)})
-
-
-def to_json(tree: Any) -> str:
-    """Returns a tree as JSON, in which the infinite PSNR of equal images is null."""
-    return json.dumps(_without_infinities(tree), indent=1, allow_nan=False)
-
-
-def _without_infinities(tree: Any) -> Any:
-    """Replaces non-finite floats by None, because JSON has no infinity."""
-    if isinstance(tree, Mapping):
-        return {key: _without_infinities(value) for key, value in tree.items()}
-    if isinstance(tree, list):
-        return [_without_infinities(value) for value in tree]
-    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
+            writer.writerow({**mean, "protocol": to_json(protocol)})
 
 
 def before_after(images: Mapping[str, np.ndarray], *, side: int = 320) -> np.ndarray:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import ml_collections
 import numpy as np
 
 from eddsrn_jax.checkpoints.torch_weights import read_peers
@@ -21,10 +22,11 @@ from eddsrn_jax.evaluation.baselines.wiener import Wiener
 from eddsrn_jax.evaluation.figure import draw_figure
 from eddsrn_jax.evaluation.inputs import random_sigma
 from eddsrn_jax.evaluation.network import open_folders, open_output, score_sources
-from eddsrn_jax.evaluation.results import OUTPUT_TITLES, markdown, means, to_json
+from eddsrn_jax.evaluation.results import OUTPUT_TITLES, markdown, means
 from eddsrn_jax.evaluation.scoring import PAPER, Method, Scoring, middle
-from eddsrn_jax.files import write_text, written_beside
+from eddsrn_jax.files import local_path, printable, to_json, write_text, written_beside
 from eddsrn_jax.images import read_image, write_image
+from eddsrn_jax.mesh import find_devices
 from eddsrn_jax.models import abstract_params
 from eddsrn_jax.models.complexity import count_parameters, macs_per_pixel
 from eddsrn_jax.restoration.restorer import Restorer
@@ -58,12 +60,12 @@ class Entry:
 def compare(
     config: Config,
     *,
-    datasets: Mapping[str, Path],
+    datasets: Mapping[str, Path | str],
     scoring: Scoring = PAPER,
     dtype: str | None = None,
-    peers: Path | None = None,
+    peers: Path | str | None = None,
     figure: str | None = None,
-    output_dir: Path | None = None,
+    output_dir: Path | str | None = None,
 ) -> list[Entry]:
     """Scores the systems of a table's config; prints and writes the table.
 
@@ -82,6 +84,7 @@ def compare(
     Raises:
         InputError: existing weights cannot be read, or a folder or photo is missing.
     """
+    find_devices()
     sources = open_folders(datasets)
     photo = _open_photo(figure) if figure else None
     entries = read_entries(config, dtype=dtype, peers=peers)
@@ -102,18 +105,18 @@ def compare(
         text += "\n\nNot measured:\n\n" + "\n".join(missing)
     _write(output_dir / config.name, entries, found, text)
     print(text)
-    print(f"\ntables in {output_dir / config.name}.md, .csv and .json")
+    print(f"\ntables in {printable(output_dir / config.name)}.md, .csv and .json")
     if figure and photo is not None:
         path = output_dir / f"figure_{Path(figure.removeprefix('bundled:')).stem}.png"
-        drawn = scoring.sigmas or (random_sigma(scoring.seed, figure),)
+        drawn = scoring.sigmas or (random_sigma(scoring.seed, printable(figure)),)
         write_image(path, draw_figure(methods, photo, sigma=middle(drawn)))
-        print(f"figure: {path}")
+        print(f"figure: {printable(path)}")
     return entries
 
 
 def _open_photo(place: str) -> np.ndarray:
     if not place.startswith("bundled:"):
-        return read_image(Path(place).expanduser())
+        return read_image(local_path(place, "--figure"))
     files = list(open_split("bundled").validation.files())
     for file in files:
         if Path(file.name).name == place.removeprefix("bundled:"):
@@ -122,7 +125,9 @@ def _open_photo(place: str) -> np.ndarray:
     raise InputError(f"--figure={place}: no such photo, only {names}")
 
 
-def read_entries(config: Config, *, dtype: str | None, peers: Path | None) -> list[Entry]:
+def read_entries(
+    config: Config, *, dtype: str | None, peers: Path | str | None
+) -> list[Entry]:
     """Builds the rows of a table's config, with weights if these exist.
 
     Args:
@@ -132,7 +137,8 @@ def read_entries(config: Config, *, dtype: str | None, peers: Path | None) -> li
     Raises:
         InputError: existing weights cannot be read, or a row's method is unknown.
     """
-    others = read_peers(peers) if peers else {}
+    _check_table(config)
+    others = read_peers(local_path(peers, "--peers")) if peers else {}
     entries: dict[str, Entry] = {}
     for name in config.order:
         row = config.rows[name]
@@ -148,8 +154,8 @@ def read_entries(config: Config, *, dtype: str | None, peers: Path | None) -> li
                 entry = _network_entry(others[row.peer], dtype, **paper)
             case "peer":
                 entry = Entry(missing="give --peers=DIR", **paper)
-            case "network" if Path(row.weights).exists():
-                entry = _network_entry(_read(Path(row.weights)), dtype, **paper)
+            case "network" if (path := local_path(row.weights, name)).exists():
+                entry = _network_entry(_read(path), dtype, **paper)
             case "network":
                 entry = Entry(missing=f"no {row.weights}; run `{row.train}`", **paper)
             case "cascade":
@@ -158,6 +164,38 @@ def read_entries(config: Config, *, dtype: str | None, peers: Path | None) -> li
                 raise InputError(f"config.rows.{name}.method={row.method!r}: unknown")
         entries[name] = entry
     return list(entries.values())
+
+
+# The values of a row that its method needs.
+_NEEDED = {"network": ("weights", "train"), "peer": ("peer",), "cascade": ("parts",)}
+
+
+def _check_table(config: Config) -> None:
+    """Raises InputError if a config describes no table."""
+    values = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else {}
+    if "network" in values and "rows" not in values:
+        raise InputError(
+            f"--config: the config {values.get('name')!r} trains a network, and only"
+            " train.py takes it; evaluate.py takes a table such as configs/table1.py, and"
+            " scores a trained network with --workdir=RUN"
+        )
+    expected = "a table has rows, such as configs/table1.py"
+    if not isinstance(values.get("rows"), dict):
+        raise InputError(f"config.rows={values.get('rows')!r}: {expected}")
+    order, seen = values.get("order"), set()
+    if not isinstance(order, list | tuple) or not {*order} <= {*values["rows"]}:
+        raise InputError(f"config.order={order!r}: expected names of config.rows")
+    for name in order:
+        row = values["rows"][name]
+        for key in ("title", "method", "paper", *_NEEDED.get(row.get("method"), ())):
+            if key not in row:
+                raise InputError(f"config.rows.{name}.{key} is missing")
+        if later := {*row.get("parts", ())} - seen:
+            raise InputError(
+                f"config.rows.{name}.parts: {', '.join(sorted(later))} must come before"
+                " this row in config.order"
+            )
+        seen.add(name)
 
 
 def _read(path: Path) -> Network:
@@ -250,7 +288,7 @@ def _write(
             values[f"paper_{name}_ssim"] = ssim or None
         own = [mean for mean in found if mean["method"] == entry.title]
         table += [values | mean for mean in own] or [values]
-    write_text(path.with_suffix(".json"), to_json(table) + "\n")
+    write_text(path.with_suffix(".json"), to_json(table, indent=1) + "\n")
     fields = dict.fromkeys(name for row in table for name in row)
     with (
         written_beside(path.with_suffix(".csv")) as temporary,

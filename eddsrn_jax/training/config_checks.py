@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax.numpy as jnp
 import ml_collections
 
 from eddsrn_jax.config_values import Config, flatten
@@ -13,9 +12,12 @@ from eddsrn_jax.evaluation.inputs import SPOILINGS
 from eddsrn_jax.models import NETWORKS, SCALE, abstract_outputs, make_network
 from eddsrn_jax.training.losses import LOSSES
 
+# Steps, sizes and counts are 32-bit integers in JAX's programs.
+_MOST = 2**31 - 1
+
 
 def _is_whole(value: Any) -> bool:
-    return type(value) is int and value >= 0
+    return type(value) is int and 0 <= value <= _MOST
 
 
 def _is_number(value: Any) -> bool:
@@ -39,8 +41,17 @@ def _one_of(*names: str) -> tuple[Callable[[Any], bool], str]:
 
 _TEXT = (lambda value: isinstance(value, str), "text")
 _SWITCH = (lambda value: isinstance(value, bool), "True or False")
-_WHOLE = (_is_whole, "a whole number, 0 or more")
-_COUNT = (lambda value: _is_whole(value) and value > 0, "a whole number, 1 or more")
+_WHOLE = (_is_whole, f"a whole number, 0 or more, up to {_MOST}")
+_COUNT = (
+    lambda value: _is_whole(value) and value > 0,
+    f"a whole number, 1 or more, up to {_MOST}",
+)
+# Larger seeds would give the initial weights of smaller ones.
+_SEED = (
+    lambda value: type(value) is int and 0 <= value < 2**32,
+    f"a whole number, 0 or more, up to {2**32 - 1}",
+)
+_DTYPES = ("float32", "bfloat16", "float16")
 _NUMBER = (_is_number, "a number, 0 or more")
 _POSITIVE = (lambda value: _is_number(value) and value > 0, "a number, more than 0")
 _SHARE = (lambda value: _is_number(value) and value < 1, "0 or more and less than 1")
@@ -58,7 +69,7 @@ _QUALITIES = (
 # description of valid values.
 _VALUES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "name": _TEXT,
-    "seed": _WHOLE,
+    "seed": _SEED,
     "batch_size": _COUNT,
     "num_epochs": _WHOLE,
     "total_steps": _WHOLE,
@@ -106,6 +117,7 @@ _VALUES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "validation.degradation": _one_of(*SPOILINGS),
     "validation.max_photos": _COUNT,
     "checkpoint.every_steps": _COUNT,
+    "checkpoint.keep_every_steps": _WHOLE,
 }
 # Integer fields of networks that may be 0, which leaves that head out.
 _NONE_IS_ZERO = ("deblur_features",)
@@ -120,6 +132,11 @@ def check(config: Config) -> None:
     if not isinstance(config, ml_collections.ConfigDict):
         raise InputError(f"--config: {config!r} is not an ml_collections.ConfigDict")
     values = flatten(config)
+    if "rows" in config and "network" not in config:
+        raise InputError(
+            "--config: this config is a table of systems, which evaluate.py takes; a"
+            " training config, such as configs/eddsrn.py, describes a network"
+        )
     if "model" not in config:
         raise InputError("config.model is missing")
     model = {name for name in values if name.startswith("model.")}
@@ -166,9 +183,7 @@ def _check_model(config: Config, require: Callable[[str, bool, str], None]) -> N
             count = len(default)
             holds = _are_counts(value, count)
             require(f"model.{name}", holds, f"{count} whole numbers of 1 or more")
-    try:
-        dtype = jnp.dtype(model.get("dtype", defaults.dtype))
-        floating = jnp.issubdtype(dtype, jnp.floating)
-    except TypeError:
-        floating = False
-    require("model.dtype", floating, "a floating type such as 'float32' or 'bfloat16'")
+    if "dtype" in model:
+        # JAX would compute in float32 instead of float64, and only warn.
+        expected = "a floating type: 'float32', 'bfloat16' or 'float16'"
+        require("model.dtype", model.dtype in _DTYPES, expected)

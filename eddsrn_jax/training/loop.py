@@ -2,31 +2,45 @@
 
 import contextlib
 import dataclasses
-import json
 import logging
 import math
 import os
 import signal
 import time
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+import numpy as np
 
+from eddsrn_jax import config_values
 from eddsrn_jax.checkpoints.manager import Checkpoints
+from eddsrn_jax.checkpoints.ranking import VALIDATION_SET
 from eddsrn_jax.config_values import Config
 from eddsrn_jax.data.crops import CropSampler
+from eddsrn_jax.distributed import require_equal
 from eddsrn_jax.evaluation.inputs import SPOILINGS
 from eddsrn_jax.evaluation.network import evaluate_network
 from eddsrn_jax.evaluation.scoring import Photo, Scoring, validate
-from eddsrn_jax.files import delete_leftovers, locked, make_folder, write_text
+from eddsrn_jax.files import (
+    delete_leftovers,
+    locked,
+    make_folder,
+    to_json,
+    workdir_path,
+    write_text,
+)
 from eddsrn_jax.mesh import make_mesh, process_rows
 from eddsrn_jax.models import make_network
 from eddsrn_jax.restoration.restorer import Restorer
 from eddsrn_jax.training.config_checks import check
+from eddsrn_jax.training.memory import explaining_memory
 from eddsrn_jax.training.optimizer import make_optimizer
 from eddsrn_jax.training.preemption import StopSignal
 from eddsrn_jax.training.progress import Clock, Reporter, Tracer
+from eddsrn_jax.training.resuming import check_resumption, count_steps
+from eddsrn_jax.training.run_log import logging_to
 from eddsrn_jax.training.setup import (
     compile_step,
     open_batches,
@@ -37,13 +51,19 @@ from eddsrn_jax.training.step_metrics import ADVICE, StepMetrics
 
 _log = logging.getLogger(__name__)
 
+# Values of a config in which the processes of a run may differ. The photos themselves are
+# compared when they are open.
+_OF_A_PROCESS = (
+    *("data.source", "data.validation_source", "data.tfds_data_dir", "data.cache_dir"),
+    *("data.tfds_download", "data.on_error", "pipeline.num_threads", "pipeline.prefetch"),
+)
 # Number of photos of each validation that are shown in TensorBoard.
 _PICTURES = 4
 
 
 def train_and_evaluate(
     config: Config,
-    workdir: Path,
+    workdir: Path | str,
     *,
     max_minutes: float = math.inf,
     profile_steps: int = 0,
@@ -67,15 +87,19 @@ def train_and_evaluate(
         OSError: the workdir or the cache cannot be written.
     """
     check(config)
-    make_folder(workdir, "--workdir")
+    workdir = workdir_path(workdir)
     mesh = make_mesh()
+    _require_same_run(config, workdir)
+    make_folder(workdir, "--workdir")
     # Fails here, before the photos are packed.
     process_rows(config.batch_size, mesh)
-    with locked(workdir) if jax.process_index() == 0 else contextlib.nullcontext() as own:
-        if own:
-            delete_leftovers(workdir)
+    with contextlib.ExitStack() as files:
+        if jax.process_index() == 0:
+            if files.enter_context(locked(workdir)):
+                delete_leftovers(workdir)
+            files.enter_context(logging_to(workdir))
         sampler, held_out = open_data(config, workdir)
-        with StopSignal(max_minutes) as stop:
+        with StopSignal(max_minutes) as stop, explaining_memory(config):
             finished = _train(
                 config,
                 workdir,
@@ -97,6 +121,18 @@ def train_and_evaluate(
             scoring=_final_scoring(config),
         )
     return None
+
+
+def _require_same_run(config: Config, workdir: Path) -> None:
+    """Raises InputError if the processes of a run have different configs or workdirs."""
+    values = {
+        f"config.{name}": repr(x) for name, x in config_values.flatten(config).items()
+    }
+    for name in _OF_A_PROCESS:
+        values.pop(f"config.{name}", None)
+    require_equal(
+        {**values, "--workdir": str(workdir.resolve())}, "their settings differ"
+    )
 
 
 def _final_scoring(config: Config) -> Scoring:
@@ -125,7 +161,7 @@ def _train(
 ) -> bool:
     """Trains from the newest checkpoint on; returns whether the run is complete."""
     start = time.monotonic()
-    total_steps = config.total_steps or config.num_epochs * sampler.steps_per_epoch
+    total_steps = count_steps(config, sampler.steps_per_epoch)
     model = make_network(config.network, config.model)
     optimizer, learning_rate = make_optimizer(
         **config.optimizer,
@@ -134,16 +170,31 @@ def _train(
     )
     train_step = compile_step(config, model, optimizer, mesh)
 
-    with Checkpoints(workdir) as checkpoints:
-        state, progress = restore_or_create(checkpoints, config, model, optimizer, mesh)
+    with Checkpoints(
+        workdir, keep_every_steps=config.checkpoint.keep_every_steps
+    ) as checkpoints:
+        state, progress, saved = restore_or_create(
+            checkpoints, config, model, optimizer, mesh
+        )
+        if saved:
+            check_resumption(
+                saved,
+                config,
+                workdir,
+                step=int(state.step),
+                steps_per_epoch=sampler.steps_per_epoch,
+            )
         steps = range(int(state.step), total_steps)
         _announce(config, workdir, sampler, photos, mesh=mesh, steps=steps)
         metrics = StepMetrics(
             on_bad_step=config.on_bad_step, describe=sampler.describe, saved=progress
         )
         clock = Clock(config.batch_size)
+        validation_set = _validation_set(config, photos)
         tracer = Tracer(workdir / "profile", profile_steps)
         batches = open_batches(config, sampler, steps, mesh)
+        if steps:
+            _log.info("compiling the training step")
         with Reporter(
             workdir,
             first_step=steps.start,
@@ -182,7 +233,12 @@ def _train(
                         metrics.finish()
                         reporter.keep()
                         progress = metrics.to_json()
-                        checkpoints.save(state, config, progress=progress, metrics=scores)
+                        checkpoints.save(
+                            state,
+                            config,
+                            progress=progress,
+                            metrics=scores and {**scores, VALIDATION_SET: validation_set},
+                        )
                 if reason:
                     checkpoints.wait()
                     _log.info("%s: saved step %d, stopping", reason, step)
@@ -203,7 +259,7 @@ def _announce(
     if not steps:
         _log.info("%s: %d steps are done, no step is left", workdir, steps.start)
     elif jax.process_index() == 0:
-        text = json.dumps(config.to_dict(), indent=2, default=str)
+        text = to_json(config.to_dict(), indent=2, default=str)
         write_text(workdir / "config.json", text + "\n")
     _log.info(
         "%s, steps %d to %d (%d per epoch) of %d crops, on %d x %s; photos: %d for"
@@ -219,6 +275,16 @@ def _announce(
         len(photos),
     )
     _log.info("XLA_FLAGS=%s", os.environ.get("XLA_FLAGS", ""))
+
+
+def _validation_set(config: Config, photos: Sequence[Photo]) -> int:
+    """Returns a number that identifies the photos and degradations of validations."""
+    degradations = (config.validation.sigmas, config.validation.degradation)
+    number = zlib.crc32(repr(degradations).encode())
+    for name, image in photos:
+        number = zlib.crc32(f"{name}{image.shape}".encode(), number)
+        number = zlib.crc32(np.ascontiguousarray(image), number)
+    return number
 
 
 def _validate(

@@ -2,6 +2,7 @@
 
 import math
 import signal
+import threading
 import time
 
 import jax
@@ -15,6 +16,9 @@ class StopSignal:
     A second signal takes effect immediately, as without this class. The run also stops
     when `max_minutes` have passed. If one of several processes has to stop, all stop
     after the same step.
+
+    In any thread but the main one Python allows no signal handlers. There, only the time
+    limit and other processes stop the run.
 
     Attributes:
         received: the signal that this process received, or None. In a multi-process run,
@@ -47,10 +51,10 @@ class StopSignal:
     def __enter__(self) -> "StopSignal":
         self._start = time.monotonic()
         self.received: signal.Signals | None = None
-        self._previous = {
-            number: signal.signal(number, self._receive)
-            for number in (signal.SIGTERM, signal.SIGINT)
-        }
+        self._previous = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._receive)
         return self
 
     def _receive(self, number: int, _: object) -> None:
@@ -61,7 +65,8 @@ class StopSignal:
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():
-            signal.signal(number, handler)
+            # Python has no handler for a signal that another library handles.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def __exit__(self, *_: object) -> None:
         self._restore()

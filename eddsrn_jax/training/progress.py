@@ -18,7 +18,7 @@ from tensorboardX import RecordWriter, summary
 from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 from tqdm import tqdm
 
-from eddsrn_jax.files import naming, write_text
+from eddsrn_jax.files import naming, to_json, write_text
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Reporter:
         if not self._active:
             return
         with naming(self._path):
-            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.write(to_json({"step": step, **values}) + "\n")
             self._file.flush()
         for name, value in values.items():
             self._events.add(step, summary.scalar(name, value))

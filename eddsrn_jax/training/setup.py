@@ -1,16 +1,16 @@
 """Makes the parts of a run from its config: data, training step, state."""
 
 import functools
-import logging
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 import optax
 
-from eddsrn_jax import config_values
 from eddsrn_jax.checkpoints.manager import Checkpoints
 from eddsrn_jax.checkpoints.weights import load_weights
 from eddsrn_jax.config_values import Config
@@ -19,15 +19,15 @@ from eddsrn_jax.data.pack import Pack
 from eddsrn_jax.data.photo_record import open_packs, photo_places
 from eddsrn_jax.data.resident import resident_batches
 from eddsrn_jax.data.streaming import prefetch_to_device, stream_batches
-from eddsrn_jax.files import make_folder
+from eddsrn_jax.distributed import require_equal
+from eddsrn_jax.errors import InputError
+from eddsrn_jax.files import local_path, make_folder
 from eddsrn_jax.mesh import map_step, process_rows, replicate, shard_batch
 from eddsrn_jax.models import SCALE, abstract_params, init_params
 from eddsrn_jax.models.scgan import Discriminator
 from eddsrn_jax.training.adversarial import adversarial_step, with_discriminator
 from eddsrn_jax.training.state import TrainState, create_train_state
 from eddsrn_jax.training.step import Metrics, train_step
-
-_log = logging.getLogger(__name__)
 
 # Smaller photos leave fewer than 8 x 8 pixels of the deblurred image inside its border.
 _MIN_VALIDATION_SIDE = SCALE * 16
@@ -41,7 +41,8 @@ def open_data(config: Config, workdir: Path | None = None) -> tuple[CropSampler,
         workdir: folder of the run, see `open_packs`.
 
     Raises:
-        InputError: the config's data cannot be used.
+        InputError: the config's data cannot be used, or the processes of the run have
+            different photos.
         OSError: the disk has no room for the pack.
     """
     data, places = config.data, photo_places(config)
@@ -53,6 +54,9 @@ def open_data(config: Config, workdir: Path | None = None) -> tuple[CropSampler,
         download=data.tfds_download,
         on_error=data.on_error,
     )
+    if jax.process_count() > 1:
+        for pack in (train, held_out):
+            require_equal(photo_sums(pack), f"their photos of {pack.name} differ")
     sampler = CropSampler(
         train,
         seed=config.seed,
@@ -63,6 +67,18 @@ def open_data(config: Config, workdir: Path | None = None) -> tuple[CropSampler,
     held_out = held_out.at_least(_MIN_VALIDATION_SIDE, "the minimum for validation")
     most = range(min(len(held_out.images), config.validation.max_photos))
     return sampler, held_out.take(most)
+
+
+def photo_sums(pack: Pack) -> list[str]:
+    """Returns the name, size and checksum of each photo, to compare processes.
+
+    The checksum is that of every 16th row, as reading all of DIV2K would take a while.
+    """
+    return [
+        f"{name}, {image.shape[1]} x {image.shape[0]},"
+        f" {zlib.crc32(np.ascontiguousarray(image[::16])):08x}"
+        for name, image in pack.photos
+    ]
 
 
 def open_batches(
@@ -128,25 +144,23 @@ def restore_or_create(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     mesh: jax.sharding.Mesh,
-) -> tuple[TrainState, dict[str, Any]]:
+) -> tuple[TrainState, dict[str, Any], Config | None]:
     """Restores the newest checkpoint's state, or creates a new state.
 
     A new state starts from the weights of `config.init_from`, if that is set.
 
     Returns:
-        The state on the devices, and the result of `StepMetrics.to_json` for it.
+        The state on the devices, the result of `StepMetrics.to_json` for it, and the
+        checkpoint's config; None for a new state.
     """
     state = _new_state(config, model, optimizer)
     restored = checkpoints.restore_latest(replicate(state, mesh))
     if restored is not None:
-        changed = config_values.differences(restored.config, config)
-        for name, (old, new) in changed.items():
-            _log.warning("config.%s is now %s, it was %s", name, new, old)
-        return restored.state, restored.progress
+        return restored.state, restored.progress, restored.config
     if config.init_from:
-        params = load_params(Path(config.init_from).expanduser(), model)
+        params = load_params(config.init_from, model)
         state = _new_state(config, model, optimizer, params)
-    return replicate(state, mesh), {}
+    return replicate(state, mesh), {}, None
 
 
 def _new_state(
@@ -168,13 +182,22 @@ def _new_state(
     return state
 
 
-def load_params(path: Path, model: nn.Module) -> Any:
+def load_params(path: Path | str, model: nn.Module) -> Any:
     """Loads weights from a .safetensors file or the best checkpoint of a workdir.
 
     Raises:
-        InputError: the weights are missing, damaged, or of another architecture.
+        InputError: the weights are missing, damaged, of another architecture, or in a
+            format that cannot be read.
     """
-    like = abstract_params(model)
+    path, like = local_path(path, "config.init_from"), abstract_params(model)
+    if not path.exists():
+        raise InputError(f"config.init_from={path}: no such file or folder")
+    if path.suffix != ".safetensors" and path.is_file():
+        raise InputError(
+            f"config.init_from={path}: a {path.suffix or 'file of another'} format cannot"
+            " be read; expected a .safetensors file, as python -m eddsrn_jax export"
+            " writes it, or the workdir of a run"
+        )
     if path.suffix == ".safetensors":
         return load_weights(path, like)
     with Checkpoints(path, read_only=True) as checkpoints:

@@ -204,7 +204,7 @@ def test_evaluate_scores_photo_degradations_beside_the_gaussian_weights(
             *(2, "flag --max_minutes=nan: expected a number"),
         ),
         ("train", ["--config=README.md"], 2, "--config: "),
-        ("train", [], 2, "flag --config=None: "),
+        ("train", [], 2, "--workdir="),
         ("train", ["--wrkdir=x"], 2, "Unknown command line flag 'wrkdir'. Did you"),
     ],
 )

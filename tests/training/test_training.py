@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -132,9 +133,11 @@ def test_restarting_a_finished_run_adds_no_metrics(finished):
     assert metrics_rows(workdir, with_times=True) == before
 
 
-def test_resuming_logs_changed_config_values(finished, caplog):
+def test_resuming_logs_changed_config_values(finished, tmp_path, caplog):
     folder, workdir = finished
-    train_and_evaluate(tiny_config(folder, **{"loss.alpha": 0.3}), workdir)
+    workdir = shutil.copytree(workdir, tmp_path / "run")
+    config = tiny_config(folder, total_steps=11, **{"loss.alpha": 0.3})
+    train_and_evaluate(config, workdir)
     assert "config.loss.alpha is now 0.3, it was 0.2" in caplog.text
 
 

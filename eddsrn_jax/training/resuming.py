@@ -1,0 +1,106 @@
+"""Checks that a workdir's run can continue with a config, and reports the changes."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from eddsrn_jax import config_values
+from eddsrn_jax.config_values import Config
+from eddsrn_jax.errors import InputError
+from eddsrn_jax.training.optimizer import make_optimizer
+
+_log = logging.getLogger(__name__)
+
+# Values that may change after the last step: they do not influence the trained network.
+_WITHOUT_EFFECT = (
+    *("name", "init_from", "on_bad_step", "log_every_steps", "total_steps", "num_epochs"),
+    *("data.on_error", "data.cache_dir", "data.pipeline", "data.tfds_data_dir"),
+    *("data.tfds_download", "data.validation_source", "model.rematerialize"),
+)
+_SECTIONS_WITHOUT_EFFECT = ("pipeline.", "validation.", "checkpoint.")
+# Relative change of the learning rate at a resumption that counts as a jump.
+_JUMP = 0.05
+
+
+def count_steps(config: Config, steps_per_epoch: int) -> int:
+    """Returns the number of steps that a config asks for."""
+    return config.total_steps or config.num_epochs * steps_per_epoch
+
+
+def check_resumption(
+    saved: Config, config: Config, workdir: Path, *, step: int, steps_per_epoch: int
+) -> None:
+    """Checks that a run can go on as its config says; warns of changed values.
+
+    Args:
+        saved: config of the checkpoint that the run resumes from.
+        config: config of the resumed run.
+        workdir: workdir of the run, for messages.
+        step: number of steps done.
+        steps_per_epoch: steps in an epoch of the run.
+
+    Raises:
+        InputError: the run would silently do something else than the config says.
+    """
+    changed = config_values.differences(saved, config)
+    if config.init_from and "init_from" in changed:
+        raise InputError(
+            f"config.init_from={config.init_from}: {workdir} already holds a run of"
+            f" {step} steps, which continues from its own weights; give another --workdir"
+            " to start from these weights"
+        )
+    total = count_steps(config, steps_per_epoch)
+    if step > total:
+        name = "total_steps" if config.total_steps else "num_epochs"
+        raise InputError(
+            f"config.{name}={config[name]}: the run in {workdir} has done {step} steps"
+            f" already, more than these {total}; give another --workdir or more steps"
+        )
+    effective = {
+        name: pair
+        for name, pair in changed.items()
+        if name not in _WITHOUT_EFFECT and not name.startswith(_SECTIONS_WITHOUT_EFFECT)
+    }
+    if step == total and effective:
+        values = [
+            f"config.{k}={new!r} (it was {old!r})" for k, (old, new) in effective.items()
+        ]
+        raise InputError(
+            f"{workdir}: this run is complete after {step} steps, so that"
+            f" {', '.join(values)} would have no effect; give another --workdir, or more"
+            " steps with config.total_steps"
+        )
+    for name, (old, new) in changed.items():
+        _log.warning("config.%s is now %s, it was %s", name, new, old)
+    if step < total:
+        _report_jump(saved, config, step=step, steps_per_epoch=steps_per_epoch)
+
+
+def _report_jump(
+    saved: Config, config: Config, *, step: int, steps_per_epoch: int
+) -> None:
+    """Warns if another number of steps changes the learning rate abruptly."""
+    if saved.optimizer.to_dict() != config.optimizer.to_dict():
+        return
+    before = _learning_rate(saved, step - 1, steps_per_epoch)
+    planned = _learning_rate(saved, step, steps_per_epoch)
+    now = _learning_rate(config, step, steps_per_epoch)
+    if abs(now - planned) > _JUMP * max(abs(planned), abs(before)):
+        _log.warning(
+            "the learning rate jumps from %.3g to %.3g at step %d, because the run has %d"
+            " steps now instead of %d. To keep the present rate, stop the run, and resume"
+            " it with --config.optimizer.schedule=warmup_constant_decay"
+            " --config.optimizer.learning_rate=%.3g --config.optimizer.warmup_steps=0",
+            *(before, now, step, count_steps(config, steps_per_epoch)),
+            *(count_steps(saved, steps_per_epoch), before),
+        )
+
+
+def _learning_rate(config: Config, step: int, steps_per_epoch: int) -> float:
+    """Returns the learning rate of a step, counted from 0."""
+    options: dict[str, Any] = {
+        "steps_per_epoch": steps_per_epoch,
+        "total_steps": count_steps(config, steps_per_epoch),
+    }
+    _, rate = make_optimizer(**config.optimizer, **options)
+    return float(rate(step))

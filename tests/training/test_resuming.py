@@ -1,0 +1,120 @@
+"""Resumed runs whose configs ask for something that a resumption cannot do."""
+
+import os
+import shutil
+
+import pytest
+from tiny import SMALL, tiny_config
+
+from eddsrn_jax.checkpoints.manager import Checkpoints
+from eddsrn_jax.errors import InputError
+from eddsrn_jax.models import EDDSRN
+from eddsrn_jax.training.loop import train_and_evaluate
+from eddsrn_jax.training.resuming import check_resumption
+from eddsrn_jax.training.setup import load_params
+
+COSINE = {"optimizer.schedule": "warmup_cosine", "optimizer.learning_rate": 1e-3}
+
+
+def resume(saved, config, tmp_path, *, step=10):
+    check_resumption(saved, config, tmp_path, step=step, steps_per_epoch=4)
+
+
+def test_initial_weights_are_refused_for_a_workdir_that_holds_a_run(finished, tmp_path):
+    folder, workdir = finished
+    workdir = shutil.copytree(workdir, tmp_path / "run")
+    config = tiny_config(folder, init_from=str(finished[1]), total_steps=12)
+    message = f"init_from={finished[1]}: {workdir} already holds a run of 10 steps"
+    with pytest.raises(InputError, match=message):
+        train_and_evaluate(config, workdir)
+
+
+def test_a_run_that_began_with_initial_weights_can_resume_with_them(tmp_path, caplog):
+    config = tiny_config(tmp_path, init_from="runs/before", total_steps=20)
+    resume(config, config, tmp_path)
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        *(("optimizer.learning_rate", 1e-4), ("seed", 1), ("loss.sr", "l1")),
+        *(("model.dtype", "bfloat16"), ("data.source", "folder:/other")),
+        *(("batch_size", 16), ("degradation.sigma_range", (0.0, 3.0))),
+    ],
+)
+def test_a_complete_run_refuses_values_that_would_have_no_effect(tmp_path, name, value):
+    old, new = tiny_config(tmp_path), tiny_config(tmp_path, **{name: value})
+    with pytest.raises(InputError, match="is complete after 10 steps") as caught:
+        resume(old, new, tmp_path)
+    assert f"config.{name}={value!r} (it was " in str(caught.value)
+    # An incomplete run takes the new value for its other steps.
+    resume(old, new, tmp_path, step=9)
+
+
+def test_a_complete_run_may_be_scored_again_with_other_validation_settings(tmp_path):
+    changes = {"validation.sigmas": (2.0,), "pipeline.prefetch": 2, "num_epochs": 7}
+    resume(tiny_config(tmp_path), tiny_config(tmp_path, **changes), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"total_steps": 9}, "config.total_steps=9: the run in .* has done 10 steps"),
+        ({"total_steps": 0, "num_epochs": 2}, "config.num_epochs=2: .* than these 8;"),
+    ],
+)
+def test_refuses_fewer_steps_than_are_done(tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        resume(tiny_config(tmp_path), tiny_config(tmp_path, **changes), tmp_path)
+
+
+def test_a_jump_of_the_learning_rate_is_reported_with_a_remedy(tmp_path, caplog):
+    old = tiny_config(tmp_path, **COSINE)
+    resume(old, tiny_config(tmp_path, **COSINE, total_steps=20), tmp_path)
+    (message,) = (text for text in caplog.messages if "jumps" in text)
+    # Half a cosine of 20 steps is at its middle after 10: (1e-3 + 1e-5) / 2. The last
+    # rate of the shorter one is 1e-5 + (1e-3 - 1e-5) * (1 + cos(0.9 pi)) / 2.
+    assert "jumps from 3.42e-05 to 0.000505 at step 10" in message
+    remedy = {
+        "optimizer.schedule": "warmup_constant_decay",
+        "optimizer.learning_rate": 3.42e-5,
+        "optimizer.warmup_steps": 0,
+    }
+    assert "--config.optimizer.learning_rate=3.42e-05" in message
+    caplog.clear()
+    resume(old, tiny_config(tmp_path, **{**COSINE, **remedy}, total_steps=20), tmp_path)
+    assert "jumps" not in caplog.text
+
+
+def test_more_steps_of_a_constant_rate_are_no_jump(tmp_path, caplog):
+    resume(tiny_config(tmp_path), tiny_config(tmp_path, total_steps=20), tmp_path)
+    assert caplog.messages == ["config.total_steps is now 20, it was 10"]
+
+
+# places of weights --------------------------------------------------------------------
+
+
+def test_errors_about_initial_weights_name_the_kind_of_fault(finished, tmp_path):
+    _, workdir = finished
+    (tmp_path / "net.pth").write_bytes(b"x")
+    for place, message in {
+        tmp_path / "absent": "absent: no such file or folder",
+        tmp_path / "net.pth": r"net.pth: a .pth format cannot be read; expected a .safe",
+        workdir / "checkpoints": f"a part of a run, whose workdir is {workdir}",
+        workdir / "checkpoints" / "10": f"a part of a run, whose workdir is {workdir}",
+        tmp_path: "no checkpoints found; is it a run's workdir",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            load_params(place, EDDSRN(**SMALL))
+
+
+def test_errors_about_workdirs_name_the_kind_of_fault(tmp_path):
+    (tmp_path / "file").touch()
+    for name, message in {
+        "absent": "absent: no checkpoints found; there is no such folder",
+        "file": "file: no checkpoints found; this is a file, not the workdir of a run",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            Checkpoints(tmp_path / name, read_only=True)
+    assert os.listdir(tmp_path) == ["file"]
