@@ -1,11 +1,10 @@
-"""Paths, atomic writes, strict JSON, errors that name the file, locks on folders."""
+"""Atomic writes, strict JSON, errors that name the file, locks on folders."""
 
 import contextlib
 import json
 import logging
 import math
 import os
-import re
 import secrets
 import stat
 import tempfile
@@ -22,65 +21,6 @@ except ModuleNotFoundError:
     fcntl = None
 
 _log = logging.getLogger(__name__)
-
-
-def below(folder: Path, *names: str) -> Path:
-    """Joins names, which may be untrusted, to a path below a folder.
-
-    Raises:
-        InputError: the names lead out of the folder.
-    """
-    path = folder.joinpath(*names)
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise InputError(
-            f"{folder}: {'/'.join(names)!r} would be written outside this folder"
-        )
-    return path
-
-
-def local_path(path: Path | str, name: str) -> Path:
-    """Returns a path as given by a user, with "~" expanded.
-
-    Args:
-        path: path of a file or folder, which need not exist.
-        name: flag or config value that gives the path, for the error message.
-
-    Raises:
-        InputError: the path is an address such as gs://bucket/x, contains a null
-            character, or names the home folder of an unknown user.
-    """
-    text = str(path)
-    # pathlib turns gs://bucket into gs:/bucket.
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):
-        raise InputError(f"{name}={text}: an address; only local paths can be used")
-    if "\0" in text:
-        raise InputError(f"{name}={text!r}: a path cannot contain a null character")
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise InputError(
-            f"{name}={text}: the home folder of {Path(path).parts[0]} is unknown"
-        ) from error
-
-
-def workdir_path(path: Path | str) -> Path:
-    """Returns the path of a run's workdir, see `local_path`.
-
-    Raises:
-        InputError: see `local_path`; or the path is not UTF-8, which orbax needs.
-    """
-    path = local_path(path, "--workdir")
-    if (text := printable(path.absolute())) != str(path.absolute()):
-        raise InputError(f"--workdir={text}: the path of a workdir must be UTF-8")
-    return path
-
-
-def printable(path: Path | str) -> str:
-    """Returns a path as text that can be written as UTF-8.
-
-    Bytes of the path that are not UTF-8 become escapes such as "\\xe9".
-    """
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ from eddsrn_jax.checkpoints.weights import Network, with_params
 from eddsrn_jax.config_values import Config
 from eddsrn_jax.distributed import gather, lost_a_process
 from eddsrn_jax.errors import InputError
-from eddsrn_jax.files import workdir_path
+from eddsrn_jax.paths import workdir_path
 
 _log = logging.getLogger(__name__)
 

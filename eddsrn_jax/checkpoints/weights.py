@@ -18,8 +18,9 @@ import safetensors
 import safetensors.numpy
 
 from eddsrn_jax.errors import InputError
-from eddsrn_jax.files import local_path, written_beside
+from eddsrn_jax.files import written_beside
 from eddsrn_jax.models import abstract_params, make_network
+from eddsrn_jax.paths import local_path
 
 # Suffix of the name of an 8-bit kernel's scales, one for each output channel.
 _SCALE = ":scale"

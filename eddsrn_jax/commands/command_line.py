@@ -26,7 +26,7 @@ from eddsrn_jax.commands.signals import interruptible
 from eddsrn_jax.compiler import enable_compilation_cache, set_xla_flags
 from eddsrn_jax.distributed import lost_a_process
 from eddsrn_jax.errors import InputError, UsageError
-from eddsrn_jax.names import printable
+from eddsrn_jax.paths import printable
 
 _log = logging.getLogger(__name__)
 

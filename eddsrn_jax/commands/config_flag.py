@@ -9,6 +9,8 @@ from absl import flags
 from ml_collections import config_flags
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
+from eddsrn_jax.paths import expand_home
+
 _PACKAGE = Path(__file__).parents[1]
 # A wheel has the configs inside the package, a clone beside it.
 _INSIDE, _BESIDE = _PACKAGE / "configs", _PACKAGE.parent / "configs"
@@ -41,7 +43,7 @@ def find_config(given: str) -> Path:
     Raises:
         flags.Error: there is no such file, and no included config of that name.
     """
-    path = Path(given).expanduser()
+    path = expand_home(given)
     if path.is_file():
         return path
     if path.parent in (Path(), Path("configs")) and path.suffix in ("", ".py"):

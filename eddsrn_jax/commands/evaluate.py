@@ -11,7 +11,7 @@ from eddsrn_jax.commands.command_line import run_command
 from eddsrn_jax.commands.config_flag import define_config_flag
 from eddsrn_jax.commands.process_flags import connect_by_flags, define_process_flags
 from eddsrn_jax.errors import UsageError
-from eddsrn_jax.files import local_path, printable
+from eddsrn_jax.paths import local_path, printable
 
 FLAGS = flags.FlagValues()
 define_process_flags(FLAGS)

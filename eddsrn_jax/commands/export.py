@@ -7,7 +7,8 @@ and evaluate.py take it as --weights, train.py as --config.init_from.
 from absl import flags
 
 from eddsrn_jax.commands.command_line import run_command
-from eddsrn_jax.files import local_path, make_folder, printable, workdir_path
+from eddsrn_jax.files import make_folder
+from eddsrn_jax.paths import local_path, printable, workdir_path
 
 FLAGS = flags.FlagValues()
 _WORKDIR = flags.DEFINE_string(

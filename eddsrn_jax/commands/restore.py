@@ -19,7 +19,7 @@ from eddsrn_jax.commands.signals import (
     survive_closed_stderr,
 )
 from eddsrn_jax.errors import UsageError
-from eddsrn_jax.names import expand_home
+from eddsrn_jax.paths import expand_home, local_path
 
 FLAGS = flags.FlagValues()
 _OUTPUTS = flags.DEFINE_list(
@@ -240,7 +240,7 @@ def _restore(paths: list[Path], outputs: tuple[str, ...], output: Path | None) -
 
 
 def _path(flag: flags.FlagHolder[str | None]) -> Path | None:
-    return expand_home(flag.value) if flag.value else None
+    return local_path(flag.value, f"--{flag.name}") if flag.value else None
 
 
 def run() -> None:

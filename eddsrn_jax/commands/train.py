@@ -11,7 +11,7 @@ from eddsrn_jax.commands.config_flag import config_name, define_config_flag
 from eddsrn_jax.commands.process_flags import connect_by_flags, define_process_flags
 from eddsrn_jax.config_values import Config, read_config
 from eddsrn_jax.errors import UsageError
-from eddsrn_jax.files import workdir_path
+from eddsrn_jax.paths import workdir_path
 
 FLAGS = flags.FlagValues()
 define_process_flags(FLAGS)

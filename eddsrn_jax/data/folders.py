@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from eddsrn_jax.errors import InputError
-from eddsrn_jax.files import printable
 from eddsrn_jax.images.decoding import EXTENSIONS
+from eddsrn_jax.paths import printable
 
 _log = logging.getLogger(__name__)
 

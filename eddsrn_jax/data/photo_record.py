@@ -15,7 +15,8 @@ from eddsrn_jax.config_values import Config, text
 from eddsrn_jax.data.pack import Pack, open_pack, read_pack
 from eddsrn_jax.data.sources import Listing, Source, open_split
 from eddsrn_jax.errors import InputError
-from eddsrn_jax.files import cache_root, local_path, write_text
+from eddsrn_jax.files import cache_root, write_text
+from eddsrn_jax.paths import local_path
 
 _log = logging.getLogger(__name__)
 

@@ -6,7 +6,6 @@ A source lists its files without decoding them; `pack.py` decodes them.
 import dataclasses
 import hashlib
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -14,8 +13,8 @@ import numpy as np
 
 from eddsrn_jax.data.folders import PhotoFile, find_photos
 from eddsrn_jax.errors import InputError
-from eddsrn_jax.files import local_path, printable
 from eddsrn_jax.images import read_image
+from eddsrn_jax.paths import local_path, printable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,17 +38,7 @@ class File:
         """Returns the file's pixels, see `read_image`."""
         if isinstance(self.content, np.ndarray):
             return self.content
-        try:
-            return read_image(self.content, self.place)
-        except InputError as error:
-            found = re.search(r"\((\d+) pixels\) exceeds limit of (\d+)", str(error))
-            if not found:
-                raise
-            size, limit = (int(number) / 1e6 for number in found.groups())
-            raise InputError(
-                f"{self.place}: cannot be decoded (it has {size:.0f} megapixels, and at"
-                f" most {limit:.0f} are read; cut it into several photos)"
-            ) from error
+        return read_image(self.content, self.place)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,7 @@ from eddsrn_jax.data.source_files import Source as Source
 from eddsrn_jax.data.source_files import folder_name, paths_source, tfds_source
 from eddsrn_jax.data.source_files import folder_source as folder_source
 from eddsrn_jax.errors import InputError
-from eddsrn_jax.files import local_path
+from eddsrn_jax.paths import local_path
 
 _log = logging.getLogger(__name__)
 

@@ -24,9 +24,10 @@ from eddsrn_jax.evaluation.baselines.ensemble import self_ensemble
 from eddsrn_jax.evaluation.inputs import Spoiling
 from eddsrn_jax.evaluation.results import Row, format_gains, format_table, write_results
 from eddsrn_jax.evaluation.scoring import PAPER, Method, Photo, Scoring, evaluate
-from eddsrn_jax.files import below, local_path, make_folder, printable, workdir_path
+from eddsrn_jax.files import make_folder
 from eddsrn_jax.mesh import find_devices
 from eddsrn_jax.models import abstract_outputs
+from eddsrn_jax.paths import below, local_path, printable, workdir_path
 from eddsrn_jax.restoration.restorer import Restorer
 
 _log = logging.getLogger(__name__)

@@ -24,11 +24,12 @@ from eddsrn_jax.evaluation.inputs import random_sigma
 from eddsrn_jax.evaluation.network import open_folders, open_output, score_sources
 from eddsrn_jax.evaluation.results import OUTPUT_TITLES, markdown, means
 from eddsrn_jax.evaluation.scoring import PAPER, Method, Scoring, middle
-from eddsrn_jax.files import local_path, printable, to_json, write_text, written_beside
+from eddsrn_jax.files import to_json, write_text, written_beside
 from eddsrn_jax.images import read_image, write_image
 from eddsrn_jax.mesh import find_devices
 from eddsrn_jax.models import abstract_params
 from eddsrn_jax.models.complexity import count_parameters, macs_per_pixel
+from eddsrn_jax.paths import local_path, printable
 from eddsrn_jax.restoration.restorer import Restorer
 
 # The sets for which the paper reports scores.

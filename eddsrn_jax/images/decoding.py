@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -38,6 +39,7 @@ __all__ = [
     "Photo",
     "convert",
     "decode",
+    "describe_excess",
     "from_pillow",
     "naming",
     "open_photo",
@@ -72,12 +74,23 @@ def naming(name: str, failure: str) -> Iterator[None]:
         reason = error.strerror if isinstance(error, OSError) else None
         # Pillow's "cannot identify image file" ends with an object's address.
         reason = reason or " ".join(str(error).split(" <")[0].split())
+        if isinstance(error, Image.DecompressionBombError):
+            pixels, limit = map(int, re.findall(r"\d+", reason))
+            reason = describe_excess(pixels, limit)
         if reason == "cannot identify image file":
             reason += f"; {READ} are read"
         # The message of a KeyError is the bare key, so its type is added.
         if not reason or isinstance(error, KeyError):
             reason = f"{type(error).__name__} {reason}".strip()
         raise InputError(f"{name}: {failure} ({reason})") from error
+
+
+def describe_excess(pixels: int, limit: int) -> str:
+    """Returns the reason for refusing an image of too many pixels."""
+    return (
+        f"it has {pixels / 1e6:.0f} megapixels, and at most {limit / 1e6:.0f} are read;"
+        " cut it into several photos"
+    )
 
 
 @contextlib.contextmanager

@@ -12,8 +12,15 @@ from PIL import Image
 
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.files import written_beside
-from eddsrn_jax.images.decoding import EXTENSIONS, convert, decode, naming, open_photo
-from eddsrn_jax.names import expand_home
+from eddsrn_jax.images.decoding import (
+    EXTENSIONS,
+    convert,
+    decode,
+    describe_excess,
+    naming,
+    open_photo,
+)
+from eddsrn_jax.paths import expand_home
 
 _log = logging.getLogger(__name__)
 
@@ -96,10 +103,16 @@ def read_image(file: Path | bytes, name: str = "") -> np.ndarray:
         Pixels, uint8 [H, W, 3].
 
     Raises:
-        InputError: the file cannot be decoded to the end.
+        InputError: the file cannot be decoded to the end, or has more than 179
+            megapixels, where Pillow suspects an attack.
     """
     name = name or str(file)
     with naming(name, "cannot be decoded"), open_photo(file) as photo:
+        size = photo.header.height * photo.header.width
+        # Pillow checks the formats that it opens, but others open PNG and TIFF.
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or size)
+        if size > limit:
+            raise InputError(describe_excess(size, limit))
         pixels = decode(photo)
     if pixels.dtype != np.uint8:
         _log.warning("%s: reduced to 8 bits per channel", name)

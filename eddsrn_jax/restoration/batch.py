@@ -29,7 +29,7 @@ from eddsrn_jax.images.pictures import (
     write_picture,
 )
 from eddsrn_jax.models import SCALE
-from eddsrn_jax.names import printable
+from eddsrn_jax.paths import printable
 from eddsrn_jax.restoration.blur_estimate import estimate_sigma, outside_trained_range
 from eddsrn_jax.restoration.claims import claimed
 from eddsrn_jax.restoration.jobs import Job, Limits, Placing, find_jobs, place

@@ -25,7 +25,6 @@ from eddsrn_jax.images.metadata import describes
 from eddsrn_jax.mesh import device_memory
 from eddsrn_jax.models import SCALE, STRIDE, abstract_outputs, apply
 from eddsrn_jax.models.complexity import activation_bytes_per_pixel
-from eddsrn_jax.names import expand_home
 from eddsrn_jax.restoration.blocks import Block, gray, is_gray, make_block
 from eddsrn_jax.restoration.outputs import Restored
 from eddsrn_jax.restoration.tile_network import restore_window
@@ -123,9 +122,9 @@ class Restorer:
             # Orbax takes seconds to import.
             from eddsrn_jax.checkpoints.manager import read_run
 
-            network = read_run(Path(_located(workdir)))
+            network = read_run(Path(workdir))
         else:
-            network = read_network(weights and _located(weights))
+            network = read_network(weights)
         return cls(
             network.model.clone(dtype=dtype) if dtype else network.model,
             network.params,
@@ -322,12 +321,6 @@ def _check_outputs(outputs: Sequence[str], model: nn.Module) -> tuple[str, ...]:
                 f"the network has no output {name!r}, only {', '.join(known)}"
             )
     return tuple(outputs)
-
-
-def _located(name: Path | str) -> Path | str:
-    """Returns weights or a workdir; a name that begins with `~` as an absolute path."""
-    path = expand_home(str(name))
-    return path.absolute() if str(name).startswith("~") else name
 
 
 def _checked(pixels: np.ndarray, strength: float) -> np.ndarray:

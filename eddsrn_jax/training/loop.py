@@ -28,11 +28,11 @@ from eddsrn_jax.files import (
     locked,
     make_folder,
     to_json,
-    workdir_path,
     write_text,
 )
 from eddsrn_jax.mesh import make_mesh, process_rows
 from eddsrn_jax.models import make_network
+from eddsrn_jax.paths import workdir_path
 from eddsrn_jax.restoration.restorer import Restorer
 from eddsrn_jax.training.config_checks import check
 from eddsrn_jax.training.memory import explaining_memory

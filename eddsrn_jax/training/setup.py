@@ -21,10 +21,11 @@ from eddsrn_jax.data.resident import resident_batches
 from eddsrn_jax.data.streaming import prefetch_to_device, stream_batches
 from eddsrn_jax.distributed import require_equal
 from eddsrn_jax.errors import InputError
-from eddsrn_jax.files import local_path, make_folder
+from eddsrn_jax.files import make_folder
 from eddsrn_jax.mesh import map_step, process_rows, replicate, shard_batch
 from eddsrn_jax.models import SCALE, abstract_params, init_params
 from eddsrn_jax.models.scgan import Discriminator
+from eddsrn_jax.paths import local_path
 from eddsrn_jax.training.adversarial import adversarial_step, with_discriminator
 from eddsrn_jax.training.state import TrainState, create_train_state
 from eddsrn_jax.training.step import Metrics, train_step

@@ -3,14 +3,14 @@
 import jax
 import numpy as np
 import pytest
-from tiny import SMALL
+from tiny import TwoOutputs
 
 from eddsrn_jax.images.decoding import convert
-from eddsrn_jax.models import EDDSRN, init_params
+from eddsrn_jax.models import init_params
 from eddsrn_jax.restoration.restorer import Restorer
 from eddsrn_jax.restoration.transparency import fill_hidden
 
-MODEL = EDDSRN(**SMALL)
+MODEL = TwoOutputs()
 
 
 @pytest.fixture(scope="module")

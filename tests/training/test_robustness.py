@@ -100,7 +100,7 @@ def test_check_rejects_values_that_jax_cannot_represent(tmp_path, name, value, e
     ],
 )
 def test_lack_of_memory_names_the_values_that_need_less(tmp_path, error):
-    config = tiny_config(tmp_path)
+    config = tiny_config(tmp_path, network="EDDSRN")
     with pytest.raises(InputError) as caught, explaining_memory(config):
         raise error
     message = str(caught.value)

@@ -1,0 +1,93 @@
+"""Paths that users give, and their form in messages."""
+
+import os
+import re
+import unicodedata
+from pathlib import Path
+
+from eddsrn_jax.errors import InputError
+
+# Controls, direction marks, lone surrogates and line separators: a terminal would obey
+# them, or could not show them.
+_HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
+
+
+def below(folder: Path, *names: str) -> Path:
+    """Joins names, which may be untrusted, to a path below a folder.
+
+    Raises:
+        InputError: the names lead out of the folder.
+    """
+    path = folder.joinpath(*names)
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise InputError(
+            f"{folder}: {'/'.join(names)!r} would be written outside this folder"
+        )
+    return path
+
+
+def expand_home(name: Path | str) -> Path:
+    """Returns a path in which `~` or `~USER` at the beginning is that home folder.
+
+    A file or folder of that very name takes precedence, and an unknown user is no error:
+    shells replace `~` too, so such a name is meant as it is.
+    """
+    path = Path(name)
+    if not str(name).startswith("~") or os.path.lexists(path):
+        return path
+    return Path(os.path.expanduser(name))
+
+
+def local_path(path: Path | str, name: str) -> Path:
+    """Returns the path of a flag or a config value, see `expand_home`.
+
+    Args:
+        path: path of a file or folder, which need not exist.
+        name: flag or config value that gives the path, for the error message.
+
+    Raises:
+        InputError: the path is an address such as gs://bucket/x, contains a null
+            character, or names the home folder of an unknown user.
+    """
+    text = str(path)
+    # pathlib turns gs://bucket into gs:/bucket.
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):
+        raise InputError(f"{name}={text}: an address; only local paths can be used")
+    if "\0" in text:
+        raise InputError(f"{name}={text!r}: a path cannot contain a null character")
+    expanded = expand_home(text)
+    if text.startswith("~") and expanded == Path(text) and not os.path.lexists(expanded):
+        raise InputError(
+            f"{name}={text}: the home folder of {expanded.parts[0]} is unknown"
+        )
+    return expanded
+
+
+def workdir_path(path: Path | str) -> Path:
+    """Returns the path of a run's workdir, see `local_path`.
+
+    Raises:
+        InputError: see `local_path`; or the path is not UTF-8, which orbax needs.
+    """
+    path = local_path(path, "--workdir")
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError as error:
+        message = f"--workdir={path.absolute()}: the path of a workdir must be UTF-8"
+        raise InputError(printable(message)) from error
+    return path
+
+
+def printable(text: Path | str) -> str:
+    """Returns a path or message that any terminal and any UTF-8 file can hold.
+
+    Control characters are escaped as "\\x1b", and bytes that are not UTF-8 as "\\xe9".
+    """
+    return "".join(_escaped(char) for char in str(text))
+
+
+def _escaped(char: str) -> str:
+    # Python stands for the byte b of a file's name by the character 0xDC00 + b.
+    if "\udc80" <= char <= "\udcff":
+        return f"\\x{ord(char) - 0xDC00:02x}"
+    return ascii(char)[1:-1] if unicodedata.category(char) in _HIDDEN else char
