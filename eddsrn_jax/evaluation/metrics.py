@@ -1,4 +1,4 @@
-"""PSNR and SSIM of 8-bit images, in float64 on the host.
+"""PSNR and SSIM of 8-bit images, in float64 on the host, and LPIPS where installed.
 
 Images are uint8 RGB [H, W, 3]. "border" is the number of pixels that are left out on
 each side of the scored image. Channels are "rgb", or "y": unrounded BT.601 luminance in
@@ -8,6 +8,7 @@ each side of the scored image. Channels are "rgb", or "y": unrounded BT.601 lumi
 import numpy as np
 from skimage.metrics import structural_similarity
 
+from eddsrn_jax.evaluation.perceptual import has_lpips, lpips
 from eddsrn_jax.ops.color import LUMINANCE
 
 # Highest PSNR, in dB. It stands for the infinite PSNR of equal images, so that means and
@@ -63,7 +64,9 @@ def ssim_map(pred: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def score(pred: np.ndarray, target: np.ndarray) -> dict[str, float]:
-    """Returns all scores of an image, with keys like "psnr_y_crop4".
+    """Returns all scores of an image, with keys like "psnr_y_crop4", and "lpips".
+
+    LPIPS, of the whole image, is left out if its package is not installed.
 
     Args:
         pred, target: uint8 [H, W, 3], both sides at least MIN_SIDE.
@@ -79,6 +82,8 @@ def score(pred: np.ndarray, target: np.ndarray) -> dict[str, float]:
             scores[f"ssim_{channel}_crop{border}"] = float(
                 crop_border(similarity, border).mean()
             )
+    if has_lpips():
+        scores["lpips"] = lpips(pred, target)
     return scores
 
 

@@ -68,7 +68,10 @@ OUTPUT_TITLES = {"sr": "x4 SR", "deblurred": "deblurred"}
 
 
 def format_table(rows: Sequence[Row], *, by_sigma: bool = False) -> str:
-    """Returns the means as an aligned Markdown table with "PSNR / SSIM" in its cells."""
+    """Returns the means as an aligned Markdown table with "PSNR / SSIM" in its cells.
+
+    A column has LPIPS, where that was measured.
+    """
     found = means(rows, by_sigma=by_sigma)
     datasets = list(dict.fromkeys(mean["dataset"] for mean in found))
     outputs = list(OUTPUT_TITLES)
@@ -78,7 +81,8 @@ def format_table(rows: Sequence[Row], *, by_sigma: bool = False) -> str:
     header = ["set", "output", "method", *["sigma"] * by_sigma]
     header += ["noise", "JPEG"] * spoiled
     header += [f"{channel.upper()}, border {border}" for channel, border in protocols]
-    table = [[*header, "ms/image"]]
+    perceptual = all("lpips" in mean for mean in found)
+    table = [[*header, *["LPIPS"] * perceptual, "ms/image"]]
     for mean in found:
         cells = [f"{mean['dataset']} ({mean['images']})"]
         cells += [OUTPUT_TITLES[mean["output"]], mean["method"]]
@@ -87,6 +91,7 @@ def format_table(rows: Sequence[Row], *, by_sigma: bool = False) -> str:
         for channel, border in protocols:
             psnr, ssim = (mean[f"{m}_{channel}_crop{border}"] for m in ("psnr", "ssim"))
             cells.append(f"{psnr:.2f} / {ssim:.4f}")
+        cells += [f"{mean['lpips']:.3f}"] if perceptual else []
         table.append([*cells, f"{1e3 * mean['seconds']:.1f}"])
     return markdown(table)
 
