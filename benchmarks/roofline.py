@@ -68,7 +68,7 @@ def measure_rates() -> dict[str, float]:
         kernel = jnp.ones((3, 3, channels, channels), dtype)
         convolve = jax.jit(
             lambda x, kernel: jax.lax.conv_general_dilated(
-                *(x, kernel, (1, 1), "SAME"), dimension_numbers=("NHWC", "HWIO", "NHWC")
+                x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
             )
         )
         operations = 2 * x.size * kernel[..., 0].size

@@ -110,7 +110,9 @@ def _initialize(
     }
     try:
         jax.distributed.initialize(
-            *(coordinator, num_processes, process_id),
+            coordinator,
+            num_processes,
+            process_id,
             heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT,
             shutdown_timeout_seconds=_HEARTBEAT_TIMEOUT,
         )

@@ -246,7 +246,7 @@ def describe_network(
     """
     try:
         model = make_network(
-            *(description["network"], description["model"]), num_arrays=num_arrays
+            description["network"], description["model"], num_arrays=num_arrays
         )
         if not jnp.issubdtype(jnp.dtype(model.dtype), jnp.floating):
             raise ValueError(f"dtype={model.dtype}: expected a floating type")

@@ -80,7 +80,10 @@ def find_photos(folder: Path, *, excluded: Collection[Path] = ()) -> list[PhotoF
     if others:
         _log.warning(
             "%s: %d files left out, because their names match none of %s: %s%s",
-            *(folder, len(others), extensions, others[0].name),
+            folder,
+            len(others),
+            extensions,
+            others[0].name,
             " ..." if len(others) > 1 else "",
         )
     if not found:
@@ -146,7 +149,8 @@ def _smaller_copies(parent: Path, names: set[str]) -> set[str]:
         _log.warning(
             "%s: left out, because by its name it holds smaller copies of the photos in"
             " %s",
-            *(parent / name, full_size[0]),
+            parent / name,
+            full_size[0],
         )
     return small
 
@@ -162,7 +166,8 @@ def _without_copies(folder: Path, paths: Sequence[Path]) -> list[Path]:
     if omitted := len(paths) - len(kept):
         _log.warning(
             "%s: %d links left out, because they lead to photos that are there already",
-            *(folder, omitted),
+            folder,
+            omitted,
         )
     stems = {path.stem for path in kept.values()}
     resized = sorted(
@@ -174,7 +179,10 @@ def _without_copies(folder: Path, paths: Sequence[Path]) -> list[Path]:
         _log.warning(
             "%s: %d photos left out, because by their names they are resized copies of"
             " other photos: %s%s",
-            *(folder, len(resized), resized[0].name, " ..." * (len(resized) > 1)),
+            folder,
+            len(resized),
+            resized[0].name,
+            " ..." * (len(resized) > 1),
         )
     return sorted(set(kept.values()) - set(resized))
 

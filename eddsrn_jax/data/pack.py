@@ -68,7 +68,12 @@ class Pack:
             if min(height, width) < side:
                 _log.warning(
                     "%s: left out, because %d x %d is smaller than %d x %d, %s",
-                    *(self.names[i], width, height, side, side, purpose),
+                    self.names[i],
+                    width,
+                    height,
+                    side,
+                    side,
+                    purpose,
                 )
             else:
                 kept.append(i)

@@ -147,7 +147,8 @@ def _report_changes(workdir: Path, changes: str) -> None:
     _log.warning(
         "%s: the run's photos have changed since it began (%s); the packed copies are"
         " used",
-        *(_record(workdir), changes),
+        _record(workdir),
+        changes,
     )
 
 

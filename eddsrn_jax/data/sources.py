@@ -132,7 +132,8 @@ def _open_folder(folder: Path, excluded: list[Path]) -> _Part:
     if all((folder / part).is_dir() for part in _LAYOUT):
         _log.info(
             "%s: trains on %s and validates on %s; other folders in it are not used",
-            *(folder, *_LAYOUT),
+            folder,
+            *_LAYOUT,
         )
         train, validation = (
             find_photos(folder / part, excluded=excluded) for part in _LAYOUT
@@ -192,7 +193,9 @@ def _without_validation(
         _log.warning(
             "%d photos left out of the training, because they are in the validation set"
             " too: %s%s",
-            *(len(omitted), ", ".join(omitted[:3]), " ..." * (len(omitted) > 3)),
+            len(omitted),
+            ", ".join(omitted[:3]),
+            " ..." * (len(omitted) > 3),
         )
     return kept
 

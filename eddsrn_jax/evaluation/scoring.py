@@ -141,7 +141,9 @@ def evaluate(
             if exact:
                 _log.info(
                     "%s: restored exactly by %s; a PSNR of %g dB is counted",
-                    *(name, ", ".join(exact), MAX_PSNR),
+                    name,
+                    ", ".join(exact),
+                    MAX_PSNR,
                 )
             rows += scored
     return rows
@@ -298,6 +300,7 @@ def validate(
     if exact:
         _log.info(
             "restored exactly, so a PSNR of %g dB is counted: %s",
-            *(MAX_PSNR, ", ".join(exact)),
+            MAX_PSNR,
+            ", ".join(exact),
         )
     return {name: float(np.mean(value)) for name, value in values.items()}, examples

@@ -71,7 +71,10 @@ def list_images(
     if others:
         _log.warning(
             "%s: %d files left out, because their names match none of %s: %s%s",
-            *(folder, len(others), known, others[0].name),
+            folder,
+            len(others),
+            known,
+            others[0].name,
             " ..." if len(others) > 1 else "",
         )
     if not found:

@@ -278,7 +278,11 @@ class Restorer:
         self, window: np.ndarray, end: np.ndarray, strength: float, *, masked: bool
     ) -> dict[str, jax.Array]:
         run = functools.partial(
-            *(restore_window, self._params, window, end, np.float32(strength)),
+            restore_window,
+            self._params,
+            window,
+            end,
+            np.float32(strength),
             names=self._outputs,
             masked=masked,
         )

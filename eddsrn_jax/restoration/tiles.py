@@ -245,7 +245,9 @@ class Planner:
         self.largest = half
         _log.warning(
             "out of memory with windows of %d x %d pixels; retrying with %d",
-            *(window[1], window[0], half),
+            window[1],
+            window[0],
+            half,
         )
 
 

@@ -44,7 +44,9 @@ class Reporter:
         self._file = self._path.open("a")
         self._events = _Events(workdir / "tensorboard", first_step + 1)
         self._bar = tqdm(
-            *(None, "training", total_steps),
+            None,
+            "training",
+            total_steps,
             initial=first_step,
             unit="step",
             disable=not sys.stderr.isatty(),

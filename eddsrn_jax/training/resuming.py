@@ -91,8 +91,12 @@ def _report_jump(
             " steps now instead of %d. To keep the present rate, stop the run, and resume"
             " it with --config.optimizer.schedule=warmup_constant_decay"
             " --config.optimizer.learning_rate=%.3g --config.optimizer.warmup_steps=0",
-            *(before, now, step, count_steps(config, steps_per_epoch)),
-            *(count_steps(saved, steps_per_epoch), before),
+            before,
+            now,
+            step,
+            count_steps(config, steps_per_epoch),
+            count_steps(saved, steps_per_epoch),
+            before,
         )
 
 

@@ -61,8 +61,12 @@ def test_restores_or_reports_each_mutated_file_within_limited_memory(weights, tm
     before = {path: path.read_bytes() for path in folder.iterdir()}
     report = tmp_path / "report.json"
     code, err, kilobytes = measured(
-        *("restore.py", folder, f"--output_dir={results}", f"--report={report}"),
-        *(f"--weights={weights}", "--outputs=sr,deblurred"),
+        "restore.py",
+        folder,
+        f"--output_dir={results}",
+        f"--report={report}",
+        f"--weights={weights}",
+        "--outputs=sr,deblurred",
         "--max_input_megapixels=0.1",
     )
     assert code == 1 and "Traceback" not in err

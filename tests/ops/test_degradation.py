@@ -137,7 +137,8 @@ def test_a_kernel_of_equal_sigmas_agrees_with_scipy(photo, sigma):
     image = photo[:30, :41].astype(np.float32) / 255
     kernel = blur_kernel((sigma, sigma), 0.7, max_sigma=3.0)
     expected = scipy.ndimage.gaussian_filter(
-        *(image.astype(np.float64), max(sigma, 1e-6)),
+        image.astype(np.float64),
+        max(sigma, 1e-6),
         mode="nearest",
         radius=int(np.ceil(2 * sigma)),
         axes=(0, 1),
