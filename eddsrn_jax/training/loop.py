@@ -6,23 +6,19 @@ import logging
 import math
 import os
 import signal
-import time
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import numpy as np
 
 from eddsrn_jax import config_values
 from eddsrn_jax.checkpoints.manager import Checkpoints
-from eddsrn_jax.checkpoints.ranking import VALIDATION_SET
 from eddsrn_jax.config_values import Config
 from eddsrn_jax.data.crops import CropSampler
 from eddsrn_jax.distributed import require_equal
 from eddsrn_jax.evaluation.inputs import SPOILINGS
 from eddsrn_jax.evaluation.network import evaluate_network
-from eddsrn_jax.evaluation.scoring import Photo, Scoring, validate
+from eddsrn_jax.evaluation.scoring import Photo, Scoring
 from eddsrn_jax.files import (
     delete_leftovers,
     locked,
@@ -33,13 +29,12 @@ from eddsrn_jax.files import (
 from eddsrn_jax.mesh import make_mesh, process_rows
 from eddsrn_jax.models import make_network
 from eddsrn_jax.paths import workdir_path
-from eddsrn_jax.restoration.restorer import Restorer
 from eddsrn_jax.training.config_checks import check
 from eddsrn_jax.training.memory import explaining_memory
 from eddsrn_jax.training.optimizer import make_optimizer
 from eddsrn_jax.training.preemption import StopSignal
 from eddsrn_jax.training.progress import Clock, Reporter, Tracer
-from eddsrn_jax.training.resuming import check_resumption, count_steps
+from eddsrn_jax.training.resuming import count_steps
 from eddsrn_jax.training.run_log import logging_to
 from eddsrn_jax.training.setup import (
     compile_step,
@@ -47,7 +42,8 @@ from eddsrn_jax.training.setup import (
     open_data,
     restore_or_create,
 )
-from eddsrn_jax.training.step_metrics import ADVICE, StepMetrics
+from eddsrn_jax.training.step_metrics import StepMetrics
+from eddsrn_jax.training.validator import Validator
 
 _log = logging.getLogger(__name__)
 
@@ -57,8 +53,6 @@ _OF_A_PROCESS = (
     *("data.source", "data.validation_source", "data.tfds_data_dir", "data.cache_dir"),
     *("data.tfds_download", "data.on_error", "pipeline.num_threads", "pipeline.prefetch"),
 )
-# Number of photos of each validation that are shown in TensorBoard.
-_PICTURES = 4
 
 
 def train_and_evaluate(
@@ -160,85 +154,62 @@ def _train(
     profile_steps: int,
 ) -> bool:
     """Trains from the newest checkpoint on; returns whether the run is complete."""
-    start = time.monotonic()
-    total_steps = count_steps(config, sampler.steps_per_epoch)
+    num_steps = count_steps(config, sampler.steps_per_epoch)
     model = make_network(config.network, config.model)
     optimizer, learning_rate = make_optimizer(
         **config.optimizer,
         steps_per_epoch=sampler.steps_per_epoch,
-        total_steps=total_steps,
+        total_steps=num_steps,
     )
     train_step = compile_step(config, model, optimizer, mesh)
+    clock, tracer = Clock(config.batch_size), Tracer(workdir / "profile", profile_steps)
+    keep = config.checkpoint.keep_every_steps
 
-    with Checkpoints(
-        workdir, keep_every_steps=config.checkpoint.keep_every_steps
-    ) as checkpoints:
-        state, progress, saved = restore_or_create(
-            checkpoints, config, model, optimizer, mesh
+    with Checkpoints(workdir, keep_every_steps=keep) as checkpoints:
+        state, progress = restore_or_create(
+            checkpoints, config, model, optimizer, mesh, sampler.steps_per_epoch
         )
-        if saved:
-            check_resumption(
-                saved,
-                config,
-                workdir,
-                step=int(state.step),
-                steps_per_epoch=sampler.steps_per_epoch,
-            )
-        steps = range(int(state.step), total_steps)
+        steps = range(int(state.step), num_steps)
         _announce(config, workdir, sampler, photos, mesh=mesh, steps=steps)
+        batches = open_batches(config, sampler, steps, mesh)
         metrics = StepMetrics(
             on_bad_step=config.on_bad_step, describe=sampler.describe, saved=progress
         )
-        clock = Clock(config.batch_size)
-        validation_set = _validation_set(config, photos)
-        tracer = Tracer(workdir / "profile", profile_steps)
-        batches = open_batches(config, sampler, steps, mesh)
-        if steps:
-            _log.info("compiling the training step")
-        with Reporter(
-            workdir,
-            first_step=steps.start,
-            total_steps=total_steps,
-            active=jax.process_index() == 0,
-        ) as reporter:
+        with Reporter(workdir, steps, active=jax.process_index() == 0) as reporter:
+            validator = Validator(
+                model,
+                photos,
+                reporter,
+                sigmas=config.validation.sigmas,
+                degradation=config.validation.degradation,
+            )
 
             def due(every: int) -> bool:
-                return step == total_steps or step % every == 0
+                return step == num_steps or step % every == 0
 
             for step, batch in enumerate(clock.time(batches), steps.start + 1):
                 state, step_metrics = train_step(state, batch)
                 metrics.add(step, step_metrics)
-                if step == steps.start + 1:
-                    # The first step includes compilation, so it is not timed.
-                    jax.block_until_ready(step_metrics)
-                    _log.info("first step after %.1f s", time.monotonic() - start)
-                    clock.restart()
-                    tracer.start()
+                clock.after_step(step_metrics)
                 tracer.after_step(step_metrics)
                 checkpoints.check()
                 reporter.advance(step)
                 if due(config.log_every_steps):
-                    means = metrics.pop_means()
                     rate = float(learning_rate(step - 1))
+                    means = metrics.pop_means()
                     reporter.training(step, means, clock.read(), learning_rate=rate)
                 with clock.paused():
                     scores = None
                     if due(config.validation.every_steps):
                         metrics.finish()
-                        restorer = Restorer(model, jax.device_get(state.used_params))
-                        scores = _validate(config, restorer, photos, reporter, step)
+                        scores = validator(step, state.used_params)
                     # Read once: a signal during the save acts after the next step.
                     reason = stop.reason(step)
                     if reason or scores or due(config.checkpoint.every_steps):
                         metrics.finish()
                         reporter.keep()
                         progress = metrics.to_json()
-                        checkpoints.save(
-                            state,
-                            config,
-                            progress=progress,
-                            metrics=scores and {**scores, VALIDATION_SET: validation_set},
-                        )
+                        checkpoints.save(state, config, progress=progress, metrics=scores)
                 if reason:
                     checkpoints.wait()
                     _log.info("%s: saved step %d, stopping", reason, step)
@@ -275,40 +246,5 @@ def _announce(
         len(photos),
     )
     _log.info("XLA_FLAGS=%s", os.environ.get("XLA_FLAGS", ""))
-
-
-def _validation_set(config: Config, photos: Sequence[Photo]) -> int:
-    """Returns a number that identifies the photos and degradations of validations."""
-    degradations = (config.validation.sigmas, config.validation.degradation)
-    number = zlib.crc32(repr(degradations).encode())
-    for name, image in photos:
-        number = zlib.crc32(f"{name}{image.shape}".encode(), number)
-        number = zlib.crc32(np.ascontiguousarray(image), number)
-    return number
-
-
-def _validate(
-    config: Config,
-    restorer: Restorer,
-    photos: Sequence[Photo],
-    reporter: Reporter,
-    step: int,
-) -> dict[str, float]:
-    """Scores and reports the network; returns the scores by name."""
-    try:
-        values, examples = validate(
-            restorer,
-            photos,
-            sigmas=config.validation.sigmas,
-            spoilings=SPOILINGS[config.validation.degradation],
-            num_examples=_PICTURES,
-        )
-    except FloatingPointError as error:
-        raise FloatingPointError(f"step {step}: validation: {error}{ADVICE}") from error
-    scores = {f"val/{name}": value for name, value in values.items()}
-    reporter.scalars(step, scores)
-    text = ", ".join(f"{name} {value:.2f} dB" for name, value in scores.items())
-    _log.info("step %d: %s", step, text)
-    for name, picture in examples.items():
-        reporter.picture(step, f"val/{name}", picture)
-    return scores
+    if steps:
+        _log.info("compiling the training step")

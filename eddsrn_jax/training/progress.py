@@ -26,28 +26,27 @@ _log = logging.getLogger(__name__)
 class Reporter:
     """Reporter of a run's progress; active in the first process only."""
 
-    def __init__(self, workdir: Path, *, first_step: int, total_steps: int, active: bool):
+    def __init__(self, workdir: Path, steps: range, *, active: bool):
         """Opens the files, and drops rows after the step that the run resumes from.
 
         Args:
             workdir: folder of the run.
-            first_step: number of steps already done.
-            total_steps: number of steps of the whole run.
+            steps: range from the number of steps already done to that of the whole run.
             active: whether to write at all; if False, every method does nothing.
         """
         self._active = active
-        self._total_steps = total_steps
+        self._total_steps = steps.stop
         if not active:
             return
         self._path = workdir / "metrics.jsonl"
-        _cut_back(self._path, first_step)
+        _cut_back(self._path, steps.start)
         self._file = self._path.open("a")
-        self._events = _Events(workdir / "tensorboard", first_step + 1)
+        self._events = _Events(workdir / "tensorboard", steps.start + 1)
         self._bar = tqdm(
             None,
             "training",
-            total_steps,
-            initial=first_step,
+            steps.stop,
+            initial=steps.start,
             unit="step",
             disable=not sys.stderr.isatty(),
         )
@@ -183,7 +182,9 @@ class Clock:
     """Measures the speed since the last reading, and the time spent waiting for data."""
 
     def __init__(self, batch_size: int):
+        """Starts; the batch size converts steps to images."""
         self._batch_size = batch_size
+        self._made, self._compiled = time.perf_counter(), False
         self.restart()
 
     def restart(self) -> None:
@@ -202,6 +203,18 @@ class Clock:
             self._waited += time.perf_counter() - start
             self._steps += 1
             yield batch
+
+    def after_step(self, result: Any) -> None:
+        """Waits for the first step's result, and leaves its time out.
+
+        That time includes compilation.
+        """
+        if self._compiled:
+            return
+        jax.block_until_ready(result)
+        _log.info("first step after %.1f s", time.perf_counter() - self._made)
+        self._compiled = True
+        self.restart()
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -232,20 +245,18 @@ class Tracer:
         self._folder, self._left = folder, steps
         self._running = False
 
-    def start(self) -> None:
-        """Starts the trace, unless there is nothing to trace."""
-        if self._left:
+    def after_step(self, result: Any) -> None:
+        """Starts the trace after the first step, and ends it after enough more.
+
+        Args:
+            result: result of the step, which the last step waits for.
+        """
+        if self._running:
+            self._left -= 1
+        if self._left and not self._running:
             jax.profiler.start_trace(self._folder)
             self._running = True
-            # after_step comes once more, for the step that is already done.
-            self._left += 1
-
-    def after_step(self, result: Any) -> None:
-        """Counts a step; after the last one, waits for its result and ends the trace."""
-        if not self._running:
-            return
-        self._left -= 1
-        if not self._left:
+        elif self._running and not self._left:
             jax.block_until_ready(result)
             jax.profiler.stop_trace()
             self._running = False

@@ -27,6 +27,7 @@ from eddsrn_jax.models import SCALE, abstract_params, init_params
 from eddsrn_jax.models.scgan import Discriminator
 from eddsrn_jax.paths import local_path
 from eddsrn_jax.training.adversarial import adversarial_step, with_discriminator
+from eddsrn_jax.training.resuming import check_resumption
 from eddsrn_jax.training.state import TrainState, create_train_state
 from eddsrn_jax.training.step import Metrics, train_step
 
@@ -145,23 +146,34 @@ def restore_or_create(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     mesh: jax.sharding.Mesh,
-) -> tuple[TrainState, dict[str, Any], Config | None]:
+    steps_per_epoch: int,
+) -> tuple[TrainState, dict[str, Any]]:
     """Restores the newest checkpoint's state, or creates a new state.
 
     A new state starts from the weights of `config.init_from`, if that is set.
 
     Returns:
-        The state on the devices, the result of `StepMetrics.to_json` for it, and the
-        checkpoint's config; None for a new state.
+        The state on the devices, and the result of `StepMetrics.to_json` for it.
+
+    Raises:
+        InputError: the checkpoint cannot be resumed with this config, see
+            `check_resumption`.
     """
     state = _new_state(config, model, optimizer)
     restored = checkpoints.restore_latest(replicate(state, mesh))
     if restored is not None:
-        return restored.state, restored.progress, restored.config
+        check_resumption(
+            restored.config,
+            config,
+            checkpoints.workdir,
+            step=int(restored.state.step),
+            steps_per_epoch=steps_per_epoch,
+        )
+        return restored.state, restored.progress
     if config.init_from:
         params = load_params(config.init_from, model)
         state = _new_state(config, model, optimizer, params)
-    return replicate(state, mesh), {}, None
+    return replicate(state, mesh), {}
 
 
 def _new_state(
