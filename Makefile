@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 	&& echo $$p && break; done)
 RUN = .venv/bin/python
 
-.PHONY: train demo test test-slow bench lint package clean
+.PHONY: train demo test test-slow bench lint docs package clean
 
 train: .venv/installed
 	$(RUN) train.py --config=configs/quickstart.py
@@ -25,6 +25,11 @@ lint: .venv/installed-dev
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
 	$(RUN) -m basedpyright
+
+docs: .venv/installed-docs
+	$(RUN) -m sphinx --fail-on-warning --keep-going --quiet docs build/docs
+	$(RUN) -m pytest -m docs tests/docs
+	@echo "the site is in build/docs/index.html"
 
 package: .venv/installed-dev
 	.ci/package
@@ -53,4 +58,8 @@ INSTALL = $(RUN) -m pip install --quiet --disable-pip-version-check
 
 .venv/installed-dev: requirements/dev.txt .venv/installed-demo
 	$(INSTALL) -r requirements.txt -r requirements/demo.txt -r requirements/dev.txt
+	@touch $@
+
+.venv/installed-docs: requirements/docs.txt .venv/installed-dev
+	$(INSTALL) -r requirements.txt -r requirements/docs.txt
 	@touch $@
