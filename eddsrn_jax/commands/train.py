@@ -42,6 +42,13 @@ _PROFILE = flags.DEFINE_integer(
     lower_bound=0,
     flag_values=FLAGS,
 )
+_DRY_RUN = flags.DEFINE_boolean(
+    "dry_run",
+    False,
+    "Only print what the run would cost: parameters, shapes, memory, time per step. No"
+    " photo is read and no file is written.",
+    flag_values=FLAGS,
+)
 
 
 def _config_and_workdir() -> tuple[Config, Path]:
@@ -65,10 +72,15 @@ def _config_and_workdir() -> tuple[Config, Path]:
 def main() -> int:
     """Trains as the flags say; returns 130 after Ctrl-C, else 0."""
     # Imported here, so that --help and wrong flags are answered immediately.
+    from eddsrn_jax.training.dry_run import dry_run
     from eddsrn_jax.training.loop import train_and_evaluate
 
     config, workdir = _config_and_workdir()
     connect_by_flags(FLAGS)
+    if _DRY_RUN.value:
+        for line in dry_run(config):
+            print(line, flush=True)
+        return 0
     stopped = train_and_evaluate(
         config,
         workdir,

@@ -159,7 +159,7 @@ def restore_or_create(
         InputError: the checkpoint cannot be resumed with this config, see
             `check_resumption`.
     """
-    state = _new_state(config, model, optimizer)
+    state = new_state(config, model, optimizer)
     restored = checkpoints.restore_latest(replicate(state, mesh))
     if restored is not None:
         check_resumption(
@@ -172,11 +172,11 @@ def restore_or_create(
         return restored.state, restored.progress
     if config.init_from:
         params = load_params(config.init_from, model)
-        state = _new_state(config, model, optimizer, params)
+        state = new_state(config, model, optimizer, params)
     return replicate(state, mesh), {}
 
 
-def _new_state(
+def new_state(
     config: Config,
     model: nn.Module,
     optimizer: optax.GradientTransformation,
