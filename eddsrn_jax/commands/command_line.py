@@ -24,11 +24,14 @@ from tqdm import tqdm
 from eddsrn_jax.commands.extras import advice
 from eddsrn_jax.commands.signals import interruptible
 from eddsrn_jax.compiler import enable_compilation_cache, set_xla_flags
+from eddsrn_jax.config_values import flatten
 from eddsrn_jax.distributed import lost_a_process
 from eddsrn_jax.errors import InputError, UsageError
 from eddsrn_jax.paths import printable
 
 _log = logging.getLogger(__name__)
+
+_HELP = {"-h", "--help", "-help"}
 
 
 class _AroundProgressBars(logging.Handler):
@@ -181,15 +184,25 @@ def _show_error(error: object) -> None:
     print(f"error: {printable(str(error))}", file=sys.stderr)
 
 
+def _show_help(main: Callable[..., Any], flag_values: flags.FlagValues) -> None:
+    """Prints a command's help, followed by the values of --config if that is given."""
+    print(sys.modules[main.__module__].__doc__)
+    print(flag_values.get_help(include_special_flags=False))
+    if any(argument.startswith("--config=") for argument in sys.argv):
+        flag_values([argument for argument in sys.argv if argument not in _HELP])
+        print("\nThe values of this config, each of which is a flag too:")
+        for name, value in flatten(flag_values["config"].value).items():
+            print(f"  --config.{name}={value}")
+
+
 def _parse_flags(main: Callable[..., Any], flag_values: flags.FlagValues) -> list[str]:
     """Parses `sys.argv`; errors of absl and ml_collections become one line."""
-    if {"-h", "--help", "-help"} & {*sys.argv[1:]}:
-        # The reader of the help may have closed the pipe.
-        with contextlib.suppress(BrokenPipeError):
-            print(sys.modules[main.__module__].__doc__)
-            print(flag_values.get_help(include_special_flags=False))
-        sys.exit(0)
     try:
+        if _HELP & {*sys.argv[1:]}:
+            # The reader of the help may have closed the pipe.
+            with contextlib.suppress(BrokenPipeError):
+                _show_help(main, flag_values)
+            sys.exit(0)
         arguments = flag_values(sys.argv)
         for name, value in flag_values.flag_values_dict().items():
             # The bounds of a flag do not exclude NaN.

@@ -235,6 +235,18 @@ def test_help_shows_all_flags(name, flag, call):
     assert ("--coordinator: " in out) == (name in ("train", "evaluate"))
 
 
+def test_help_with_a_config_shows_its_values(call):
+    flags = ("--config=configs/vdsr.py:lite", "--config.batch_size=3")
+    code, out, err = call("train", *flags, "--help")
+    assert code == 0 and not err
+    values = out.partition("The values of this config")[2].splitlines()
+    assert (
+        "  --config.model.features=16" in values and "  --config.batch_size=3" in values
+    )
+    code, out, err = call("train", "--config=configs/absent.py", "--help")
+    assert code == 2 and err.startswith("error: --config=configs/absent.py: no such file")
+
+
 def test_the_package_runs_a_command_by_its_name():
     run = command("-m", "eddsrn_jax", "restore", "--outputs=x", "photo.png", cwd=ROOT)
     out, err = run.communicate(timeout=300)
