@@ -1,7 +1,7 @@
 """Checks every value of a config before a run starts."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import ml_collections
@@ -34,9 +34,11 @@ def _are_counts(values: Any, count: int) -> bool:
     return len(values) == count and all(_is_whole(v) and v > 0 for v in values)
 
 
-def _one_of(*names: str) -> tuple[Callable[[Any], bool], str]:
+def _one_of(names: Collection[str]) -> tuple[Callable[[Any], bool], str]:
+    """Accepts the names in a collection, also those that are added to it later."""
     *most, last = map(repr, names)
-    return lambda value: value in names, f"{', '.join(most)} or {last}"
+    expected = f"{', '.join(most)} or {last}"
+    return lambda value: isinstance(value, str) and value in names, expected
 
 
 _TEXT = (lambda value: isinstance(value, str), "text")
@@ -75,16 +77,16 @@ _VALUES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "total_steps": _WHOLE,
     "init_from": _TEXT,
     "ema_decay": _SHARE,
-    "on_bad_step": _one_of("stop", "skip"),
+    "on_bad_step": _one_of(("stop", "skip")),
     "log_every_steps": _COUNT,
-    "network": _one_of(*NETWORKS),
+    "network": _one_of(NETWORKS),
     "data.source": _TEXT,
     "data.validation_source": _TEXT,
     "data.tfds_data_dir": _TEXT,
     "data.tfds_download": _SWITCH,
-    "data.on_error": _one_of("skip", "raise"),
+    "data.on_error": _one_of(("skip", "raise")),
     "data.cache_dir": _TEXT,
-    "data.pipeline": _one_of("stream", "resident"),
+    "data.pipeline": _one_of(("stream", "resident")),
     "data.hr_patch_size": _COUNT,
     "data.crops_per_image": _COUNT,
     "pipeline.num_threads": _COUNT,
@@ -96,8 +98,8 @@ _VALUES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "degradation.max_noise": _NUMBER,
     "degradation.jpeg_share": _PROBABILITY,
     "degradation.jpeg_quality": _QUALITIES,
-    "loss.sr": _one_of(*LOSSES),
-    "loss.deblurred": _one_of(*LOSSES),
+    "loss.sr": _one_of(LOSSES),
+    "loss.deblurred": _one_of(LOSSES),
     "loss.alpha": _NUMBER,
     "loss.eps": _POSITIVE,
     "adversarial.weight": _NUMBER,
@@ -114,7 +116,7 @@ _VALUES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "optimizer.clip_norm": _NUMBER,
     "validation.every_steps": _COUNT,
     "validation.sigmas": _SIGMAS,
-    "validation.degradation": _one_of(*SPOILINGS),
+    "validation.degradation": _one_of(SPOILINGS),
     "validation.max_photos": _COUNT,
     "checkpoint.every_steps": _COUNT,
     "checkpoint.keep_every_steps": _WHOLE,
