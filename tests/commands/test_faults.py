@@ -310,12 +310,16 @@ def test_a_failed_save_ends_the_run_and_keeps_older_checkpoints(finished, tmp_pa
     """A limit on file sizes makes the system refuse a write in the middle of a save."""
     folder, _ = finished
     log, workdir = tmp_path / "log", tmp_path / "run"
-    changes = {"model.features": 64, "total_steps": 100_000}
+    changes = {
+        "model.features": 32,
+        "total_steps": 100_000,
+        "validation.every_steps": 100_000,
+    }
     run = train(folder, workdir, log, changes)
     wait_for(lambda: 6 in finished_steps(workdir), run, log)
     # Each save distributes arrays among files differently, but the largest file is always
     # above the limit.
-    resource.prlimit(run.pid, resource.RLIMIT_FSIZE, (100_000, 100_000))
+    resource.prlimit(run.pid, resource.RLIMIT_FSIZE, (20_000, 20_000))
     kept = max(finished_steps(workdir))
     before = contents(workdir / "checkpoints" / str(kept))
     run.communicate(timeout=300)

@@ -46,7 +46,9 @@ def test_ctrl_c_soon_after_the_start_ends_with_130(tmp_path, delay):
 
 def test_a_hang_up_leaves_no_temporary_file(tmp_path):
     run = python(
-        "import time; from pathlib import Path\n"
+        "import signal, time; from pathlib import Path\n"
+        # The tests themselves may run under nohup.
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
         "from eddsrn_jax.commands.signals import end_on_hangup\n"
         "from eddsrn_jax.files import written_beside\n"
         "end_on_hangup()\n"

@@ -1,10 +1,16 @@
 """Tests the real tensorflow-datasets builder on a div2k of a few small photos."""
 
+import json
+import re
+import signal
+import time
 import warnings
 
 import numpy as np
 import pytest
 from PIL import Image
+from processes import QUICK, command
+from tiny import metrics_rows, tiny_flags
 
 from eddsrn_jax.data.pack import open_pack
 from eddsrn_jax.data.sources import open_split
@@ -68,3 +74,51 @@ def test_error_for_missing_div2k_says_how_to_prepare_it(tmp_path):
 def test_error_names_an_unknown_dataset(tmp_path):
     with pytest.raises(InputError, match="tfds:div3k"):
         open_split("tfds:div3k", tfds_data_dir=str(tmp_path))
+
+
+@pytest.mark.slow
+def test_eddsrn_trains_stops_resumes_and_is_evaluated_on_div2k(div2k, tmp_path):
+    """The commands are those of the README; only the widths and the data are small."""
+    workdir = tmp_path / "run"
+    changes = {
+        "data.source": "tfds:div2k",
+        "data.tfds_data_dir": str(div2k),
+        "data.cache_dir": str(tmp_path / "packs"),
+        "log_every_steps": 1,
+    }
+
+    def train(total_steps):
+        flags = tiny_flags(
+            tmp_path, workdir, network="EDDSRN", total_steps=total_steps, **changes
+        )
+        assert "--config=configs/eddsrn.py" in flags
+        return command("train.py", *flags, **QUICK)
+
+    run = train(100_000)
+    deadline = time.monotonic() + 600
+    while run.poll() is None and time.monotonic() < deadline:
+        path = workdir / "metrics.jsonl"
+        if path.exists() and len(path.read_text().splitlines()) > 2:
+            break
+        time.sleep(0.1)
+    run.send_signal(signal.SIGTERM)
+    _, err = run.communicate(timeout=600)
+    assert run.returncode == 0, err
+    saved = int(re.search(r"SIGTERM: saved step (\d+), stopping", err)[1])
+
+    run = train(saved + 4)
+    out, err = run.communicate(timeout=600)
+    assert run.returncode == 0, err
+    assert f", steps {saved} to {saved + 4} (" in err
+    assert "photos: 3 for training, 2 for validation" in err
+    assert "| DIV2K-val (2) | x4 SR" in out
+    steps = [row["step"] for row in metrics_rows(workdir) if "train/loss" in row]
+    assert steps == [*range(1, saved + 5)]
+
+    flags = [f"--workdir={workdir}", f"--step={saved + 4}", "--sigmas=1,2"]
+    run = command("evaluate.py", *flags, f"--output_dir={tmp_path / 'scores'}", **QUICK)
+    out, err = run.communicate(timeout=600)
+    assert run.returncode == 0, err
+    assert "| DIV2K-val (2) | deblurred" in out
+    results = json.loads((tmp_path / "scores" / "results.json").read_text())
+    assert results["protocol"]["step"] == saved + 4

@@ -216,6 +216,7 @@ def test_noise_levels_range_from_zero_to_max_noise(photo):
     assert deviations.mean() == pytest.approx(6 * 0.87, abs=1.0)
 
 
+@pytest.mark.slow
 def test_bicubic_on_blurred_set14_has_the_reference_scores():
     """Expected values were measured by an independent implementation.
 

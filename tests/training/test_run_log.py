@@ -1,13 +1,11 @@
 """The log of a run, and resuming from the workdir alone."""
 
 import logging
-import sys
 
 import jax
 import pytest
 from tiny import tiny_config
 
-from eddsrn_jax.commands import command_line, train
 from eddsrn_jax.config_values import from_json, read_config
 from eddsrn_jax.data import progress
 from eddsrn_jax.errors import InputError
@@ -33,11 +31,11 @@ def _handlers():
     return [type(x) for x in logging.getLogger("eddsrn_jax").handlers]
 
 
-def test_train_resumes_from_the_workdir_alone(finished, monkeypatch, capsys):
+def test_train_resumes_from_the_workdir_alone(finished, call):
     _, workdir = finished
-    monkeypatch.setattr(sys, "argv", ["train", f"--workdir={workdir}"])
-    assert command_line.execute(train.main, train.FLAGS) == 0
-    assert "x4 SR" in capsys.readouterr().out
+    code, out, err = call("train", f"--workdir={workdir}")
+    assert code == 0, err
+    assert "x4 SR" in out
 
 
 @pytest.mark.parametrize("content", ["", "[]", "5", "[" * 100_000])
