@@ -26,7 +26,7 @@ def main() -> None:
     """Runs the command that the first argument names, with the other arguments."""
     name, *arguments = sys.argv[1:] or ["--help"]
     if name == "help":
-        # As in: eddsrn help restore.
+        # `eddsrn help restore` is the same as `eddsrn restore --help`.
         name, *arguments = [*arguments, "--help"]
     if name in ("-h", "--help"):
         print(_USAGE, end="")

@@ -28,6 +28,7 @@ from eddsrn_jax.commands.command_line import execute
 from eddsrn_jax.compiler import enable_compilation_cache
 from eddsrn_jax.data.sources import open_split
 from eddsrn_jax.images import read_image
+from eddsrn_jax.images.pictures import read_header, read_picture
 from eddsrn_jax.training.loop import train_and_evaluate
 
 # Some tests send Ctrl-C to processes. A shell makes its background commands ignore it,
@@ -66,6 +67,22 @@ def photo_folder(tmp_path: Path, photo: np.ndarray) -> Path:
         part = photo[10 * i : 10 * i + height, 20 * i : 20 * i + width]
         Image.fromarray(part).save(folder / f"photo{i}.png")
     return folder
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Returns a function that reads a picture and checks that its header agrees."""
+
+    def read(content: bytes, name: str = "picture.bin"):
+        path = tmp_path / name
+        path.write_bytes(content)
+        header = read_header(path)
+        pixels, metadata = read_picture(path)
+        assert (header.height, header.width, header.channels) == pixels.shape
+        assert header.dtype == pixels.dtype
+        return pixels, metadata
+
+    return read
 
 
 def shared_data(name: str) -> Path:

@@ -27,7 +27,7 @@ from eddsrn_jax.checkpoints.checksums import (
     system_error,
 )
 from eddsrn_jax.checkpoints.ranking import BEST_METRICS as BEST_METRICS
-from eddsrn_jax.checkpoints.saved_checkpoint import SavedStep
+from eddsrn_jax.checkpoints.saved_checkpoint import SavedStep, why_no_workdir
 from eddsrn_jax.checkpoints.weights import Network, with_params
 from eddsrn_jax.config_values import Config
 from eddsrn_jax.distributed import gather, lost_a_process
@@ -72,19 +72,6 @@ class SavedRun(Generic[_State]):
     progress: dict[str, Any]
 
 
-def _explanation(workdir: Path) -> str:
-    """Returns why a path that has no checkpoints is no workdir of a run."""
-    if not workdir.exists():
-        return "; there is no such folder"
-    if workdir.is_file():
-        return "; this is a file, not the workdir of a run"
-    resolved = workdir.resolve()
-    for folder in (resolved, *resolved.parents):
-        if folder.name == "checkpoints":
-            return f" in it; it is a part of a run, whose workdir is {folder.parent}"
-    return "; is it a run's workdir?"
-
-
 class Checkpoints:
     """Checkpoints of a run's workdir; the two latest and the best one are kept."""
 
@@ -107,7 +94,7 @@ class Checkpoints:
         self.workdir = workdir.resolve()
         self._folder = self.workdir / "checkpoints"
         if read_only and not self._folder.is_dir():
-            raise InputError(f"{workdir}: no checkpoints found{_explanation(workdir)}")
+            raise InputError(f"{workdir}: no checkpoints found{why_no_workdir(workdir)}")
 
         # Two, so that a damaged checkpoint costs only the steps since the one before it.
         kept = [preservation_policy.LatestN(2), ranking.KeepBest()]

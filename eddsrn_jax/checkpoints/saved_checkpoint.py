@@ -164,3 +164,16 @@ class SavedStep:
                 " run (adversarial or not) saved it; config.init_from starts another run"
                 " from its weights"
             )
+
+
+def why_no_workdir(workdir: Path) -> str:
+    """Returns why a path that has no checkpoints is no workdir of a run."""
+    if not workdir.exists():
+        return "; there is no such folder"
+    if workdir.is_file():
+        return "; this is a file, not the workdir of a run"
+    resolved = workdir.resolve()
+    for folder in (resolved, *resolved.parents):
+        if folder.name == "checkpoints":
+            return f" in it; it is a part of a run, whose workdir is {folder.parent}"
+    return "; is it a run's workdir?"

@@ -17,26 +17,15 @@ import numpy as np
 from absl import flags
 
 from eddsrn_jax.commands.command_line import run_command
+from eddsrn_jax.commands.network_flags import define_network_flags
 from eddsrn_jax.errors import InputError
 
 FLAGS = flags.FlagValues()
+define_network_flags(FLAGS)
 _PORT = flags.DEFINE_integer(
     "port",
     None,
     "Port on 127.0.0.1. Default: the first free one from 7860 on.",
-    flag_values=FLAGS,
-)
-_WORKDIR = flags.DEFINE_string(
-    "workdir",
-    None,
-    "Workdir of a training run whose best weights are used.",
-    flag_values=FLAGS,
-)
-_WEIGHTS = flags.DEFINE_string(
-    "weights",
-    None,
-    "Weights to use: photo, gaussian or eddsrn-lite, which are included, or a"
-    " .safetensors file. Default: photo.",
     flag_values=FLAGS,
 )
 _MAX_INPUT = flags.DEFINE_float(
@@ -259,15 +248,15 @@ def main() -> None:
     from eddsrn_jax.restoration.restorer import Restorer
 
     choices = {purpose: name for name, purpose in PURPOSES.items()}
-    if own := _WORKDIR.value or (_WEIGHTS.value not in PURPOSES and _WEIGHTS.value):
+    if own := FLAGS.workdir or (FLAGS.weights not in PURPOSES and FLAGS.weights):
         choices = {own: own, **choices}
-    elif _WEIGHTS.value:
-        choices = {PURPOSES[_WEIGHTS.value]: _WEIGHTS.value, **choices}
+    elif FLAGS.weights:
+        choices = {PURPOSES[FLAGS.weights]: FLAGS.weights, **choices}
 
     @functools.cache
     def restorer_for(name: str) -> Restorer:
-        if name == _WORKDIR.value:
-            return Restorer.from_pretrained(workdir=name, weights=_WEIGHTS.value)
+        if name == FLAGS.workdir:
+            return Restorer.from_pretrained(workdir=name, weights=FLAGS.weights)
         return Restorer.from_pretrained(weights=name)
 
     # Wrong flags fail here, before the page is served.

@@ -13,6 +13,7 @@ from pathlib import Path
 from absl import flags
 
 from eddsrn_jax.commands.command_line import run_command
+from eddsrn_jax.commands.network_flags import define_network_flags
 from eddsrn_jax.commands.signals import (
     end_on_hangup,
     interruptible,
@@ -22,6 +23,7 @@ from eddsrn_jax.errors import UsageError
 from eddsrn_jax.paths import expand_home, local_path
 
 FLAGS = flags.FlagValues()
+define_network_flags(FLAGS)
 _OUTPUTS = flags.DEFINE_list(
     "outputs",
     ["sr"],
@@ -110,19 +112,6 @@ _STRENGTH = flags.DEFINE_float(
     upper_bound=1,
     flag_values=FLAGS,
 )
-_WORKDIR = flags.DEFINE_string(
-    "workdir",
-    None,
-    "Workdir of a training run whose best weights are used.",
-    flag_values=FLAGS,
-)
-_WEIGHTS = flags.DEFINE_string(
-    "weights",
-    None,
-    "Weights to use: photo, gaussian or eddsrn-lite, which are included, or a"
-    " .safetensors file. Default: photo.",
-    flag_values=FLAGS,
-)
 _DTYPE = flags.DEFINE_enum(
     "dtype",
     None,
@@ -171,7 +160,7 @@ def main(arguments: list[str]) -> int:
     # An empty name comes from an unset shell variable and does not mean this folder.
     if not all(arguments or [""]):
         raise UsageError("no photos: expected files or folders, see --help")
-    if _WORKDIR.value and _WEIGHTS.value:
+    if FLAGS.workdir and FLAGS.weights:
         raise UsageError("--workdir and --weights: give only one of them")
     if _OUTPUT.value and _OUTPUT_DIR.value:
         raise UsageError("--output and --output_dir: give only one of them")
@@ -213,8 +202,8 @@ def _restore(paths: list[Path], outputs: tuple[str, ...], output: Path | None) -
     jobs = restore_files(
         paths,
         lambda: Restorer.from_pretrained(
-            weights=_WEIGHTS.value,
-            workdir=_WORKDIR.value,
+            weights=FLAGS.weights,
+            workdir=FLAGS.workdir,
             dtype=_DTYPE.value,
             outputs=outputs,
             largest_window=_LARGEST_WINDOW.value,

@@ -1,4 +1,4 @@
-"""What a command does on Ctrl-C while it starts, on a hang-up, and without stderr.
+"""Reactions of a command to an early Ctrl-C, to a hang-up, and to a closed stderr.
 
 This module imports nothing that takes time, so that Ctrl-C is answered at once.
 """

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.images.decoding import EXTENSIONS
+from eddsrn_jax.images.files import patterns, warn_of_other_files
 from eddsrn_jax.paths import printable
 
 _log = logging.getLogger(__name__)
@@ -76,18 +77,10 @@ def find_photos(folder: Path, *, excluded: Collection[Path] = ()) -> list[PhotoF
             found.append(path)
         else:
             _log.warning("%s: left out, because it is not a file (a broken link?)", path)
-    extensions = " ".join(f"*{extension}" for extension in EXTENSIONS)
     if others:
-        _log.warning(
-            "%s: %d files left out, because their names match none of %s: %s%s",
-            folder,
-            len(others),
-            extensions,
-            others[0].name,
-            " ..." if len(others) > 1 else "",
-        )
+        warn_of_other_files(folder, others, EXTENSIONS)
     if not found:
-        raise InputError(f"{folder}: no images found (looked for {extensions})")
+        raise InputError(f"{folder}: no images found (looked for {patterns(EXTENSIONS)})")
     return [
         PhotoFile(printable(p.relative_to(folder)), p)
         for p in _without_copies(folder, found)
@@ -160,7 +153,7 @@ def _without_copies(folder: Path, paths: Sequence[Path]) -> list[Path]:
     root, kept = os.path.realpath(folder), {}
     for path in paths:
         real = os.path.realpath(path)
-        # Of several paths, the one without a link is kept, or else the first one.
+        # The path without a link is kept; if all have one, the first path is kept.
         if real not in kept or real == os.path.join(root, path.relative_to(folder)):
             kept[real] = path
     if omitted := len(paths) - len(kept):

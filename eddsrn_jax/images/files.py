@@ -50,7 +50,7 @@ def list_images(
     if not folder.is_dir():
         reason = "not a folder" if folder.exists() else "no such folder"
         raise InputError(f"{folder}: {reason}")
-    known = " ".join(f"*{extension}" for extension in extensions)
+    known = patterns(extensions)
     found, others = [], []
     for path in sorted(folder.glob("**/*" if recursive else "*")):
         hidden = any(x.startswith(".") for x in path.relative_to(folder).parts)
@@ -69,17 +69,29 @@ def list_images(
             left_out[path] = "it is not a file (a broken link?)"
             _log.warning("%s: left out, because it is not a file (a broken link?)", path)
     if others:
-        _log.warning(
-            "%s: %d files left out, because their names match none of %s: %s%s",
-            folder,
-            len(others),
-            known,
-            others[0].name,
-            " ..." if len(others) > 1 else "",
-        )
+        warn_of_other_files(folder, others, extensions)
     if not found:
         raise InputError(f"{folder}: no images found (looked for {known})")
     return found
+
+
+def patterns(extensions: Sequence[str]) -> str:
+    """Returns extensions as patterns for a message: "*.jpg *.png"."""
+    return " ".join(f"*{extension}" for extension in extensions)
+
+
+def warn_of_other_files(
+    folder: Path, others: Sequence[Path], extensions: Sequence[str]
+) -> None:
+    """Warns of the files in a folder that have none of the extensions."""
+    _log.warning(
+        "%s: %d files left out, because their names match none of %s: %s%s",
+        folder,
+        len(others),
+        patterns(extensions),
+        others[0].name,
+        " ..." if len(others) > 1 else "",
+    )
 
 
 def count_pixels(file: Path | bytes, name: str) -> int:

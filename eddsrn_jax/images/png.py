@@ -154,7 +154,7 @@ class _Metadata:
 
     def _add(self, kind: bytes, content: bytes) -> None:
         if kind in COLOUR_CHUNKS:
-            # As in libpng, the first chunk of a kind counts.
+            # Only the first chunk of a kind counts; libpng does the same.
             colour = self.info.setdefault("colour", [])
             if kind not in dict(colour):
                 colour.append((kind, content))

@@ -1,4 +1,4 @@
-"""What the web page shows, without a browser."""
+"""The web page's results and messages, tested without a browser."""
 
 import jax
 import numpy as np

@@ -8,26 +8,10 @@ from samples import encoded, exif, smooth, tiff
 
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.images.files import list_images
-from eddsrn_jax.images.pictures import read_header, read_picture, write_picture
+from eddsrn_jax.images.pictures import write_picture
 
 DEEP = smooth(3, np.uint16)
 FLAT = smooth(3, np.uint8)
-
-
-@pytest.fixture
-def read(tmp_path):
-    """Returns a function that reads a picture and checks that its header agrees."""
-
-    def read(content: bytes):
-        path = tmp_path / "picture.bin"
-        path.write_bytes(content)
-        header = read_header(path)
-        pixels, metadata = read_picture(path)
-        assert (header.height, header.width, header.channels) == pixels.shape
-        assert header.dtype == pixels.dtype
-        return pixels, metadata
-
-    return read
 
 
 def difference(found, expected) -> float:

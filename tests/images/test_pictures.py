@@ -34,22 +34,6 @@ def tags_of(content: bytes | None) -> tuple[dict, dict]:
     return dict(tags), dict(tags.get_ifd(0x8769))
 
 
-@pytest.fixture
-def read(tmp_path):
-    """Returns a function that reads a picture and checks that its header agrees."""
-
-    def read(content: bytes, name: str = "picture.bin"):
-        path = tmp_path / name
-        path.write_bytes(content)
-        header = read_header(path)
-        pixels, metadata = read_picture(path)
-        assert (header.height, header.width, header.channels) == pixels.shape
-        assert header.dtype == pixels.dtype
-        return pixels, metadata
-
-    return read
-
-
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
