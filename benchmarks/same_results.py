@@ -73,58 +73,61 @@ def run(commit: str | None, folder: Path, photos: Path, steps: int) -> None:
     """
     out, tree = folder / "out", _check_out(commit, folder / "tree")
     out.mkdir(parents=True)
-
-    def command(*arguments: str | Path) -> None:
-        subprocess.run(
-            [sys.executable, *map(str, arguments)],
-            cwd=tree,
-            check=True,
-            # These programs compile faster, and XLA can cache them.
-            env={**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"},
-        )
-
-    def train(workdir: Path, until: int) -> None:
-        command(
-            "train.py",
-            "--config=configs/quickstart.py",
-            f"--workdir={workdir}",
-            f"--config.total_steps={until}",
-            f"--config.data.cache_dir={folder / 'packs'}",
-            "--config.ema_decay=0.9",
-            "--config.batch_size=2",
-            "--config.validation.max_photos=1",
-        )
-        exported = out / f"{workdir.name}.safetensors"
-        # Before the commands had a folder of their own, this one was a module.
-        old = tree / "eddsrn_jax" / "export_weights.py"
-        command(
-            "-m",
-            *(
-                ["eddsrn_jax.export_weights"]
-                if old.exists()
-                else ["eddsrn_jax", "export"]
-            ),
-            f"--workdir={workdir}",
-            f"--out={exported}",
-            "--dtype=float32",
-        )
-
-    train(folder / "whole", steps)
-    train(folder / "resumed", steps // 2)
-    train(folder / "resumed", steps)
-    command(
+    _train(tree, folder, "whole", steps)
+    _train(tree, folder, "resumed", steps // 2)
+    _train(tree, folder, "resumed", steps)
+    _command(
+        tree,
         "evaluate.py",
         f"--workdir={folder / 'whole'}",
         f"--dataset=photos={photos}",
         f"--output_dir={out / 'evaluation'}",
         "--save_images",
     )
-    command(
+    _command(
+        tree,
         "restore.py",
         photos,
         "--weights=eddsrn-lite",
         f"--output_dir={out / 'restored'}",
         "--outputs=sr,deblurred",
+    )
+
+
+def _train(tree: Path, folder: Path, name: str, until: int) -> None:
+    """Trains in the workdir `folder / name` until a step, and exports the weights."""
+    workdir = folder / name
+    _command(
+        tree,
+        "train.py",
+        "--config=configs/quickstart.py",
+        f"--workdir={workdir}",
+        f"--config.total_steps={until}",
+        f"--config.data.cache_dir={folder / 'packs'}",
+        "--config.ema_decay=0.9",
+        "--config.batch_size=2",
+        "--config.validation.max_photos=1",
+    )
+    # Before the commands had a folder of their own, this one was a module.
+    is_module = (tree / "eddsrn_jax" / "export_weights.py").exists()
+    export = ["eddsrn_jax.export_weights"] if is_module else ["eddsrn_jax", "export"]
+    _command(
+        tree,
+        "-m",
+        *export,
+        f"--workdir={workdir}",
+        f"--out={folder / 'out' / name}.safetensors",
+        "--dtype=float32",
+    )
+
+
+def _command(tree: Path, *arguments: str | Path) -> None:
+    subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=tree,
+        check=True,
+        # These programs compile faster, and XLA can cache them.
+        env={**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"},
     )
 
 

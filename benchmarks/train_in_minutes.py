@@ -94,14 +94,8 @@ def train(photos: Path, out: Path) -> None:
     deadline = start + 60 * _MINUTES.value
     # Imported here, so that --help is answered immediately.
     from eddsrn_jax.mesh import make_mesh, replicate
-    from eddsrn_jax.models import init_params, make_network
-    from eddsrn_jax.models.complexity import count_parameters
-    from eddsrn_jax.training.setup import (
-        compile_step,
-        load_params,
-        open_batches,
-        open_data,
-    )
+    from eddsrn_jax.models import make_network
+    from eddsrn_jax.training.setup import compile_step, open_batches, open_data
     from eddsrn_jax.training.state import create_train_state
     from eddsrn_jax.training.step_metrics import StepMetrics
 
@@ -111,20 +105,9 @@ def train(photos: Path, out: Path) -> None:
     sampler, _ = open_data(config)
     print(f"opened {sampler.num_photos} photos in {time.monotonic() - start:.1f} s")
 
-    model = make_network(config.network, config.model)
-    key = jax.random.key(config.seed)
-    if config.init_from:
-        params = load_params(Path(config.init_from).expanduser(), model)
-    else:
-        params = init_params(model, key)
-    # The learning rate is part of the state. A schedule would be part of the program,
-    # which would have to be compiled again once the number of steps is known.
-    adam = optax.inject_hyperparams(optax.adam)(
-        learning_rate=0.0, b1=0.9, b2=config.optimizer.b2
-    )
-    clip = optax.clip_by_global_norm(config.optimizer.clip_norm or math.inf)
-    optimizer = optax.chain(clip, adam)
     mesh = make_mesh()
+    model = make_network(config.network, config.model)
+    params, optimizer = _first_params(config, model), _make_optimizer(config)
     state = replicate(create_train_state(params, optimizer, ema=True), mesh)
     step_fn = compile_step(config, model, optimizer, mesh)
     batches = open_batches(config, sampler, range(2**31), mesh)
@@ -134,46 +117,88 @@ def train(photos: Path, out: Path) -> None:
     state, _ = step_fn(state, next(batches))
     jax.block_until_ready(state)
     begun = time.monotonic()
-    print(
-        f"{jax.devices()[0].device_kind}: {count_parameters(params):,} parameters, first"
-        f" step after {begun - start:.1f} s"
-    )
+    device = jax.devices()[0].device_kind
+    print(f"{device}: first step after {begun - start:.1f} s")
     finish = deadline - _RESERVE * (deadline - begun)
-    log = (out / "log.jsonl").open("w")
-    logged, logged_step, halved = begun, 1, False
-    step = 1
-    while (now := time.monotonic()) < finish or step < 2:
-        step += 1
-        share = min((now - begun) / max(finish - begun, 1e-9), 1.0)
-        rate = config.optimizer.learning_rate * learning_rate_at(share)
-        state = with_learning_rate(state, replicate(np.float32(rate), mesh))
-        state, step_metrics = step_fn(state, next(batches))
-        metrics.add(step, step_metrics)
-        if now - logged > _LOG_SECONDS:
-            means = metrics.pop_means()
-            seconds = (now - logged) / (step - logged_step)
-            row = {
-                "step": step,
-                "ms": 1e3 * seconds,
-                "images_per_second": config.batch_size / seconds,
-                "rate": rate,
-                "skipped": metrics.skipped,
-                **means,
-            }
-            log.write(json.dumps(row) + "\n")
-            log.flush()
-            print(row, flush=True)
-            logged, logged_step = now, step
-        if share > 0.5 and not halved:
-            halved = True
-            write_pieces(out, model, state, config)
+    step, halved = 1, False
+    with _Log(out / "log.jsonl", begun, config.batch_size) as log:
+        while (now := time.monotonic()) < finish or step < 2:
+            step += 1
+            share = min((now - begun) / max(finish - begun, 1e-9), 1.0)
+            rate = config.optimizer.learning_rate * learning_rate_at(share)
+            state = with_learning_rate(state, replicate(np.float32(rate), mesh))
+            state, step_metrics = step_fn(state, next(batches))
+            metrics.add(step, step_metrics)
+            log.after_step(step, now, metrics, rate)
+            if share > 0.5 and not halved:
+                halved = True
+                write_pieces(out, model, state, config)
     write_pieces(out, model, state, config)
-    log.close()
     print(
         f"{step} steps, {metrics.skipped} skipped, in"
         f" {(time.monotonic() - start) / 60:.2f} minutes; the weights are in {out}, in"
         " pieces"
     )
+
+
+def _first_params(config: Any, model: Any) -> Any:
+    """Returns the parameters to start from: given weights, or random ones."""
+    from eddsrn_jax.models import init_params
+    from eddsrn_jax.models.complexity import count_parameters
+    from eddsrn_jax.training.setup import load_params
+
+    if config.init_from:
+        params = load_params(Path(config.init_from).expanduser(), model)
+    else:
+        params = init_params(model, jax.random.key(config.seed))
+    print(f"{config.name}: {count_parameters(params):,} parameters")
+    return params
+
+
+def _make_optimizer(config: Any) -> optax.GradientTransformation:
+    """Returns Adam with a learning rate that is set before each step.
+
+    The learning rate is part of the state. A schedule would be part of the program, which
+    would have to be compiled again once the number of steps is known.
+    """
+    adam = optax.inject_hyperparams(optax.adam)(
+        learning_rate=0.0, b1=0.9, b2=config.optimizer.b2
+    )
+    clip = optax.clip_by_global_norm(config.optimizer.clip_norm or math.inf)
+    return optax.chain(clip, adam)
+
+
+class _Log:
+    """Writes and prints mean metrics and the speed every ten seconds."""
+
+    def __init__(self, path: Path, begun: float, batch_size: int):
+        self._file = path.open("w")
+        self._time, self._step, self._batch_size = begun, 1, batch_size
+
+    def __enter__(self) -> "_Log":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def after_step(self, step: int, now: float, metrics: Any, rate: float) -> None:
+        """Writes a row if one is due."""
+        if now - self._time <= _LOG_SECONDS:
+            return
+        means = metrics.pop_means()
+        seconds = (now - self._time) / (step - self._step)
+        row = {
+            "step": step,
+            "ms": 1e3 * seconds,
+            "images_per_second": self._batch_size / seconds,
+            "rate": rate,
+            "skipped": metrics.skipped,
+            **means,
+        }
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        print(row, flush=True)
+        self._time, self._step = now, step
 
 
 def learning_rate_at(share: float) -> float:

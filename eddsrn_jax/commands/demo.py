@@ -194,34 +194,16 @@ def make_page(gr: Any, work: Any, choices: Mapping[str, str], examples: list[str
         )
         with gr.Row():
             with gr.Column(scale=1):
-                upload = gr.Image(
-                    label="Photo",
-                    sources=["upload", "clipboard"],
-                    buttons=[],
-                    height=260,
-                )
-                weights = gr.Radio(
-                    list(choices.items()),
-                    value=next(iter(choices.values())),
-                    label="Network",
-                )
-                strength = gr.Slider(0, 1, 1, step=0.05, label="Strength")
-                start = gr.Button("Restore", variant="primary")
-                gr.Examples(examples, upload, label="Try one of these")
+                *inputs, start = _input_column(gr, choices, examples)
             with gr.Column(scale=2):
-                note = gr.Markdown("The result appears here.", elem_id="note")
-                with gr.Tab("x4 super-resolved"):
-                    sr = _slider(gr, "Bicubic | super-resolved", "sr")
-                    sr_file = gr.DownloadButton("Download x4", elem_id="download-sr")
-                with gr.Tab("Deblurred"):
-                    deblurred = _slider(gr, "Photo | deblurred", "deblurred")
-                    deblurred_file = gr.DownloadButton("Download deblurred")
+                outputs = _result_column(gr)
+        _, weights, strength = inputs
         events = {start.click: start_run, strength.input: run, weights.input: run}
         for event, function in events.items():
             event(
                 function,
-                [upload, weights, strength],
-                [sr, deblurred, sr_file, deblurred_file, note],
+                inputs,
+                outputs,
                 concurrency_limit=1,
                 concurrency_id="restore",
                 # While a photo is being restored, only the last change waits.
@@ -229,6 +211,32 @@ def make_page(gr: Any, work: Any, choices: Mapping[str, str], examples: list[str
                 api_visibility="private",
             )
     return page.queue(max_size=_LONGEST_QUEUE, default_concurrency_limit=1)
+
+
+def _input_column(gr: Any, choices: Mapping[str, str], examples: list[str]) -> list[Any]:
+    """Adds upload, choice of weights, strength and button; returns them in this order."""
+    upload = gr.Image(
+        label="Photo", sources=["upload", "clipboard"], buttons=[], height=260
+    )
+    weights = gr.Radio(
+        list(choices.items()), value=next(iter(choices.values())), label="Network"
+    )
+    strength = gr.Slider(0, 1, 1, step=0.05, label="Strength")
+    start = gr.Button("Restore", variant="primary")
+    gr.Examples(examples, upload, label="Try one of these")
+    return [upload, weights, strength, start]
+
+
+def _result_column(gr: Any) -> list[Any]:
+    """Adds what `show` fills: two sliders, two downloads and a note, in this order."""
+    note = gr.Markdown("The result appears here.", elem_id="note")
+    with gr.Tab("x4 super-resolved"):
+        sr = _slider(gr, "Bicubic | super-resolved", "sr")
+        sr_file = gr.DownloadButton("Download x4", elem_id="download-sr")
+    with gr.Tab("Deblurred"):
+        deblurred = _slider(gr, "Photo | deblurred", "deblurred")
+        deblurred_file = gr.DownloadButton("Download deblurred")
+    return [sr, deblurred, sr_file, deblurred_file, note]
 
 
 def _slider(gr: Any, label: str, name: str) -> Any:
@@ -242,16 +250,46 @@ def _slider(gr: Any, label: str, name: str) -> Any:
     )
 
 
-def main() -> None:
-    """Serves the page until it is stopped."""
+def _choices() -> dict[str, str]:
+    """Returns the weights to choose from, by label; those of the flags come first."""
     from eddsrn_jax.checkpoints.weights import PURPOSES
-    from eddsrn_jax.restoration.restorer import Restorer
 
     choices = {purpose: name for name, purpose in PURPOSES.items()}
     if own := FLAGS.workdir or (FLAGS.weights not in PURPOSES and FLAGS.weights):
-        choices = {own: own, **choices}
-    elif FLAGS.weights:
-        choices = {PURPOSES[FLAGS.weights]: FLAGS.weights, **choices}
+        return {own: own, **choices}
+    if FLAGS.weights:
+        return {PURPOSES[FLAGS.weights]: FLAGS.weights, **choices}
+    return choices
+
+
+def _import_gradio(folder: str) -> Any:
+    """Imports Gradio, with settings that it reads from the environment.
+
+    Args:
+        folder: folder for uploads.
+
+    Raises:
+        InputError: Gradio is not installed.
+    """
+    os.environ["GRADIO_TEMP_DIR"] = folder
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    # At launch Gradio requests its own URL, which a proxy cannot reach.
+    proxied = [os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), "127.0.0.1"]
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(filter(None, proxied))
+    try:
+        import gradio
+    except ImportError as error:
+        raise InputError(
+            f'the web page needs Gradio ({error}); run pip install "eddsrn_jax[demo]"'
+        ) from error
+    return gradio
+
+
+def main() -> None:
+    """Serves the page until it is stopped."""
+    from eddsrn_jax.restoration.restorer import Restorer
+
+    choices = _choices()
 
     @functools.cache
     def restorer_for(name: str) -> Restorer:
@@ -277,40 +315,35 @@ def main() -> None:
 
         return worker.submit(restore).result()
 
+    # Uploads and results are deleted with this folder when the server stops.
     with tempfile.TemporaryDirectory(prefix="eddsrn-demo-") as folder, worker:
-        # Uploads and results are deleted with this folder when the server stops.
-        os.environ["GRADIO_TEMP_DIR"] = folder
-        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-        # At launch Gradio requests its own URL, which a proxy cannot reach.
-        proxied = [os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), "127.0.0.1"]
-        os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(filter(None, proxied))
-        try:
-            import gradio as gr
-        except ImportError as error:
-            raise InputError(
-                f'the web page needs Gradio ({error}); run pip install "eddsrn_jax[demo]"'
-            ) from error
-        examples = Path(folder, "examples")
-        page = make_page(gr, work, choices, write_examples(examples))
-        *_, url, _ = page.launch(
-            server_name="127.0.0.1",
-            server_port=_PORT.value,
-            share=False,
-            inbrowser=_OPEN.value,
-            prevent_thread_lock=True,
-            quiet=True,
-            max_file_size=_LARGEST_UPLOAD,
-            allowed_paths=[folder],
-            footer_links=[],
-            ssr_mode=False,
-            # Other fonts would be requested from the web.
-            theme=gr.themes.Default(
-                font=["system-ui", "sans-serif"], font_mono=["monospace"]
-            ),
-            css=_STYLE,
-        )
-        print(f"{url} (press Ctrl-C to stop)", flush=True)
+        gr = _import_gradio(folder)
+        examples = write_examples(Path(folder, "examples"))
+        page = make_page(gr, work, choices, examples)
+        print(f"{_launch(gr, page, folder)} (press Ctrl-C to stop)", flush=True)
         page.block_thread()
+
+
+def _launch(gr: Any, page: Any, folder: str) -> str:
+    """Serves the page in the background and returns its URL."""
+    *_, url, _ = page.launch(
+        server_name="127.0.0.1",
+        server_port=_PORT.value,
+        share=False,
+        inbrowser=_OPEN.value,
+        prevent_thread_lock=True,
+        quiet=True,
+        max_file_size=_LARGEST_UPLOAD,
+        allowed_paths=[folder],
+        footer_links=[],
+        ssr_mode=False,
+        # Other fonts would be requested from the web.
+        theme=gr.themes.Default(
+            font=["system-ui", "sans-serif"], font_mono=["monospace"]
+        ),
+        css=_STYLE,
+    )
+    return url
 
 
 def run() -> None:

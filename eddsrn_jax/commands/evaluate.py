@@ -187,7 +187,7 @@ def main() -> None:
     connect_by_flags(FLAGS)
     # Imported here, so that --help and wrong flags are answered immediately.
     from eddsrn_jax.evaluation.inputs import SPOILINGS
-    from eddsrn_jax.evaluation.network import evaluate_network
+    from eddsrn_jax.evaluation.network import Comparison, evaluate_network
     from eddsrn_jax.evaluation.scoring import Scoring
     from eddsrn_jax.evaluation.table import compare
 
@@ -201,11 +201,10 @@ def main() -> None:
             save_images=_SAVE_IMAGES.value,
         ),
         "dtype": _DTYPE.value,
-        "peers": _path(_PEERS),
         "output_dir": _path(_OUTPUT_DIR),
     }
     if _CONFIG.value:
-        compare(_CONFIG.value, figure=_FIGURE.value, **options)
+        compare(_CONFIG.value, figure=_FIGURE.value, peers=_path(_PEERS), **options)
         return
     photo = _DEGRADATION.value == "photo"
     scored = _WORKDIR.value or _WEIGHTS.value or "gaussian"
@@ -214,9 +213,12 @@ def main() -> None:
         step=_STEP.value,
         weights=_path(_WEIGHTS),
         validation=_VALIDATION.value,
-        beside=["gaussian"] if photo and scored != "gaussian" else [],
-        ensemble=_SELF_ENSEMBLE.value,
-        wiener=_WIENER.value,
+        comparison=Comparison(
+            weights=["gaussian"] if photo and scored != "gaussian" else [],
+            peers=_path(_PEERS),
+            ensemble=_SELF_ENSEMBLE.value,
+            wiener=_WIENER.value,
+        ),
         **options,
     )
 

@@ -52,6 +52,27 @@ class _Candidate:
     config: Config | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Methods to score beside a network and its baseline, bicubic interpolation.
+
+    Attributes:
+        weights: names of shipped weights.
+        peers: folder with published weights of other networks, see `read_peers`.
+        ensemble: whether to score the network's self-ensemble.
+        wiener: whether to score the Wiener filter, which takes the true sigma.
+    """
+
+    weights: Sequence[str] = ()
+    peers: Path | str | None = None
+    ensemble: bool = False
+    wiener: bool = False
+
+
+# Bicubic interpolation alone.
+BASELINE = Comparison()
+
+
 def evaluate_network(
     *,
     workdir: Path | str | None = None,
@@ -61,11 +82,8 @@ def evaluate_network(
     validation: bool = True,
     validation_set: Source | None = None,
     scoring: Scoring = PAPER,
-    beside: Sequence[str] = (),
+    comparison: Comparison = BASELINE,
     dtype: str | None = None,
-    ensemble: bool = False,
-    wiener: bool = False,
-    peers: Path | str | None = None,
     output_dir: Path | str | None = None,
 ) -> list[Row]:
     """Scores a network and the baselines; prints and writes the results.
@@ -73,56 +91,36 @@ def evaluate_network(
     Args:
         workdir: workdir of the run that trained the network.
         step: step of the checkpoint; None for the one with the best validation score.
-        weights: name of shipped weights or a file, see `find_weights`. If weights and
-            workdir are both None, "gaussian" is scored, which is made for the paper's
-            degradation.
+        weights: name of shipped weights or a file, see `find_weights`. Default, without
+            workdir: "gaussian", made for the paper's degradation.
         datasets: folders of photos to score, by name.
-        validation: whether to score the run's own validation set.
-        validation_set: the run's validation set, if the caller has it open; None opens
-            it.
+        validation: whether to open the run's own validation set and score it.
+        validation_set: validation set of the run that the caller has open.
         scoring: which photos are scored, and with which degradations.
-        beside: names of shipped weights to score as well.
+        comparison: methods to score beside the network.
         dtype: computation dtype, such as "bfloat16"; None for the network's own.
-        ensemble: whether to score the network's self-ensemble as well.
-        wiener: whether to score the Wiener filter, which takes the true sigma, as well.
-        peers: folder with published weights of other networks to score as well, see
-            `read_peers`.
         output_dir: folder for results and images. Default: `workdir/evaluation/STEP`, or
             `evaluation/NAME` for weights. If that exists, `-2`, `-3` and so on follow
             the name.
 
     Returns:
-        The rows of all sets. Processes other than the first only score their share of
-        the photos and return an empty list.
+        The rows of all sets.
 
     Raises:
-        InputError: the checkpoint, weights, folder or validation set does not exist, or
-            there is no photo to score.
+        InputError: one of these does not exist, or there is no photo to score.
     """
     find_devices()
     workdir = workdir_path(workdir) if workdir else None
     candidate = _open_run(workdir, step) if workdir else _open_weights(weights)
     sources = open_folders(datasets or {})
-    if validation and validation_set:
+    if validation_set:
         sources[:0] = [validation_set]
     elif validation and workdir and candidate.config:
         sources[:0] = _held_out(candidate.config, workdir, required=not sources)
     # An unwritable folder should fail here, not after all the scoring.
     output_dir = open_output(output_dir, candidate.folder)
-
-    methods = _methods(candidate.network, dtype=dtype, ensemble=ensemble)
-    if wiener:
-        # Importing SciPy's transforms takes a while.
-        from eddsrn_jax.evaluation.baselines.wiener import Wiener
-
-        methods["Wiener, told sigma"] = Wiener()
-    for name in beside:
-        methods[f"weights {name}"] = Restorer.from_pretrained(weights=name, dtype=dtype)
-    if peers:
-        for name, peer in read_peers(local_path(peers, "--peers")).items():
-            methods[name] = Restorer(peer.model, peer.params)
     rows = score_sources(
-        methods,
+        _methods(candidate.network, comparison, dtype=dtype),
         sources,
         output_dir,
         scoring=scoring,
@@ -132,15 +130,21 @@ def evaluate_network(
             "datasets": {name: str(path) for name, path in (datasets or {}).items()},
         },
     )
-    if jax.process_index() > 0:
-        return []
+    if jax.process_index() == 0:
+        _print_results(rows, scoring, output_dir, candidate.title)
+    return rows
+
+
+def _print_results(
+    rows: Sequence[Row], scoring: Scoring, output_dir: Path, title: str
+) -> None:
+    """Prints the table of scores and the paths of the files with results."""
     spoiled = any(spoiling != Spoiling() for spoiling in scoring.spoilings)
     print(format_gains(rows) if spoiled else format_table(rows))
     scores = printable(output_dir / "results.json")
-    print(f"\n{printable(candidate.title)}; scores in {scores}")
+    print(f"\n{printable(title)}; scores in {scores}")
     for name in dict.fromkeys(row.dataset for row in rows):
         print(f"before/after picture: {printable(example_path(output_dir, name))}")
-    return rows
 
 
 def open_folders(datasets: Mapping[str, Path | str]) -> list[Source]:
@@ -204,8 +208,14 @@ def score_sources(
         rows.extend(found)
     if not rows:
         raise InputError(f"no photo could be scored in {', '.join(names)}")
-    protocol = {
-        **origin,
+    if share[0] == 0:
+        write_results(output_dir, rows, protocol={**origin, **_conditions(scoring)})
+    return rows
+
+
+def _conditions(scoring: Scoring) -> dict[str, Any]:
+    """Returns the conditions of an evaluation: its protocol, device and libraries."""
+    return {
         "sigmas": list(scoring.sigmas) if scoring.sigmas else "random",
         "spoilings": [str(spoiling) for spoiling in scoring.spoilings],
         "seed": scoring.seed,
@@ -216,9 +226,6 @@ def score_sources(
             for name in ("jax", "jaxlib", "flax", "numpy", "scikit-image")
         },
     }
-    if share[0] == 0:
-        write_results(output_dir, rows, protocol=protocol)
-    return rows
 
 
 def _in_turn(shares: Sequence[list[dict[str, Any]]]) -> list[Row]:
@@ -258,15 +265,27 @@ def _open_weights(name: Path | str | None) -> _Candidate:
     )
 
 
-def _methods(network: Network, *, dtype: str | None, ensemble: bool) -> dict[str, Method]:
-    """Returns the methods to score by name: baselines, then the network."""
+def _methods(
+    network: Network, comparison: Comparison, *, dtype: str | None
+) -> dict[str, Method]:
+    """Returns the methods to score by name: baselines, the network, the others."""
     model = network.model.clone(dtype=dtype) if dtype else network.model
     restorer = Restorer(model, network.params)
     methods = {"bicubic": bicubic, network.name: restorer}
-    if ensemble:
-        methods[f"{network.name}, x8 ensemble"] = self_ensemble(restorer)
     if "deblurred" in abstract_outputs(model):
         methods = {"blurred input": untouched, **methods}
+    if comparison.ensemble:
+        methods[f"{network.name}, x8 ensemble"] = self_ensemble(restorer)
+    if comparison.wiener:
+        # Importing SciPy's transforms takes a while.
+        from eddsrn_jax.evaluation.baselines.wiener import Wiener
+
+        methods["Wiener, told sigma"] = Wiener()
+    for name in comparison.weights:
+        methods[f"weights {name}"] = Restorer.from_pretrained(weights=name, dtype=dtype)
+    if comparison.peers:
+        for name, peer in read_peers(local_path(comparison.peers, "--peers")).items():
+            methods[name] = Restorer(peer.model, peer.params)
     return methods
 
 

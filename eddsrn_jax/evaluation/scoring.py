@@ -111,41 +111,24 @@ def evaluate(
     ):
         for number, (name, photo) in enumerate(photos):
             bar.update()
-            # The extension is dropped unless an earlier photo has the same stem.
-            stem = str(Path(name).with_suffix(""))
-            file_name = name if stem in stems else stem
-            stems.add(stem)
+            file_name = _new_stem(name, stems)
             if number % share[1] != share[0] or _is_too_small(name, photo):
                 continue
             hr, results = cut_to_scale(photo), []
-            if (hr[:, :, :1] == hr).all():
-                _log.info("%s: gray photo, scored as three equal channels", name)
             drawn = sigmas or (random_sigma(seed, name),)
+            example = (middle(drawn), spoilings[0])
             for cell in _inputs(
                 name, hr, drawn, spoilings, seed=seed, max_sigma=max_sigma
             ):
                 found = list(_apply(methods, cell.input, cell.sigma))
                 results.append((cell, found))
-                images = _captioned(cell.input, found)
                 if save_dir:
                     folder = save_dir / _folder_name(cell.sigma, cell.spoiling)
-                    _save(folder, file_name, images)
-                first = not rows and cell.spoiling == spoilings[0]
-                if example_path and first and cell.sigma == middle(drawn):
-                    title = f"sigma {cell.sigma:.3g}, input"
-                    images = {title: images.pop("input"), **images, "truth": hr}
-                    write_image(example_path, before_after(images))
+                    _save(folder, file_name, _captioned(cell.input, found))
+                if example_path and not rows and (cell.sigma, cell.spoiling) == example:
+                    _write_example(example_path, cell, found, hr)
             # Scoring waits until here, so that it does not disturb the methods' times.
-            scored = _score(pool, dataset, name, hr, results)
-            exact = {r.method: None for r in scored if MAX_PSNR in r.scores.values()}
-            if exact:
-                _log.info(
-                    "%s: restored exactly by %s; a PSNR of %g dB is counted",
-                    name,
-                    ", ".join(exact),
-                    MAX_PSNR,
-                )
-            rows += scored
+            rows += _score(pool, dataset, name, hr, results)
     return rows
 
 
@@ -157,6 +140,18 @@ class _Cell:
     spoiling: Spoiling
     input: np.ndarray
     lr_sharp: np.ndarray
+
+
+def _new_stem(name: str, stems: set[str]) -> str:
+    """Returns a file's name without extension, or with it if that stem is in the set.
+
+    The stem is then added to the set.
+    """
+    stem = str(Path(name).with_suffix(""))
+    if stem in stems:
+        return name
+    stems.add(stem)
+    return stem
 
 
 def _is_too_small(name: str, photo: np.ndarray) -> bool:
@@ -198,7 +193,7 @@ def _score(
     hr: np.ndarray,
     results: Sequence[tuple[_Cell, list[_Result]]],
 ) -> list[Row]:
-    """Scores all results of a photo, in parallel."""
+    """Scores all results of a photo, in parallel; logs a gray photo and exact results."""
     jobs: list[tuple[_Key, concurrent.futures.Future, Spoiling]] = []
     for cell, found in results:
         truth = {"sr": hr, "deblurred": cell.lr_sharp}
@@ -207,7 +202,17 @@ def _score(
                 key = (dataset, name, cell.sigma, output, method, seconds)
                 job = pool.submit(score, image, truth[output])
                 jobs.append((key, job, cell.spoiling))
-    return [Row(*key, job.result(), x.noise, x.jpeg) for key, job, x in jobs]
+    rows = [Row(*key, job.result(), x.noise, x.jpeg) for key, job, x in jobs]
+    if (hr[:, :, :1] == hr).all():
+        _log.info("%s: gray photo, scored as three equal channels", name)
+    if exact := {r.method: None for r in rows if MAX_PSNR in r.scores.values()}:
+        _log.info(
+            "%s: restored exactly by %s; a PSNR of %g dB is counted",
+            name,
+            ", ".join(exact),
+            MAX_PSNR,
+        )
+    return rows
 
 
 def middle(values: Sequence[float]) -> float:
@@ -235,6 +240,16 @@ def _captioned(lr_blur: np.ndarray, results: Sequence[_Result]) -> dict[str, np.
             if image is not lr_blur:
                 images[f"{method} {output}"] = image
     return images
+
+
+def _write_example(
+    path: Path, cell: _Cell, results: Sequence[_Result], hr: np.ndarray
+) -> None:
+    """Writes a picture of a photo's input, every image made from it, and the truth."""
+    images = _captioned(cell.input, results)
+    title = f"sigma {cell.sigma:.3g}, input"
+    images = {title: images.pop("input"), **images, "truth": hr}
+    write_image(path, before_after(images))
 
 
 def _folder_name(sigma: float, spoiling: Spoiling) -> str:

@@ -74,16 +74,9 @@ def open_wide_tiff(
         InputError: the header is implausible, or strips are missing.
     """
     exif = _tags(stream, page, offset)
-    has_hidden_image = exif.get(254) == 1 and 330 in exif
-    if _DNG_VERSION in exif or exif.get(262) in _SENSOR or has_hidden_image:
-        raise InputError("is a raw photo, which is not read; convert it to TIFF first")
+    _refuse_raw(exif)
     width, height, samples = exif.get(256, 0), exif.get(257, 0), exif.get(277, 1)
-    # Decoders allocate a whole tile with all its samples, even for a small image.
-    if exif.get(322, 0) * exif.get(323, 0) > 4 * (width * height + 2**20) or samples > 16:
-        raise InputError(
-            f"implausible header: {samples} samples, tiles of"
-            f" {exif.get(322)}x{exif.get(323)}"
-        )
+    _refuse_large_tiles(exif, width * height, samples)
     bits, formats = np.ravel(exif.get(258, 1)), np.ravel(exif.get(339, 1))
     photometric = exif.get(262)
     if 2 in formats and bits.max() <= 16:
@@ -122,6 +115,24 @@ def open_wide_tiff(
         page=page,
         notes=notes,
     )
+
+
+def _refuse_raw(exif: Image.Exif) -> None:
+    has_hidden_image = exif.get(254) == 1 and 330 in exif
+    if _DNG_VERSION in exif or exif.get(262) in _SENSOR or has_hidden_image:
+        raise InputError("is a raw photo, which is not read; convert it to TIFF first")
+
+
+def _refuse_large_tiles(exif: Image.Exif, num_pixels: int, samples: int) -> None:
+    """Raises InputError if a tile is far larger than the image, or has many samples.
+
+    Decoders allocate a whole tile with all its samples, even for a small image.
+    """
+    width, height = exif.get(322, 0), exif.get(323, 0)
+    if width * height > 4 * (num_pixels + 2**20) or samples > 16:
+        raise InputError(
+            f"implausible header: {samples} samples, tiles of {width}x{height}"
+        )
 
 
 def tiff_info(exif: Image.Exif) -> dict:

@@ -220,9 +220,8 @@ def training_triple(
         "hr" [H, H, 3]; "lr_sharp" and "lr_blur" [H / scale, H / scale, 3]; all float32.
     """
     augment_key, sigma_key = jax.random.split(key)
-    shape_key, noise_key, jpeg_key, sharp_key = (
-        jax.random.fold_in(key, i) for i in range(4)
-    )
+    keys = [jax.random.fold_in(key, i) for i in range(4)]
+    shape_key, noise_key, jpeg_key, sharp_key = keys
     low, high = sigma_range
     sigma = jax.random.uniform(sigma_key, minval=low, maxval=high)
     if sharp_share:
@@ -234,25 +233,31 @@ def training_triple(
         chosen, angle, ratio = jax.random.uniform(shape_key, (3,))
         sigmas = (sigma, sigma * (0.3 + 0.7 * ratio))
         kernel = blur_kernel(sigmas, jnp.pi * angle, max_sigma=high)
-        other = blur_by_kernel(lr_sharp, kernel)
-        blurred = jnp.where(chosen < anisotropic_share, other, blurred)
+        directional = blur_by_kernel(lr_sharp, kernel)
+        blurred = jnp.where(chosen < anisotropic_share, directional, blurred)
     if noise_share:
-        field_key, draw_key = jax.random.split(noise_key)
-        chosen, level, shot = jax.random.uniform(draw_key, (3,))
-        level = max_noise / 255.0 * level
-        noisy = add_noise(field_key, blurred, level, shot=shot)
-        blurred = jnp.where(chosen < noise_share, noisy, blurred)
+        blurred = _add_noise_at_random(noise_key, blurred, noise_share, max_noise)
     lr_blur = round_to_8_bits(blurred)
     if jpeg_share:
-        lr_blur = _compress_at_random(
-            jpeg_key, lr_blur, share=jpeg_share, quality=jpeg_quality
-        )
-    hr = hr.astype(jnp.float32) / 255.0
-    return {"hr": hr, "lr_sharp": lr_sharp, "lr_blur": lr_blur}
+        lr_blur = _compress_at_random(jpeg_key, lr_blur, jpeg_share, jpeg_quality)
+    return {
+        "hr": hr.astype(jnp.float32) / 255.0,
+        "lr_sharp": lr_sharp,
+        "lr_blur": lr_blur,
+    }
+
+
+def _add_noise_at_random(
+    key: jax.Array, image: jax.Array, share: float, max_noise: float
+) -> jax.Array:
+    field_key, draw_key = jax.random.split(key)
+    chosen, level, shot = jax.random.uniform(draw_key, (3,))
+    noisy = add_noise(field_key, image, max_noise / 255.0 * level, shot=shot)
+    return jnp.where(chosen < share, noisy, image)
 
 
 def _compress_at_random(
-    key: jax.Array, image: jax.Array, *, share: float, quality: tuple[int, int]
+    key: jax.Array, image: jax.Array, share: float, quality: tuple[int, int]
 ) -> jax.Array:
     chosen_key, quality_key, chroma_key, phase_key = jax.random.split(key, 4)
     low, high = quality

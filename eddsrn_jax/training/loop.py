@@ -9,6 +9,7 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 
 from eddsrn_jax import config_values
@@ -154,20 +155,18 @@ def _train(
     profile_steps: int,
 ) -> bool:
     """Trains from the newest checkpoint on; returns whether the run is complete."""
-    num_steps = count_steps(config, sampler.steps_per_epoch)
+    per_epoch = sampler.steps_per_epoch
+    num_steps = count_steps(config, per_epoch)
     model = make_network(config.network, config.model)
     optimizer, learning_rate = make_optimizer(
-        **config.optimizer,
-        steps_per_epoch=sampler.steps_per_epoch,
-        total_steps=num_steps,
+        **config.optimizer, steps_per_epoch=per_epoch, total_steps=num_steps
     )
     train_step = compile_step(config, model, optimizer, mesh)
     clock, tracer = Clock(config.batch_size), Tracer(workdir / "profile", profile_steps)
     keep = config.checkpoint.keep_every_steps
-
     with Checkpoints(workdir, keep_every_steps=keep) as checkpoints:
         state, progress = restore_or_create(
-            checkpoints, config, model, optimizer, mesh, sampler.steps_per_epoch
+            checkpoints, config, model, optimizer, mesh, per_epoch
         )
         steps = range(int(state.step), num_steps)
         _announce(config, workdir, sampler, photos, mesh=mesh, steps=steps)
@@ -176,17 +175,7 @@ def _train(
             on_bad_step=config.on_bad_step, describe=sampler.describe, saved=progress
         )
         with Reporter(workdir, steps, active=jax.process_index() == 0) as reporter:
-            validator = Validator(
-                model,
-                photos,
-                reporter,
-                sigmas=config.validation.sigmas,
-                degradation=config.validation.degradation,
-            )
-
-            def due(every: int) -> bool:
-                return step == num_steps or step % every == 0
-
+            validator = _make_validator(config, model, photos, reporter)
             for step, batch in enumerate(clock.time(batches), steps.start + 1):
                 state, step_metrics = train_step(state, batch)
                 metrics.add(step, step_metrics)
@@ -194,18 +183,18 @@ def _train(
                 tracer.after_step(step_metrics)
                 checkpoints.check()
                 reporter.advance(step)
-                if due(config.log_every_steps):
-                    rate = float(learning_rate(step - 1))
-                    means = metrics.pop_means()
+                due = _due_actions(config, step, num_steps)
+                if "log" in due:
+                    rate, means = float(learning_rate(step - 1)), metrics.pop_means()
                     reporter.training(step, means, clock.read(), learning_rate=rate)
                 with clock.paused():
                     scores = None
-                    if due(config.validation.every_steps):
+                    if "validate" in due:
                         metrics.finish()
                         scores = validator(step, state.used_params)
                     # Read once: a signal during the save acts after the next step.
                     reason = stop.reason(step)
-                    if reason or scores or due(config.checkpoint.every_steps):
+                    if reason or scores or "save" in due:
                         metrics.finish()
                         reporter.keep()
                         progress = metrics.to_json()
@@ -215,6 +204,29 @@ def _train(
                     _log.info("%s: saved step %d, stopping", reason, step)
                     return False
     return True
+
+
+def _due_actions(config: Config, step: int, last_step: int) -> set[str]:
+    """Returns the actions that follow a step; all of them follow the last step."""
+    periods = {
+        "log": config.log_every_steps,
+        "validate": config.validation.every_steps,
+        "save": config.checkpoint.every_steps,
+    }
+    return {x for x, every in periods.items() if step % every == 0 or step == last_step}
+
+
+def _make_validator(
+    config: Config, model: nn.Module, photos: Sequence[Photo], reporter: Reporter
+) -> Validator:
+    validation = config.validation
+    return Validator(
+        model,
+        photos,
+        reporter,
+        sigmas=validation.sigmas,
+        degradation=validation.degradation,
+    )
 
 
 def _announce(

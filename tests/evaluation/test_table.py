@@ -15,7 +15,7 @@ from eddsrn_jax.errors import InputError
 from eddsrn_jax.evaluation.baselines.bicubic import bicubic
 from eddsrn_jax.evaluation.baselines.cascade import Cascade
 from eddsrn_jax.evaluation.figure import draw_figure
-from eddsrn_jax.evaluation.network import evaluate_network
+from eddsrn_jax.evaluation.network import Comparison, evaluate_network
 from eddsrn_jax.evaluation.scoring import Scoring
 from eddsrn_jax.evaluation.table import compare, read_entries
 from eddsrn_jax.images import read_image
@@ -104,7 +104,7 @@ def test_compare_gives_the_scores_of_evaluate_network(compared, config, photos, 
         weights=Path(config.rows.joint.weights),
         datasets={"cats": photos},
         scoring=Scoring(sigmas=(1.0, 2.0)),
-        wiener=True,
+        comparison=Comparison(wiener=True),
         output_dir=tmp_path,
     )
     for output in ("sr", "deblurred"):
