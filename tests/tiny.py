@@ -31,7 +31,7 @@ class TwoOutputs(nn.Module):
 
     stride = 1
     # Two convolutions, and the bicubic enlargement.
-    reach = 3
+    receptive_radius = 3
     dtype: str = "float32"
 
     @nn.compact

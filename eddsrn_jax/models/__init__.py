@@ -7,8 +7,8 @@ Every network has three attributes:
 
 - `dtype`: the dtype that it computes in.
 - `stride`: height and width are extended to a multiple of this.
-- `reach`: receptive-field radius in pixels of the small image, measured from a multiple
-  of `stride`.
+- `receptive_radius`: radius of the receptive field in pixels of the small image, measured
+  from a multiple of `stride`.
 
 All arrays of a network form one tree, `params`: the trained parameters and, with batch
 norm, its running statistics.

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 from jax.typing import DTypeLike
 
-from eddsrn_jax.models.front_end import front_end_reach, network_input
+from eddsrn_jax.models.front_end import front_end_radius, network_input
 from eddsrn_jax.models.layers import Conv
 
 # Kernel size and number of filters of each layer. Without padding these kernels shrink an
@@ -57,7 +57,7 @@ class DeblurCNN(nn.Module):
         return {"deblurred": x.astype("float32")}
 
     @property
-    def reach(self) -> int:
+    def receptive_radius(self) -> int:
         """Receptive-field radius in pixels."""
-        reach = sum(size // 2 for size, _ in self.layers)
-        return reach + front_end_reach(self.front_end)
+        radius = sum(size // 2 for size, _ in self.layers)
+        return radius + front_end_radius(self.front_end)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from eddsrn_jax.models.front_end import front_end_reach, network_input
+from eddsrn_jax.models.front_end import front_end_radius, network_input
 from eddsrn_jax.models.layers import (
     RESIDUAL_NORMAL,
     Conv,
@@ -165,7 +165,7 @@ class EDDSRN(nn.Module):
         return outputs
 
     @property
-    def reach(self) -> int:
+    def receptive_radius(self) -> int:
         """Receptive-field radius in pixels of the small image, from a multiple of STRIDE.
 
         Pixels up to this far before the multiple can change outputs after it. By symmetry
@@ -185,4 +185,4 @@ class EDDSRN(nn.Module):
         for _ in range(3):
             # Block, widening convolution and pooling.
             eighth = 2 * (eighth + block + 1)
-        return eighth + 3 + front_end_reach(self.front_end)
+        return eighth + 3 + front_end_radius(self.front_end)

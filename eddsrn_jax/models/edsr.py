@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.typing import DTypeLike
 
-from eddsrn_jax.models.front_end import front_end_reach, network_input
+from eddsrn_jax.models.front_end import front_end_radius, network_input
 from eddsrn_jax.models.layers import RESIDUAL_NORMAL, Conv, UpConv
 
 # Mean colour of DIV2K's training photos.
@@ -76,7 +76,7 @@ class EDSR(nn.Module):
         return {"sr": x.astype("float32") + _MEAN}
 
     @property
-    def reach(self) -> int:
+    def receptive_radius(self) -> int:
         """Receptive-field radius in pixels of the small image."""
         # The convolution to RGB and the up-convolutions add up to 2 pixels.
-        return 2 + 1 + 2 * self.num_blocks + 1 + front_end_reach(self.front_end)
+        return 2 + 1 + 2 * self.num_blocks + 1 + front_end_radius(self.front_end)

@@ -230,6 +230,6 @@ def network_input(images: jax.Array, front_end: str, dtype: DTypeLike) -> jax.Ar
     return front_end_channels(images, changes, bank=front_end, dtype=dtype)
 
 
-def front_end_reach(front_end: str) -> int:
+def front_end_radius(front_end: str) -> int:
     """Returns the receptive-field radius of a front end; 0 if there is none."""
     return find_bank(front_end).size // 2 if front_end else 0

@@ -19,7 +19,7 @@ from eddsrn_jax.models.front_end import (
     PHOTO_SCALE,
     FrontEnd,
     front_end_channels,
-    front_end_reach,
+    front_end_radius,
 )
 from eddsrn_jax.models.layers import (
     LINEAR_NORMAL,
@@ -159,10 +159,10 @@ class HalfSizeEDDSRN(nn.Module):
         return jnp.concatenate([channels, levels], axis=-1)
 
     @property
-    def reach(self) -> int:
+    def receptive_radius(self) -> int:
         """Receptive-field radius in pixels of the small image, from a multiple of STRIDE.
 
-        The computation goes back from the output, as in EDDSRN.reach: bicubic
+        The computation goes back from the output, as in EDDSRN.receptive_radius: bicubic
         enlargement, mix convolution and last block at 1/2; up-convolution and block at
         1/4 and at 1/8; then the encoder.
         """
@@ -175,7 +175,7 @@ class HalfSizeEDDSRN(nn.Module):
         # The stem sees the first mix, for which the blur estimator convolves three times
         # at 1/8.
         pixels = STRIDE * (-(-2 * pixels // STRIDE) + 3)
-        return pixels + front_end_reach(self.front_end)
+        return pixels + front_end_radius(self.front_end)
 
 
 _BLOCKS = ("encoder1", "encoder2", "middle", "decoder2", "decoder1")

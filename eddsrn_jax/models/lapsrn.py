@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 from jax.typing import DTypeLike
 
-from eddsrn_jax.models.front_end import front_end_reach, network_input
+from eddsrn_jax.models.front_end import front_end_radius, network_input
 from eddsrn_jax.models.layers import RESIDUAL_NORMAL, Conv, TransposedConv
 from eddsrn_jax.ops.color import luminance, with_chroma
 
@@ -79,10 +79,10 @@ class LapSRN(nn.Module):
         return {"sr": sr, **outputs}
 
     @property
-    def reach(self) -> int:
+    def receptive_radius(self) -> int:
         """Receptive-field radius in pixels of the small image."""
         # From the output back: the residual's convolution, each level, the stem.
         pixels = 1
         for _ in range(self.num_levels):
             pixels = pixels // 2 + 1 + self.num_layers
-        return pixels + 1 + front_end_reach(self.front_end)
+        return pixels + 1 + front_end_radius(self.front_end)

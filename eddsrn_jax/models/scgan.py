@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 from jax.typing import DTypeLike
 
-from eddsrn_jax.models.front_end import front_end_reach, network_input
+from eddsrn_jax.models.front_end import front_end_radius, network_input
 from eddsrn_jax.models.layers import (
     HE_NORMAL,
     RESIDUAL_NORMAL,
@@ -72,11 +72,11 @@ class SCGAN(nn.Module):
         return {"sr": x.astype("float32")}
 
     @property
-    def reach(self) -> int:
+    def receptive_radius(self) -> int:
         """Receptive-field radius in pixels of the small image."""
         # In pixels of the large image: two a convolution, six for both enlargements.
-        reach = (2 * (self.num_layers + 1) + 6) // 4
-        return reach + front_end_reach(self.front_end)
+        radius = (2 * (self.num_layers + 1) + 6) // 4
+        return radius + front_end_radius(self.front_end)
 
 
 class Discriminator(nn.Module):

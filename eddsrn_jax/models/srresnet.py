@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 from jax.typing import DTypeLike
 
-from eddsrn_jax.models.front_end import front_end_reach, network_input
+from eddsrn_jax.models.front_end import front_end_radius, network_input
 from eddsrn_jax.models.layers import RESIDUAL_NORMAL, Conv, UpConv, batch_norm
 
 
@@ -68,7 +68,7 @@ class SRResNet(nn.Module):
         return {"sr": x.astype("float32")}
 
     @property
-    def reach(self) -> int:
+    def receptive_radius(self) -> int:
         """Receptive-field radius in pixels of the small image."""
         # The 9x9 convolution to RGB and the up-convolutions add up to 3 pixels.
-        return 3 + 1 + 2 * self.num_blocks + 4 + front_end_reach(self.front_end)
+        return 3 + 1 + 2 * self.num_blocks + 4 + front_end_radius(self.front_end)

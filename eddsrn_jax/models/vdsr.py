@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 from jax.typing import DTypeLike
 
-from eddsrn_jax.models.front_end import front_end_reach, network_input
+from eddsrn_jax.models.front_end import front_end_radius, network_input
 from eddsrn_jax.models.layers import RESIDUAL_NORMAL, Conv
 from eddsrn_jax.ops.color import luminance, with_chroma
 from eddsrn_jax.ops.resize import bicubic_upscale
@@ -57,7 +57,7 @@ class VDSR(nn.Module):
         return {"sr": with_chroma(lr, y, scale=self.scale), "sr_y": y}
 
     @property
-    def reach(self) -> int:
+    def receptive_radius(self) -> int:
         """Receptive-field radius in pixels of the small image."""
         # Bicubic interpolation sees two pixels.
-        return -(-self.num_layers // self.scale) + 2 + front_end_reach(self.front_end)
+        return -(-self.num_layers // self.scale) + 2 + front_end_radius(self.front_end)

@@ -75,8 +75,8 @@ class Restorer:
         self._outputs = _check_outputs(outputs, model) if outputs else None
         self._model = model
         self._params = jax.device_put(params, device)
-        # The receptive field reaches `reach` pixels beyond a multiple of the stride.
-        halo = -(-model.reach // STRIDE) * STRIDE
+        # The radius of the receptive field is measured from a multiple of the stride.
+        halo = -(-model.receptive_radius // STRIDE) * STRIDE
         if largest_window is None:
             memory = _MEMORY_SHARE * device_memory(device)
             fitting = int((memory / activation_bytes_per_pixel(model)) ** 0.5) // 64 * 64

@@ -34,7 +34,7 @@ from eddsrn_jax.models import (
 from eddsrn_jax.models.front_end import (
     BANKS,
     find_bank,
-    front_end_reach,
+    front_end_radius,
     inverse_filter,
     network_input,
 )
@@ -168,7 +168,7 @@ def test_filters_that_expect_noise_deblur_noisy_photos(bundled):
 
 @pytest.mark.parametrize("name", BANKS)
 def test_windows_extend_photos_at_least_as_far_as_banks_reach(name):
-    assert front_end_reach(name) <= SEEN_BEYOND
+    assert front_end_radius(name) <= SEEN_BEYOND
 
 
 def test_network_input_is_unchanged_without_a_front_end():
@@ -206,7 +206,7 @@ def test_tiled_restoration_equals_the_network_on_the_whole_photo(model, photo):
     image = photo[:29, :347].astype(np.float32) / 255
     params = params_of(model)
     expected = jax.jit(partial(apply, model))(params, image[None])
-    halo = -(-model.reach // 8) * 8
+    halo = -(-model.receptive_radius // 8) * 8
     for window in (512, 2 * halo + 8):
         found = Restorer(model, params, largest_window=window)(image)
         for name, result in found.items():

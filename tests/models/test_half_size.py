@@ -101,7 +101,7 @@ def test_bfloat16_computes_close_to_float32(small, photo):
 
 
 @pytest.mark.parametrize("pairs", [(1, 1, 1, 1, 1), (1, 2, 3, 2, 2)])
-def test_reach_bounds_the_receptive_field(pairs):
+def test_the_radius_bounds_the_receptive_field(pairs):
     """A change of one column changes no output beyond the receptive-field radius.
 
     The blur estimator sees 24 pixels further than the trunk. Changes that it alone sees
@@ -110,7 +110,7 @@ def test_reach_bounds_the_receptive_field(pairs):
     model = HalfSizeEDDSRN(features=(2, 2, 2), num_pairs=pairs)
     params = init_params(model, jax.random.key(0))
     params = jax.tree.map(lambda x: x + 0.2, params)
-    side = 2 * 8 * (model.reach // 8 + 3)
+    side = 2 * 8 * (model.receptive_radius // 8 + 3)
     image = np.full((1, 8, side, 3), 0.5, np.float32)
     run = jax.jit(model.apply)
     before = run({"params": params}, image)
@@ -124,5 +124,5 @@ def test_reach_bounds_the_receptive_field(pairs):
             (seen,) = np.nonzero(seen)
             last, first = seen[-1] // scale // 8 * 8, (seen[0] // scale // 8 + 1) * 8
             furthest = max(furthest, last - middle, middle - first + 1)
-    assert model.reach - 40 <= furthest <= model.reach
+    assert model.receptive_radius - 40 <= furthest <= model.receptive_radius
     assert find_bank(model.front_end).size == 13

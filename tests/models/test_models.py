@@ -201,7 +201,7 @@ def test_rematerialising_changes_no_gradient(small):
     ],
     ids=lambda model: type(model).__name__,
 )
-def test_receptive_fields_of_other_networks_match_reach(model):
+def test_receptive_fields_of_other_networks_match_their_radius(model):
     """With positive weights, a change shows in every output that depends on it."""
     image = np.random.default_rng(0).random((1, 3, 80, 3), np.float32)
     params = jax.tree.map(lambda x: jnp.full_like(x, 0.1), abstract_params(model))
@@ -212,8 +212,8 @@ def test_receptive_fields_of_other_networks_match_reach(model):
     )
     scale = 4 if name == "sr" else 1
     (seen,) = np.nonzero(np.abs(after - before).max(axis=(0, 1, 3)) > 1e-6)
-    reach = max(40 - seen[0] // scale, seen[-1] // scale - 40)
-    assert reach == model.reach
+    radius = max(40 - seen[0] // scale, seen[-1] // scale - 40)
+    assert radius == model.receptive_radius
 
 
 def test_split_params_separates_batch_statistics_and_join_reverses_it():

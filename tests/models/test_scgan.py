@@ -40,7 +40,7 @@ def test_generator_parameter_count_matches_hand_count():
 
 
 @pytest.mark.parametrize("num_layers", [1, 2, 3, 4])
-def test_generator_receptive_field_matches_reach(num_layers):
+def test_generator_receptive_field_matches_its_radius(num_layers):
     """With positive weights, a change shows in every output that depends on it."""
     model = SCGAN(features=2, num_layers=num_layers)
     params = jax.tree.map(lambda x: jnp.full_like(x, 0.1), abstract_params(model))
@@ -49,7 +49,7 @@ def test_generator_receptive_field_matches_reach(num_layers):
     changed[:, :, 12] += 0.5
     before, after = (apply(model, params, x)["sr"] for x in (image, changed))
     (seen,) = np.nonzero(np.abs(after - before).max(axis=(0, 1, 3)) > 1e-6)
-    assert max(12 - seen[0] // 4, seen[-1] // 4 - 12) == model.reach
+    assert max(12 - seen[0] // 4, seen[-1] // 4 - 12) == model.receptive_radius
 
 
 def test_batch_statistics_are_averaged_over_all_devices():

@@ -73,11 +73,11 @@ def test_restorer_returns_rounded_network_outputs(restorer, photo, size):
 
 
 @pytest.mark.parametrize("num_pairs", [1, 2])
-def test_eddsrn_receptive_field_matches_reach(num_pairs):
+def test_eddsrn_receptive_field_matches_its_radius(num_pairs):
     """With positive weights, a change shows in every output that depends on it."""
     fields = {"features": (2,) * 4, "sr_features": (2,) * 3, "deblur_features": 2}
     model = EDDSRN(**fields, num_pairs=num_pairs)
-    assert model.reach == {1: 77, 2: 121}[num_pairs]
+    assert model.receptive_radius == {1: 77, 2: 121}[num_pairs]
     # Biases are zero, so an output that sees only zeros is zero.
     params = jax.tree.map(
         lambda x: jnp.full_like(x, (x.ndim > 1) / 16),
@@ -94,7 +94,7 @@ def test_eddsrn_receptive_field_matches_reach(num_pairs):
             # block, and `first` is the end of the first.
             last, first = seen[-1] // scale // 8 * 8, (seen[0] // scale // 8 + 1) * 8
             distances += [last - middle, middle - first + 1]
-    assert max(distances) == model.reach
+    assert max(distances) == model.receptive_radius
 
 
 @pytest.mark.parametrize(
@@ -325,7 +325,7 @@ class Overflowing(nn.Module):
 
     dtype: str = "float16"
     always: bool = False
-    reach = 0
+    receptive_radius = 0
     stride = 1
 
     @nn.compact
