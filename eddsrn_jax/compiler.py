@@ -15,6 +15,9 @@ from eddsrn_jax.files import cache_root
 
 _log = logging.getLogger(__name__)
 
+# Programs that compile in less than this many seconds are not cached.
+_SHORTEST = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
+
 
 def enable_compilation_cache(folder: Path | None = None) -> None:
     """Keeps compiled programs between runs, where that is possible.
@@ -26,11 +29,13 @@ def enable_compilation_cache(folder: Path | None = None) -> None:
     """
     if jax.config.values["jax_compilation_cache_dir"]:
         return
-    # Before 0.11, jaxlib rejects its own cached CPU programs with long messages (jax
-    # issue 38445).
-    if jaxlib.version.__version_info__ < (0, 11):
+    # Before 0.11, jaxlib rejects its own cached programs on some Intel processors, with
+    # long messages (jax issue 38445).
+    if jaxlib.version.__version_info__ < (0, 11) and "Intel" in _processor("vendor_id"):
         return
-    name = f"jaxlib-{jaxlib.__version__}-{_processor()}"
+    features = _processor("flags", "Features")
+    name = hashlib.sha256(features.encode()).hexdigest()[:8]
+    name = f"jaxlib-{jaxlib.__version__}-{name}"
     folder = (folder or cache_root() / "xla") / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -40,17 +45,20 @@ def enable_compilation_cache(folder: Path | None = None) -> None:
     # XLA cannot cache programs that use oneDNN ("MemoryError: std::bad_alloc").
     warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry")
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    if _SHORTEST not in os.environ:
+        jax.config.update(_SHORTEST.lower(), 0.5)
 
 
-def _processor() -> str:
-    """Returns a short hash of the processor's instruction sets."""
+def _processor(*fields: str) -> str:
+    """Returns the first of these fields in Linux's description of the processor.
+
+    Elsewhere it returns the processor's name.
+    """
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        features = next(line for line in lines if line.startswith(("flags", "Features")))
+        return next(line for line in lines if line.startswith(fields))
     except (OSError, StopIteration):
-        features = platform.processor()
-    return hashlib.sha256(features.encode()).hexdigest()[:8]
+        return platform.processor()
 
 
 # GPUs and TPUs ignore these flags. On CPUs, this one disables one way of lowering

@@ -4,12 +4,12 @@ import re
 import time
 
 from processes import QUICK, command
-from tiny import tiny_flags
+from tiny import RESIDENT, tiny_flags
 
 
 def train(folder, workdir, log, changes, **variables):
     """Starts train.py; its messages go to the file `log`."""
-    flags = tiny_flags(folder, workdir, **changes)
+    flags = tiny_flags(folder, workdir, **RESIDENT | changes)
     with log.open("w") as file:
         return command("train.py", *flags, stderr=file, **QUICK | variables)
 

@@ -14,7 +14,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from eddsrn_jax.models.front_end import front_end_radius, network_input
-from eddsrn_jax.models.layers import RESIDUAL_NORMAL, Conv, UpConv
+from eddsrn_jax.models.layers import RESIDUAL_NORMAL, Conv, UpConv, scaled_normal
 
 # Mean colour of DIV2K's training photos.
 _MEAN = np.array([[[[0.4488, 0.4371, 0.4040]]]], np.float32)
@@ -57,10 +57,7 @@ class EDSR(nn.Module):
             return Conv(features, dtype=self.dtype, name=name, **settings)
 
         # A block's output starts at a tenth of He's scale for every residual scale.
-        small = nn.initializers.variance_scaling(
-            0.02 / self.residual_scale**2, "fan_in", "normal"
-        )
-
+        small = scaled_normal(0.02 / self.residual_scale**2)
         x = lr - _MEAN
         if self.front_end:
             x = network_input(lr, self.front_end, self.dtype)

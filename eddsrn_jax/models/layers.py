@@ -1,5 +1,8 @@
 """Layers that the networks share. Feature maps are [N, H, W, C] of any float dtype."""
 
+import functools
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,13 +13,40 @@ from eddsrn_jax.mesh import DATA_AXIS
 from eddsrn_jax.models.convolution import convolve
 from eddsrn_jax.ops.resize import bicubic_upscale, mirrored
 
+
+def scaled_normal(scale: float) -> nn.initializers.Initializer:
+    """Returns an initializer of normally distributed values of variance `scale` / fan-in.
+
+    Up to rounding it equals Flax's `variance_scaling(scale, "fan_in", "normal")`, which
+    compiles a large program for every shape.
+    """
+
+    def initialize(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32):
+        size = math.prod(shape)
+        # Each value depends only on the key and its index, so a longer draw begins with
+        # the same values. With few lengths there are few programs to compile.
+        length = max(2**14, 2 ** (size - 1).bit_length())
+        values = jax.random.normal(key, (length,), dtype)
+        variance = scale / math.prod(shape[:-1])
+        return _scaled_part(values, np.asarray(variance, dtype), shape=tuple(shape))
+
+    return initialize
+
+
+@functools.partial(jax.jit, static_argnames="shape")
+def _scaled_part(
+    values: jax.Array, variance: jax.Array, *, shape: tuple[int, ...]
+) -> jax.Array:
+    return values[: math.prod(shape)].reshape(shape) * jnp.sqrt(variance)
+
+
 # He et al., ICCV 2015: keeps the variance of activations through layers with ReLU.
-HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+HE_NORMAL = scaled_normal(2.0)
 # Glorot and Bengio, AISTATS 2010: the same for layers without ReLU.
-LINEAR_NORMAL = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+LINEAR_NORMAL = scaled_normal(1.0)
 # For a convolution whose output is added to something: a tenth of He's scale, like EDSR's
 # residual scaling. A long chain of additions then neither grows nor drowns its input.
-RESIDUAL_NORMAL = nn.initializers.variance_scaling(0.02, "fan_in", "normal")
+RESIDUAL_NORMAL = scaled_normal(0.02)
 
 
 class BicubicUpscale(nn.Module):

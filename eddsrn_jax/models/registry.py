@@ -7,7 +7,6 @@ from typing import Any
 import flax.linen as nn
 import flax.traverse_util
 import jax
-import jax.numpy as jnp
 
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.models.deblur_cnn import DeblurCNN
@@ -62,8 +61,12 @@ def make_network(
 
 
 def init_params(model: nn.Module, key: jax.Array) -> Any:
-    """Returns initial parameters; not jitted, as that takes several times as long."""
-    variables = model.init(key, jnp.zeros((1, STRIDE, STRIDE, 3)))
+    """Returns initial parameters, without running the network.
+
+    The function is not jitted, because compiling it takes several times as long.
+    """
+    image = jax.ShapeDtypeStruct((1, STRIDE, STRIDE, 3), "float32")
+    variables = model.lazy_init(key, image)
     return join_params(variables["params"], variables.get("batch_stats", {}))
 
 

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 from processes import QUICK, ROOT, command
-from tiny import final_state, metrics_rows, tiny_flags
+from tiny import RESIDENT, final_state, metrics_rows, tiny_flags
 
 from eddsrn_jax import __version__
 from eddsrn_jax.__main__ import main
@@ -44,7 +44,7 @@ def test_train_keeps_the_users_xla_flags_and_reuses_cached_programs(finished, tm
     for i in range(2):
         run = command(
             "train.py",
-            *tiny_flags(folder, tmp_path / str(i), total_steps=1),
+            *tiny_flags(folder, tmp_path / str(i), total_steps=1, **RESIDENT),
             XLA_FLAGS=FLAGS,
             JAX_COMPILATION_CACHE_DIR=str(tmp_path / "xla"),
         )
@@ -64,7 +64,8 @@ def test_train_keeps_the_users_xla_flags_and_reuses_cached_programs(finished, tm
 )
 def test_train_saves_a_checkpoint_and_exits_on_a_signal(finished, tmp_path, number, code):
     folder, _ = finished
-    flags = tiny_flags(folder, tmp_path / "run", total_steps=100_000, log_every_steps=1)
+    changes = {"total_steps": 100_000, "log_every_steps": 1, **RESIDENT}
+    flags = tiny_flags(folder, tmp_path / "run", **changes)
     run = command("train.py", *flags, **QUICK)
     deadline = time.monotonic() + 600
     while time.monotonic() < deadline and run.poll() is None:

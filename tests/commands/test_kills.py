@@ -20,6 +20,7 @@ PHASES = {"step": 0.1, "save": 0.05, "validation": 0.2, "compile": 4.0}
 KILLS, EACH = 50, 5
 SAVE_EVERY, VALIDATE_EVERY = 10, 25
 DRIVEN = {
+    "data.pipeline": "stream",
     "total_steps": 600,
     "batch_size": 4,
     "log_every_steps": 1,
