@@ -1,5 +1,7 @@
 """Training states and configs to save, and their comparison."""
 
+import functools
+
 import jax
 import numpy as np
 import optax
@@ -15,8 +17,13 @@ MODEL = EDDSRN(**SMALL)
 PROGRESS = {"sums": {"loss": 1.5, "grad_norm": 0.1}, "count": 2, "bad_in_row": 1}
 
 
+@functools.cache
+def _init_params(model, seed):
+    return init_params(model, jax.random.key(seed))
+
+
 def make_state(step=0, devices=1, model=MODEL):
-    params = init_params(model, jax.random.key(step))
+    params = _init_params(model, step)
     state = create_train_state(params, optax.adam(1e-3))
     state = state.replace(step=np.int32(step))
     return replicate(state, make_mesh(jax.devices()[:devices]))

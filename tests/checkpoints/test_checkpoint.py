@@ -31,6 +31,14 @@ def save(workdir, scores):
         checkpoints.wait()
 
 
+@pytest.fixture(scope="module")
+def two_steps(tmp_path_factory):
+    """Saves checkpoints of steps 1 and 2; returns their workdir, to be copied."""
+    workdir = tmp_path_factory.mktemp("run")
+    save(workdir, {1: 26.0, 2: 25.0})
+    return workdir
+
+
 def test_restores_a_state_bit_for_bit_with_its_config_and_progress(tmp_path):
     save(tmp_path, {7: 24.0})
     with Checkpoints(tmp_path) as checkpoints:
@@ -135,23 +143,33 @@ def another_name(folder):
     ],
 )
 def test_warns_of_a_damaged_checkpoint_and_restores_the_one_before(
-    tmp_path, damage, caplog
+    two_steps, tmp_path, damage, caplog
 ):
-    save(tmp_path, {1: 26.0, 2: 25.0})
-    damage(tmp_path / "checkpoints" / "2")
-    with caplog.at_level(logging.WARNING), Checkpoints(tmp_path) as checkpoints:
+    shutil.copytree(two_steps, tmp_path / "run")
+    damage(tmp_path / "run" / "checkpoints" / "2")
+    with caplog.at_level(logging.WARNING), Checkpoints(tmp_path / "run") as checkpoints:
         restored = checkpoints.restore_latest(make_state()).state
-        assert_same(restored, make_state(1))
-        assert f"{tmp_path}/checkpoints/2 cannot be restored: " in caplog.text
-        # The damaged checkpoint's step can be saved again, and its files are kept.
-        metrics = {BEST_METRICS[0]: 25.0}
-        checkpoints.save(make_state(2), make_config(), progress=PROGRESS, metrics=metrics)
-    assert (tmp_path / "damaged-checkpoint-2").is_dir()
-    assert 2 in steps_on_disk(tmp_path)
-    damage(tmp_path / "checkpoints" / "2")
-    with Checkpoints(tmp_path) as checkpoints:
+    assert_same(restored, make_state(1))
+    assert f"{tmp_path}/run/checkpoints/2 cannot be restored: " in caplog.text
+    assert (tmp_path / "run" / "damaged-checkpoint-2").is_dir()
+    assert steps_on_disk(tmp_path / "run") == [1]
+
+
+def test_keeps_every_damaged_checkpoint_of_a_step_that_is_saved_again(
+    two_steps, tmp_path
+):
+    workdir = tmp_path / "run"
+    shutil.copytree(two_steps, workdir)
+    flip_a_byte(workdir / "checkpoints" / "2")
+    with Checkpoints(workdir) as checkpoints:
         checkpoints.restore_latest(make_state())
-    assert (tmp_path / "damaged-checkpoint-2-2").is_dir()
+    save(workdir, {2: 25.0})
+    assert steps_on_disk(workdir) == [1, 2]
+    flip_a_byte(workdir / "checkpoints" / "2")
+    with Checkpoints(workdir) as checkpoints:
+        checkpoints.restore_latest(make_state())
+    for name in ("damaged-checkpoint-2", "damaged-checkpoint-2-2"):
+        assert (workdir / name / "params").is_dir()
 
 
 def half(path):

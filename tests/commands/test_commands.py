@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import signal
 import sys
@@ -13,31 +14,54 @@ import pytest
 from processes import QUICK, ROOT, command
 from tiny import RESIDENT, final_state, metrics_rows, tiny_flags
 
-from eddsrn_jax import __version__
+from eddsrn_jax import __version__, compiler
 from eddsrn_jax.__main__ import main
 from eddsrn_jax.checkpoints.manager import Checkpoints
 
 FLAGS = "--xla_cpu_enable_fast_math=false --xla_backend_optimization_level=0"
 
 
-def test_train_is_reproducible_bit_for_bit(finished, tmp_path):
+def train(folder, workdir):
+    """Runs train.py as users do, with its default flags of XLA; returns its table."""
+    run = command("train.py", *tiny_flags(folder, workdir))
+    out, err = run.communicate(timeout=300)
+    assert run.returncode == 0, err
+    return out
+
+
+def test_train_command_trains_and_evaluates(finished, tmp_path):
     folder, workdir = finished
-    states, rows = [], []
-    for i in range(2):
-        run = command("train.py", *tiny_flags(folder, tmp_path / str(i)))
-        out, err = run.communicate(timeout=300)
-        assert run.returncode == 0, err
-        assert "| photos-val (1) | x4 SR" in out
-        states.append(final_state(tmp_path / str(i), 10))
-        rows.append(metrics_rows(tmp_path / str(i)))
-    jax.tree.map(np.testing.assert_array_equal, *states)
-    assert rows[0] == rows[1]
+    assert "| photos-val (1) | x4 SR" in train(folder, tmp_path / "run")
     # The finished run was trained without oneDNN, with XLA's own convolutions, which add
     # up in another order.
-    for found, expected in zip(rows[0], metrics_rows(workdir), strict=True):
+    rows = metrics_rows(tmp_path / "run"), metrics_rows(workdir)
+    for found, expected in zip(*rows, strict=True):
         assert found == pytest.approx(expected, rel=0.01)
 
 
+@pytest.mark.slow
+def test_train_command_is_reproducible_bit_for_bit(finished, tmp_path):
+    folder, _ = finished
+    workdirs = tmp_path / "0", tmp_path / "1"
+    for workdir in workdirs:
+        train(folder, workdir)
+    states = [final_state(workdir, 10) for workdir in workdirs]
+    jax.tree.map(np.testing.assert_array_equal, *states)
+    assert metrics_rows(workdirs[0]) == metrics_rows(workdirs[1])
+
+
+def test_xla_flags_are_set_unless_the_user_has_set_them(monkeypatch):
+    monkeypatch.setattr(compiler, "_keep_freed_memory", lambda: None)
+    for given, expected in ((FLAGS, FLAGS), ("", "")):
+        monkeypatch.setenv("XLA_FLAGS", given)
+        compiler.set_xla_flags()
+        assert os.environ["XLA_FLAGS"] == expected
+    monkeypatch.delenv("XLA_FLAGS")
+    compiler.set_xla_flags()
+    assert "--xla_cpu_experimental_ynn_fusion_type=-ind" in os.environ["XLA_FLAGS"]
+
+
+@pytest.mark.slow
 def test_train_keeps_the_users_xla_flags_and_reuses_cached_programs(finished, tmp_path):
     folder, _ = finished
     programs = []

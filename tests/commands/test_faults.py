@@ -26,10 +26,9 @@ pytestmark = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "number, code",
-    [(signal.SIGTERM, 0), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
-    ids=["TERM", "INT"],
+    "number, code", [(signal.SIGTERM, 0), (signal.SIGINT, 130)], ids=["TERM", "INT"]
 )
 def test_a_signal_while_compiling_saves_the_first_step(finished, tmp_path, number, code):
     folder, _ = finished
@@ -47,6 +46,7 @@ def test_a_signal_while_compiling_saves_the_first_step(finished, tmp_path, numbe
     assert [path.name for path in workdir.glob("checkpoints/*")] == ["1"]
 
 
+@pytest.mark.slow
 def test_a_signal_during_a_validation_saves_when_it_ends(finished, tmp_path):
     folder, _ = finished
     log, workdir = tmp_path / "log", tmp_path / "run"
@@ -78,16 +78,25 @@ def test_train_does_not_silently_redo_lost_checkpoints(trained, tmp_path, call):
     assert f"metrics.jsonl: {len(rows.splitlines())} rows after step 0" in messages
 
 
+IN_USE = "error: {}: another process is using this folder; wait until it ends\n"
+
+
+def test_train_refuses_a_workdir_that_is_locked(finished, tmp_path, call):
+    folder, _ = finished
+    (tmp_path / "run").mkdir()
+    with locked(tmp_path / "run"):
+        result = call("train", *tiny_flags(folder, tmp_path / "run"))
+    assert result == (1, "", IN_USE.format(tmp_path / "run"))
+
+
+@pytest.mark.slow
 def test_train_refuses_a_workdir_that_another_run_uses(finished, tmp_path, call):
     folder, _ = finished
     workdir, endless = tmp_path / "run", {"total_steps": 100_000}
     run = train(folder, workdir, tmp_path / "log", endless)
     wait_for(lambda: steps_logged(tmp_path / "log"), run, tmp_path / "log")
-    assert call("train", *tiny_flags(folder, workdir)) == (
-        1,
-        "",
-        f"error: {workdir}: another process is using this folder; wait until it ends\n",
-    )
+    result = call("train", *tiny_flags(folder, workdir))
+    assert result == (1, "", IN_USE.format(workdir))
     assert run.poll() is None
     run.kill()
     run.communicate()
@@ -172,6 +181,7 @@ def test_evaluate_takes_another_checkpoint_if_the_best_is_damaged(
     assert f"error: {workdir}/checkpoints/{best} cannot be restored: " in err
 
 
+@pytest.mark.slow
 def test_a_failed_save_ends_the_run_and_keeps_older_checkpoints(finished, tmp_path):
     """A limit on file sizes makes the system refuse a write in the middle of a save."""
     folder, _ = finished

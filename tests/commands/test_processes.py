@@ -89,6 +89,7 @@ def scores(folder):
     return [{k: v for k, v in row.items() if k != "seconds"} for row in results["images"]]
 
 
+@pytest.mark.slow
 def test_two_processes_log_the_same_metrics_as_one(finished, tmp_path):
     """Two processes, each with half of every batch, log the same losses as one."""
     folder, _ = finished

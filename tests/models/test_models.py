@@ -180,7 +180,7 @@ def test_rematerialising_changes_no_gradient(small):
             outputs = model.apply({"params": params}, image)
             return sum(jnp.square(x).mean() for x in outputs.values())
 
-        return jax.grad(total), str(jax.make_jaxpr(jax.grad(total))(params))
+        return jax.jit(jax.grad(total)), str(jax.make_jaxpr(jax.grad(total))(params))
 
     (plain, jaxpr), (again, again_jaxpr) = (
         gradient(model.clone(rematerialize=value)) for value in (False, True)
