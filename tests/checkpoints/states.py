@@ -5,14 +5,14 @@ import functools
 import jax
 import numpy as np
 import optax
-from tiny import SMALL
+from tiny import PLAIN
 
-from configs import eddsrn
+from configs import vdsr
 from eddsrn_jax.mesh import make_mesh, replicate
-from eddsrn_jax.models import EDDSRN, init_params
+from eddsrn_jax.models import VDSR, init_params
 from eddsrn_jax.training.state import create_train_state
 
-MODEL = EDDSRN(**SMALL)
+MODEL = VDSR(**PLAIN)
 # Metrics of three steps since the last log, of which the last was not finite.
 PROGRESS = {"sums": {"loss": 1.5, "grad_norm": 0.1}, "count": 2, "bad_in_row": 1}
 
@@ -30,8 +30,8 @@ def make_state(step=0, devices=1, model=MODEL):
 
 
 def make_config():
-    config = eddsrn.get_config()
-    config.model.update(SMALL)
+    config = vdsr.get_config()
+    config.model.update(PLAIN)
     return config
 
 

@@ -7,12 +7,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from states import MODEL, PROGRESS, assert_same, make_config, make_state, steps_on_disk
-from tiny import SMALL
+from tiny import PLAIN
 
 from eddsrn_jax.checkpoints.checksums import checksum
 from eddsrn_jax.checkpoints.manager import BEST_METRICS, Checkpoints, read_run
 from eddsrn_jax.errors import InputError
-from eddsrn_jax.models import EDDSRN, abstract_params
+from eddsrn_jax.models import VDSR, abstract_params
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -47,7 +47,7 @@ def test_restores_a_state_bit_for_bit_with_its_config_and_progress(tmp_path):
     assert restored.progress == PROGRESS
     config = restored.config
     assert config.to_dict() == make_config().to_dict()
-    assert config.model.features == (8, 8, 16, 16)
+    assert config.degradation.sigma_range == (0.0, 0.0)
     assert config.is_locked
 
 
@@ -74,7 +74,7 @@ def test_keeps_the_two_latest_and_the_best_steps_across_restarts(tmp_path):
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
         step, config, params = checkpoints.restore_params()
         assert step == 2
-        assert config.name == "ED-DSRN"
+        assert config.name == "VDSR"
         assert_same(params, make_state(2).params)
         step, _, params = checkpoints.restore_params(5, like=abstract_params(MODEL))
         assert step == 5
@@ -273,10 +273,10 @@ def test_an_operating_system_error_does_not_count_as_damage(tmp_path, monkeypatc
 
 def test_rejects_a_checkpoint_of_another_architecture(tmp_path):
     save(tmp_path, {1: None})
-    wider = EDDSRN(**SMALL | {"features": (8, 8, 16, 24)})
+    wider = VDSR(**PLAIN | {"features": 24})
     with (
         Checkpoints(tmp_path) as checkpoints,
-        pytest.raises(InputError, match=r"another architecture: trunk/.*16.*24"),
+        pytest.raises(InputError, match=r"another architecture: .*4.*24"),
     ):
         checkpoints.restore_latest(make_state(model=wider))
     assert steps_on_disk(tmp_path) == [1]
@@ -306,10 +306,10 @@ def test_read_run_returns_the_network_that_its_config_describes(tmp_path):
     "name, value",
     [
         *(("name", value) for value in (5, None)),
-        *(("network", value) for value in ("eval", ["EDDSRN"], 5)),
+        *(("network", value) for value in ("eval", ["VDSR"], 5)),
         *(("model", value) for value in (5, None, {"unknown": 1})),
-        *(("model.features", value) for value in ("abcd", [-1] * 4, [1e300] * 4, [64])),
-        *(("model.num_pairs", value) for value in ("x", 10**9)),
+        *(("model.features", value) for value in ("abcd", -1, 1e300, [64])),
+        *(("model.num_layers", value) for value in ("x", 10**9)),
         *(("model.dtype", value) for value in ("foo", "int8", 5)),
         *(("degradation", value) for value in (5, None)),
         *(("degradation.sigma_range", value) for value in ("ab", [2, 1], [1], 5)),
