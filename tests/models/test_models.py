@@ -74,10 +74,10 @@ def test_returns_finite_x1_and_x4_outputs_for_any_input_size(model, height, widt
 def test_initial_sr_is_near_bicubic_and_zero_weights_leave_only_skips(small):
     model, params = small
     x = np.random.default_rng(0).random((1, 16, 16, 3), np.float32)
-    outputs = model.apply({"params": params}, x)
+    outputs = jax.jit(model.apply)({"params": params}, x)
     assert np.abs(outputs["sr"] - bicubic_upscale(x, 4)).mean() < 0.2
     zeros = jax.tree.map(jnp.zeros_like, params)
-    outputs = model.apply({"params": zeros}, x)
+    outputs = jax.jit(model.apply)({"params": zeros}, x)
     np.testing.assert_allclose(outputs["sr"], bicubic_upscale(x, 4), atol=1e-6)
     np.testing.assert_array_equal(outputs["deblurred"], x)
 
@@ -98,15 +98,17 @@ def test_edsrn_is_eddsrn_without_its_deblurring_head(small):
     own = {name: tree for name, tree in params.items() if name != "deblur_head"}
     assert jax.tree.structure(abstract_params(alone)) == jax.tree.structure(own)
     x = np.random.default_rng(0).random((1, 16, 16, 3), np.float32)
-    outputs = alone.apply({"params": own}, x)
+    outputs = jax.jit(alone.apply)({"params": own}, x)
     assert set(outputs) == {"sr"}
-    np.testing.assert_array_equal(outputs["sr"], model.apply({"params": params}, x)["sr"])
+    np.testing.assert_array_equal(
+        outputs["sr"], jax.jit(model.apply)({"params": params}, x)["sr"]
+    )
 
 
 def test_bfloat16_computes_close_to_float32_and_returns_float32(small):
     model, params = small
     x = np.random.default_rng(0).random((1, 16, 16, 3), np.float32)
-    full = model.apply({"params": params}, x)["sr"]
+    full = jax.jit(model.apply)({"params": params}, x)["sr"]
     half = EDDSRN(**SMALL, dtype="bfloat16").apply({"params": params}, x)["sr"]
     assert half.dtype == jnp.float32
     difference = np.abs(full - half).max()
@@ -177,7 +179,7 @@ def test_rematerialising_changes_no_gradient(small):
 
     def gradient(model):
         def total(params):
-            outputs = model.apply({"params": params}, image)
+            outputs = jax.jit(model.apply)({"params": params}, image)
             return sum(jnp.square(x).mean() for x in outputs.values())
 
         return jax.jit(jax.grad(total)), str(jax.make_jaxpr(jax.grad(total))(params))

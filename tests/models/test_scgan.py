@@ -107,10 +107,10 @@ def test_discriminator_logit_depends_on_its_whole_image_and_no_other():
     model = Discriminator(features=4, num_layers=2)
     x = images(3, 32, 32, 3)
     variables = model.init(jax.random.key(0), x)
-    logits, features = model.apply(variables, x)
+    logits, features = jax.jit(model.apply)(variables, x)
     for i in range(len(x)):
-        alone, features_alone = model.apply(variables, x[i : i + 1])
+        alone, features_alone = jax.jit(model.apply)(variables, x[i : i + 1])
         np.testing.assert_allclose(alone[0], logits[i], atol=1e-5)
         np.testing.assert_allclose(features_alone[-1][0], features[-1][i], atol=1e-5)
-    gradient = jax.grad(lambda x: model.apply(variables, x)[0].sum())(x)
+    gradient = jax.grad(lambda x: jax.jit(model.apply)(variables, x)[0].sum())(x)
     assert (np.abs(gradient).max(axis=-1) > 0).mean() > 0.99

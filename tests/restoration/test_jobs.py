@@ -14,18 +14,18 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import SMALL
+from tiny import TwoOutputs
 
 from eddsrn_jax.errors import UsageError
 from eddsrn_jax.images.pictures import read_picture
-from eddsrn_jax.models import EDDSRN, init_params
+from eddsrn_jax.models import init_params
 from eddsrn_jax.paths import expand_home, printable
 from eddsrn_jax.restoration import batch
 from eddsrn_jax.restoration.jobs import Limits, Placing
 from eddsrn_jax.restoration.restorer import Restorer
 from eddsrn_jax.restoration.tiles import Planner, fitted_window
 
-MODEL = EDDSRN(**SMALL)
+MODEL = TwoOutputs()
 
 
 @pytest.fixture(scope="module")

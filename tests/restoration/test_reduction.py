@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 from PIL import Image
 from samples import smooth
-from tiny import SMALL
+from tiny import TwoOutputs
 
 from eddsrn_jax.images.metadata import Metadata
 from eddsrn_jax.images.pictures import read_header, read_picture, write_picture
-from eddsrn_jax.models import EDDSRN, init_params
+from eddsrn_jax.models import init_params
 from eddsrn_jax.ops.resize import bicubic_downscale
 from eddsrn_jax.restoration import batch
 from eddsrn_jax.restoration.jobs import Limits, Placing
 from eddsrn_jax.restoration.reduction import reduced
 from eddsrn_jax.restoration.restorer import Restorer
 
-MODEL = EDDSRN(**SMALL)
+MODEL = TwoOutputs()
 
 
 @pytest.mark.parametrize("scale", [2, 4])

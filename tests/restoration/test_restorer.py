@@ -64,7 +64,7 @@ def test_restorer_returns_rounded_network_outputs(restorer, photo, size):
     found = restorer(image)
     assert found.sr.shape == (4 * height, 4 * width, 3)
     assert found.deblurred.shape == image.shape
-    outputs = MODEL.apply({"params": restorer._params}, floats(image)[None])
+    outputs = jax.jit(MODEL.apply)({"params": restorer._params}, floats(image)[None])
     for name, levels in found.items():
         assert levels.dtype == np.uint8
         expected = np.asarray(outputs[name][0]).clip(0, 1) * 255
@@ -87,7 +87,7 @@ def test_eddsrn_receptive_field_matches_its_radius(num_pairs):
     for middle in range(172, 180):
         image = np.zeros((1, 8, 352, 3), np.float32)
         image[:, :, middle] = 1
-        outputs = model.apply({"params": params}, image)
+        outputs = jax.jit(model.apply)({"params": params}, image)
         for name, scale in (("sr", 4), ("deblurred", 1)):
             (seen,) = np.nonzero(np.asarray(outputs[name]).any(axis=(0, 1, 3)))
             # The change shows in blocks of 8 pixels. `last` is the start of the last such
@@ -220,7 +220,7 @@ def test_strength_blends_with_bicubic(restorer, photo):
     plain = bicubic_upscale(image[None], 4)[0].clip(0, 1)
     np.testing.assert_allclose(none.sr, plain, atol=1e-6)
     np.testing.assert_array_equal(none.deblurred, image)
-    outputs = MODEL.apply({"params": restorer._params}, image[None])
+    outputs = jax.jit(MODEL.apply)({"params": restorer._params}, image[None])
     expected = 0.25 * outputs["deblurred"][0] + 0.75 * image
     found = restorer(image, strength=0.25).deblurred
     np.testing.assert_allclose(found, expected.clip(0, 1), atol=1e-6)
@@ -371,7 +371,7 @@ def test_exported_network_matches_the_original(restorer, photo, tmp_path):
     for height, width in ((64, 48), (8, 80)):
         images = np.stack([floats(photo[i : i + height, :width]) for i in range(2)])
         found = exported.call(images)
-        expected = MODEL.apply({"params": restorer._params}, images)
+        expected = jax.jit(MODEL.apply)({"params": restorer._params}, images)
         assert found.keys() == expected.keys()
         for name in expected:
             np.testing.assert_allclose(found[name], expected[name], atol=1e-5)
