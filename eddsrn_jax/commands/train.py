@@ -7,18 +7,22 @@ from pathlib import Path
 from absl import flags
 
 from eddsrn_jax.commands.command_line import run_command
-from eddsrn_jax.commands.config_flag import config_name, define_config_flag
+from eddsrn_jax.commands.config_flag import (
+    ResumableFlags,
+    config_name,
+    define_config_flag,
+)
 from eddsrn_jax.commands.process_flags import connect_by_flags, define_process_flags
-from eddsrn_jax.config_values import Config, read_config
+from eddsrn_jax.config_values import Config
 from eddsrn_jax.errors import UsageError
 from eddsrn_jax.paths import workdir_path
 
-FLAGS = flags.FlagValues()
+FLAGS = ResumableFlags()
 define_process_flags(FLAGS)
 _CONFIG = define_config_flag(
     FLAGS,
     "Config of the run: an included one, such as eddsrn_lite, or a file. Default: the"
-    " config that the run in --workdir has saved.",
+    " config that the run in --workdir has saved. --config.NAME=VALUE changes a value.",
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir",
@@ -53,20 +57,12 @@ _DRY_RUN = flags.DEFINE_boolean(
 
 def _config_and_workdir() -> tuple[Config, Path]:
     """Returns the config and the workdir that the flags name."""
-    if _CONFIG.value is not None:
-        workdir = _WORKDIR.value or Path("runs", config_name(FLAGS))
-        return _CONFIG.value, workdir_path(workdir)
-    if not _WORKDIR.value:
+    if _CONFIG.value is None:
         raise UsageError(
             "give --config for a new run, or the --workdir of a run to resume"
         )
-    workdir = workdir_path(_WORKDIR.value)
-    if not (workdir / "config.json").is_file():
-        raise UsageError(
-            f"--workdir={workdir}: no run to resume (it has no config.json); give"
-            " --config for a new run"
-        )
-    return read_config(workdir / "config.json"), workdir
+    workdir = _WORKDIR.value or Path("runs", config_name(FLAGS))
+    return _CONFIG.value, workdir_path(workdir)
 
 
 def main() -> int:

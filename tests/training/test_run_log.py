@@ -6,9 +6,11 @@ import jax
 import pytest
 from tiny import tiny_config
 
+from eddsrn_jax import config_values
 from eddsrn_jax.config_values import from_json, read_config
 from eddsrn_jax.data import progress
 from eddsrn_jax.errors import InputError
+from eddsrn_jax.training import loop
 from eddsrn_jax.training.loop import train_and_evaluate
 
 
@@ -36,6 +38,74 @@ def test_train_resumes_from_the_workdir_alone(finished, call):
     code, out, err = call("train", f"--workdir={workdir}")
     assert code == 0, err
     assert "x4 SR" in out
+
+
+def test_changes_beside_the_workdir_apply_to_the_saved_config(
+    finished, call, monkeypatch
+):
+    _, workdir = finished
+    started = []
+    monkeypatch.setattr(loop, "train_and_evaluate", lambda *a, **_: started.append(a))
+    changes = ["--config.total_steps=12", "--config.optimizer.learning_rate=1e-5"]
+    code, _, err = call("train", *changes, "--workdir", workdir)
+    assert code == 0, err
+    ((config, place),) = started
+    saved = read_config(workdir / "config.json")
+    assert place == workdir
+    assert config_values.differences(saved, config) == {
+        "total_steps": (10, 12),
+        "optimizer.learning_rate": (saved.optimizer.learning_rate, 1e-5),
+    }
+
+
+@pytest.mark.parametrize(
+    "change, code, message",
+    [
+        ("total_steps=9", 1, "config.total_steps=9: the run in {} has done 10 steps"),
+        (
+            "seed=1",
+            1,
+            "{}: this run is complete after 10 steps, so that config.seed=1 (it",
+        ),
+        ("sede=1", 2, '--config: \'sede\'. Did you mean "seed" instead of "sede"?'),
+        ("data.x=1", 2, "--config: config.data has no value 'x'"),
+        ("seed=-1", 1, "config.seed=-1: expected a whole number"),
+    ],
+)
+def test_wrong_changes_beside_the_workdir_are_refused(
+    finished, call, change, code, message
+):
+    _, workdir = finished
+    found, out, err = call("train", f"--workdir={workdir}", f"--config.{change}")
+    assert (found, out) == (code, "")
+    assert err.splitlines()[-1].startswith(f"error: {message.format(workdir)}"), err
+
+
+@pytest.mark.parametrize(
+    "workdir, message",
+    [
+        ([], "--config.seed needs --config for a new run, or the --workdir of a run"),
+        (
+            ["--workdir=/absent"],
+            "--workdir=/absent: no run to resume (it has no config.js",
+        ),
+    ],
+)
+def test_changes_need_a_config_or_the_workdir_of_a_run(call, workdir, message):
+    code, _, err = call("train", "--config.seed=1", *workdir)
+    assert code == 2 and err.startswith(f"error: {message}"), err
+
+
+def test_a_run_can_start_from_the_saved_config_of_another_one(
+    finished, call, monkeypatch, tmp_path
+):
+    _, workdir = finished
+    started = []
+    monkeypatch.setattr(loop, "train_and_evaluate", lambda *a, **_: started.append(a))
+    path = workdir / "config.json"
+    code, _, err = call("train", f"--config={path}", f"--workdir={tmp_path / 'new'}")
+    assert code == 0, err
+    assert started == [(read_config(path), tmp_path / "new")]
 
 
 @pytest.mark.parametrize("content", ["", "[]", "5", "[" * 100_000])
