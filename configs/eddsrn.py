@@ -37,7 +37,8 @@ def get_config() -> ml_collections.ConfigDict:
     # Steps between rows of the training log.
     config.log_every_steps = 100
 
-    # Name of a network in eddsrn_jax.models. The values of config.model are its fields.
+    # Name of a network in eddsrn_jax.models, or the import path of one of your own, such
+    # as mypackage.networks:Shallow. The values of config.model are its fields.
     config.network = "EDDSRN"
     config.model = ml_collections.ConfigDict()
     # Channels of the trunk at 1, 1/2, 1/4 and 1/8 of the small image's size.
@@ -110,7 +111,8 @@ def get_config() -> ml_collections.ConfigDict:
     # The total is loss.sr + loss.alpha * loss.deblurred. A network with one output has
     # the loss of that output alone.
     config.loss = ml_collections.ConfigDict()
-    # Losses of the x4 and the deblurred image: "mse", "log_mse", "l1" or "charbonnier".
+    # Losses of the x4 and the deblurred image: "mse", "log_mse", "l1", "charbonnier", or
+    # the import path of a function of (pred, target), such as mypackage.losses:edges.
     config.loss.sr = "mse"
     config.loss.deblurred = "charbonnier"
     # Weight of the deblurring loss.

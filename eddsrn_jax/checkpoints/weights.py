@@ -19,7 +19,7 @@ import safetensors.numpy
 
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.files import written_beside
-from eddsrn_jax.models import abstract_params, make_network
+from eddsrn_jax.models import abstract_params, make_network, network_name
 from eddsrn_jax.paths import local_path
 
 # Suffix of the name of an 8-bit kernel's scales, one for each output channel.
@@ -95,7 +95,7 @@ def write_network(path: Path, network: Network, *, dtype: str = "float16") -> No
         "name": network.name,
         "step": str(network.step),
         "sigma_range": json.dumps(network.sigma_range),
-        "network": type(network.model).__name__,
+        "network": network_name(network.model),
         "model": json.dumps(fields),
     }
     try:

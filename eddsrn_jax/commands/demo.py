@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 
 from eddsrn_jax.commands.command_line import run_command
-from eddsrn_jax.commands.network_flags import define_network_flags
+from eddsrn_jax.commands.network_flags import define_network_flags, import_own_networks
 from eddsrn_jax.errors import InputError
 
 FLAGS = flags.FlagValues()
@@ -289,6 +289,7 @@ def main() -> None:
     """Serves the page until it is stopped."""
     from eddsrn_jax.restoration.restorer import Restorer
 
+    import_own_networks(FLAGS)
     choices = _choices()
 
     @functools.cache

@@ -5,7 +5,9 @@ import signal
 from pathlib import Path
 
 from absl import flags
+from ml_collections import config_flags
 
+from eddsrn_jax import config_values
 from eddsrn_jax.commands.command_line import run_command
 from eddsrn_jax.commands.config_flag import (
     ResumableFlags,
@@ -65,6 +67,22 @@ def _config_and_workdir() -> tuple[Config, Path]:
     return _CONFIG.value, workdir_path(workdir)
 
 
+def _import_own_code(config: Config) -> None:
+    """Imports the user's own network and losses, if the config names them by path.
+
+    A saved config may be untrusted, so of its paths only those in flags are imported.
+    """
+    from eddsrn_jax.own_code import is_import_path
+    from eddsrn_jax.training.config_checks import OWN_CODE
+
+    flag = FLAGS["config"]
+    given, values = config_flags.get_override_values(flag), config_values.flatten(config)
+    saved = config_flags.get_config_filename(flag).endswith(".json")
+    for name, import_path in OWN_CODE.items():
+        if is_import_path(values.get(name)) and (name in given or not saved):
+            import_path(values[name])
+
+
 def main() -> int:
     """Trains as the flags say; returns 130 after Ctrl-C, else 0."""
     # Imported here, so that --help and wrong flags are answered immediately.
@@ -72,6 +90,7 @@ def main() -> int:
     from eddsrn_jax.training.loop import train_and_evaluate
 
     config, workdir = _config_and_workdir()
+    _import_own_code(config)
     connect_by_flags(FLAGS)
     if _DRY_RUN.value:
         for line in dry_run(config):
