@@ -28,6 +28,9 @@ def get_config() -> ml_collections.ConfigDict:
     # Weights to start from: a .safetensors file or the workdir of a run. Empty: random
     # weights.
     config.init_from = ""
+    # Whether init_from takes only those weights whose name and shape fit the network. The
+    # others stay random, and the log names them.
+    config.init_from_partial = False
     # Decay of the exponential moving average of the weights, which is then validated and
     # kept for use. 0, as in the paper: no average, the weights themselves are used.
     config.ema_decay = 0.0

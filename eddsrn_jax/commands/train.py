@@ -4,6 +4,7 @@ import math
 import signal
 from pathlib import Path
 
+import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
@@ -75,6 +76,9 @@ def _import_own_code(config: Config) -> None:
     from eddsrn_jax.own_code import is_import_path
     from eddsrn_jax.training.config_checks import OWN_CODE
 
+    if not isinstance(config, ml_collections.ConfigDict):
+        # The run's checks refuse it.
+        return
     flag = FLAGS["config"]
     given, values = config_flags.get_override_values(flag), config_values.flatten(config)
     saved = config_flags.get_config_filename(flag).endswith(".json")

@@ -89,6 +89,7 @@ _VALUES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "num_epochs": _WHOLE,
     "total_steps": _WHOLE,
     "init_from": _TEXT,
+    "init_from_partial": _SWITCH,
     "ema_decay": _SHARE,
     "on_bad_step": _one_of(("stop", "skip")),
     "log_every_steps": _COUNT,
@@ -180,6 +181,8 @@ def check(config: Config) -> None:
 
     steps = "total_steps" if values["total_steps"] else "num_epochs"
     require(steps, values[steps] >= 1, "1 or more")
+    has_weights = bool(values["init_from"]) or not values["init_from_partial"]
+    require("init_from_partial", has_weights, "False, because config.init_from is empty")
     side = values["data.hr_patch_size"]
     require("data.hr_patch_size", side % SCALE == 0, f"a multiple of {SCALE}")
     _check_model(config, require)
