@@ -49,6 +49,13 @@ _PROFILE = flags.DEFINE_integer(
     lower_bound=0,
     flag_values=FLAGS,
 )
+_WANDB = flags.DEFINE_string(
+    "wandb",
+    None,
+    "Project on Weights & Biases that gets the values of metrics.jsonl too. A resumed run"
+    " continues its run there. The package wandb sends them to its server.",
+    flag_values=FLAGS,
+)
 _DRY_RUN = flags.DEFINE_boolean(
     "dry_run",
     False,
@@ -105,6 +112,7 @@ def main() -> int:
         workdir,
         max_minutes=_MAX_MINUTES.value,
         profile_steps=_PROFILE.value,
+        wandb_project=_WANDB.value,
     )
     return 128 + stopped if stopped == signal.SIGINT else 0
 

@@ -1,10 +1,11 @@
 """The log of a run, and resuming from the workdir alone."""
 
 import logging
+import sys
 
 import jax
 import pytest
-from tiny import tiny_config
+from tiny import metrics_rows, tiny_config
 
 from eddsrn_jax import config_values
 from eddsrn_jax.config_values import from_json, read_config
@@ -12,14 +13,40 @@ from eddsrn_jax.data import progress
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.training import loop
 from eddsrn_jax.training.loop import train_and_evaluate
+from eddsrn_jax.training.wandb_run import wandb_run
+
+
+class Wandb:
+    """A stand-in for the package wandb, with the part of its interface that is used."""
+
+    def __init__(self):
+        self.starts, self.rows, self.exit_codes = [], [], []
+
+    def init(self, *, project, id, resume, dir, config, allow_val_change):
+        assert resume == "allow" and allow_val_change
+        self.starts.append((project, id, dir, config))
+        return self
+
+    def log(self, values, *, step):
+        self.rows.append({"step": step, **values})
+
+    def finish(self, exit_code):
+        self.exit_codes.append(exit_code)
+
+
+@pytest.fixture
+def wandb(monkeypatch):
+    package = Wandb()
+    monkeypatch.setitem(sys.modules, "wandb", package)
+    return package
 
 
 def test_a_run_writes_its_messages_and_the_versions_to_its_workdir(
-    photo_folder, tmp_path, caplog
+    photo_folder, tmp_path, caplog, wandb
 ):
     config = tiny_config(photo_folder, total_steps=1, **{"data.pipeline": "resident"})
     with caplog.at_level(logging.INFO, "eddsrn_jax"):
-        train_and_evaluate(config, tmp_path / "run")
+        train_and_evaluate(config, tmp_path / "run", wandb_project="photos")
     text = (tmp_path / "run" / "train.log").read_text()
     assert f"jax {jax.__version__}, " in text.splitlines()[0]
     for part in ("compiling the training step", "first step after", "step 1/1: loss"):
@@ -27,6 +54,51 @@ def test_a_run_writes_its_messages_and_the_versions_to_its_workdir(
     assert not any(x.__module__.endswith("run_log") for x in _handlers())
     # The saved config is the one of the run.
     assert read_config(tmp_path / "run" / "config.json").to_dict() == config.to_dict()
+    # Weights & Biases has the same values as the run's own log.
+    assert wandb.rows == metrics_rows(tmp_path / "run", with_times=True)
+    assert {"train/loss", "val/psnr_y_crop4"} <= {x for row in wandb.rows for x in row}
+    ((project, _, folder, shown),) = wandb.starts
+    assert (project, folder) == ("photos", str(tmp_path / "run"))
+    assert shown == config.to_dict() and wandb.exit_codes == [0]
+
+
+def test_a_resumed_run_continues_its_run_on_weights_and_biases(tmp_path, wandb):
+    config = tiny_config(tmp_path)
+    with wandb_run("photos", tmp_path, config) as record:
+        record(5, {"train/loss": 0.5})
+    with pytest.raises(KeyError), wandb_run("photos", tmp_path, config) as record:
+        raise KeyError
+    assert wandb.rows == [{"step": 5, "train/loss": 0.5}]
+    assert wandb.exit_codes == [0, 1]
+    (_, first, *_), (_, second, *_) = wandb.starts
+    assert first == second == (tmp_path / "wandb-id.txt").read_text().strip()
+    (tmp_path / "other").mkdir()
+    with wandb_run("photos", tmp_path / "other", config):
+        assert wandb.starts[-1][1] != first
+
+
+def test_a_run_that_weights_and_biases_refuses_does_not_start(
+    tmp_path, wandb, monkeypatch
+):
+    def refuse(**_):
+        raise RuntimeError("No API key configured.\nUse `wandb login`.")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    message = (
+        r"--wandb=p: no run can be started \(RuntimeError: No API key configured.\)$"
+    )
+    with (
+        pytest.raises(InputError, match=message),
+        wandb_run("p", tmp_path, tiny_config(tmp_path)),
+    ):
+        pass
+
+
+def test_a_missing_wandb_gives_one_line(call, finished, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    code, _, err = call("train", f"--workdir={finished[1]}", "--wandb=photos")
+    message = 'error: wandb is not installed; run pip install "eddsrn_jax[wandb]"'
+    assert (code, err.splitlines()) == (1, [message])
 
 
 def _handlers():
