@@ -91,14 +91,8 @@ def train_and_evaluate(
     make_folder(workdir, "--workdir")
     # Fails here, before the photos are packed.
     process_rows(config.batch_size, mesh)
-    record = None
     with contextlib.ExitStack() as files:
-        if jax.process_index() == 0:
-            if files.enter_context(locked(workdir)):
-                delete_leftovers(workdir)
-            files.enter_context(logging_to(workdir))
-            if wandb_project:
-                record = files.enter_context(wandb_run(wandb_project, workdir, config))
+        record = _open_logs(files, workdir, config, wandb_project)
         sampler, held_out = open_data(config, workdir)
         with StopSignal(max_minutes) as stop, explaining_memory(config):
             finished = _train(
@@ -123,6 +117,24 @@ def train_and_evaluate(
             scoring=_final_scoring(config),
         )
     return None
+
+
+def _open_logs(
+    files: contextlib.ExitStack, workdir: Path, config: Config, wandb_project: str | None
+) -> Record | None:
+    """Locks the workdir and starts its logs, in the first process, until `files` closes.
+
+    Returns:
+        The function that records values on Weights & Biases, if that is asked for.
+    """
+    if jax.process_index() > 0:
+        return None
+    if files.enter_context(locked(workdir)):
+        delete_leftovers(workdir)
+    files.enter_context(logging_to(workdir))
+    if not wandb_project:
+        return None
+    return files.enter_context(wandb_run(wandb_project, workdir, config))
 
 
 def _require_same_run(config: Config, workdir: Path) -> None:
@@ -171,8 +183,7 @@ def _train(
     )
     train_step = compile_step(config, model, optimizer, mesh)
     clock, tracer = Clock(config.batch_size), Tracer(workdir / "profile", profile_steps)
-    keep = config.checkpoint.keep_every_steps
-    with Checkpoints(workdir, keep_every_steps=keep) as checkpoints:
+    with _open_checkpoints(config, workdir) as checkpoints:
         state, progress = restore_or_create(
             checkpoints, config, model, optimizer, mesh, per_epoch
         )
@@ -182,8 +193,7 @@ def _train(
         metrics = StepMetrics(
             on_bad_step=config.on_bad_step, describe=sampler.describe, saved=progress
         )
-        active = jax.process_index() == 0
-        with Reporter(workdir, steps, active=active, record=record) as reporter:
+        with _open_reporter(workdir, steps, record) as reporter:
             validator = _make_validator(config, model, photos, reporter)
             for step, batch in enumerate(clock.time(batches), steps.start + 1):
                 state, step_metrics = train_step(state, batch)
@@ -213,6 +223,16 @@ def _train(
                     _log.info("%s: saved step %d, stopping", reason, step)
                     return False
     return True
+
+
+def _open_checkpoints(config: Config, workdir: Path) -> Checkpoints:
+    keep = config.checkpoint.keep_every_steps
+    return Checkpoints(workdir, keep_every_steps=keep)
+
+
+def _open_reporter(workdir: Path, steps: range, record: Record | None) -> Reporter:
+    active = jax.process_index() == 0
+    return Reporter(workdir, steps, active=active, record=record)
 
 
 def _due_actions(config: Config, step: int, last_step: int) -> set[str]:
