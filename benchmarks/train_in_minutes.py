@@ -147,10 +147,10 @@ def _first_params(config: Any, model: Any) -> Any:
     from eddsrn_jax.models.complexity import count_parameters
     from eddsrn_jax.training.setup import load_params
 
+    params = init_params(model, jax.random.key(config.seed))
     if config.init_from:
-        params = load_params(Path(config.init_from).expanduser(), model)
-    else:
-        params = init_params(model, jax.random.key(config.seed))
+        start = params if config.init_from_partial else None
+        params = load_params(Path(config.init_from).expanduser(), model, start=start)
     print(f"{config.name}: {count_parameters(params):,} parameters")
     return params
 

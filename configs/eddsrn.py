@@ -28,6 +28,9 @@ def get_config() -> ml_collections.ConfigDict:
     # Weights to start from: a .safetensors file or the workdir of a run. Empty: random
     # weights.
     config.init_from = ""
+    # Whether init_from takes only those weights whose name and shape fit the network. The
+    # others stay random, and the log names them.
+    config.init_from_partial = False
     # Decay of the exponential moving average of the weights, which is then validated and
     # kept for use. 0, as in the paper: no average, the weights themselves are used.
     config.ema_decay = 0.0
@@ -37,7 +40,8 @@ def get_config() -> ml_collections.ConfigDict:
     # Steps between rows of the training log.
     config.log_every_steps = 100
 
-    # Name of a network in eddsrn_jax.models. The values of config.model are its fields.
+    # Name of a network in eddsrn_jax.models, or the import path of one of your own, such
+    # as mypackage.networks:Shallow. The values of config.model are its fields.
     config.network = "EDDSRN"
     config.model = ml_collections.ConfigDict()
     # Channels of the trunk at 1, 1/2, 1/4 and 1/8 of the small image's size.
@@ -110,7 +114,8 @@ def get_config() -> ml_collections.ConfigDict:
     # The total is loss.sr + loss.alpha * loss.deblurred. A network with one output has
     # the loss of that output alone.
     config.loss = ml_collections.ConfigDict()
-    # Losses of the x4 and the deblurred image: "mse", "log_mse", "l1" or "charbonnier".
+    # Losses of the x4 and the deblurred image: "mse", "log_mse", "l1", "charbonnier", or
+    # the import path of a function of (pred, target), such as mypackage.losses:edges.
     config.loss.sr = "mse"
     config.loss.deblurred = "charbonnier"
     # Weight of the deblurring loss.

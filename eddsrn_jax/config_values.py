@@ -43,8 +43,9 @@ def from_json(values: dict[str, Any]) -> Config:
             return {key: restore(v) for key, v in value.items()}
         return tuple(restore(v) for v in value) if isinstance(value, list) else value
 
-    # Old configs do not name their network: EDDSRN was the only one.
-    config = ml_collections.ConfigDict({"network": "EDDSRN", **restore(values)})
+    # Values that old configs lack. EDDSRN was the only network.
+    old = {"network": "EDDSRN", "init_from_partial": False}
+    config = ml_collections.ConfigDict({**old, **restore(values)})
     checkpoint = config.get("checkpoint")
     if isinstance(checkpoint, ml_collections.ConfigDict):
         # A value that old configs lack.

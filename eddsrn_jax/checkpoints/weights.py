@@ -5,8 +5,9 @@ Parameters have flat names such as "trunk/stem/kernel".
 
 import dataclasses
 import json
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ import safetensors.numpy
 
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.files import written_beside
-from eddsrn_jax.models import abstract_params, make_network
+from eddsrn_jax.models import abstract_params, make_network, network_name
 from eddsrn_jax.paths import local_path
+
+_log = logging.getLogger(__name__)
 
 # Suffix of the name of an 8-bit kernel's scales, one for each output channel.
 _SCALE = ":scale"
@@ -95,7 +98,7 @@ def write_network(path: Path, network: Network, *, dtype: str = "float16") -> No
         "name": network.name,
         "step": str(network.step),
         "sigma_range": json.dumps(network.sigma_range),
-        "network": type(network.model).__name__,
+        "network": network_name(network.model),
         "model": json.dumps(fields),
     }
     try:
@@ -120,21 +123,76 @@ def _stored(name: str, value: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
     return {name: np.rint(value / scale).astype(np.int8), name + _SCALE: scale}
 
 
-def load_weights(path: Path, like: Any) -> Any:
+def load_weights(path: Path, like: Any, *, start: Any = None) -> Any:
     """Reads the parameters in a .safetensors file.
 
     Args:
         path: file to read.
         like: tree of the expected shapes and dtypes.
+        start: parameters to keep where the file has none that fits, see `merge`; None
+            if all must fit.
 
     Returns:
         Parameters as a tree like `like`.
 
     Raises:
         InputError: the file cannot be read as safetensors, a name or shape differs from
-            `like`, or a parameter is not finite.
+            `like`, or a parameter is not finite; or with `start` none fits.
     """
-    return _fitted(_read_arrays(path), like, str(path))
+    params = _read_arrays(path)
+    if start is not None:
+        return merge(params, start, str(path))
+    return _fitted(params, like, str(path))
+
+
+def merge(params: Any, start: Any, origin: str) -> Any:
+    """Replaces parameters by those with the same name and shape; logs which are kept.
+
+    Args:
+        params: new parameters, as a tree or by flat names.
+        start: tree of parameters to replace.
+        origin: place of the new parameters, for messages.
+
+    Returns:
+        A tree with the names, shapes and dtypes of `start`.
+
+    Raises:
+        InputError: no parameter fits, or one that does is not finite.
+    """
+    new, old = _flat(params), _flat(start)
+    fitting = {
+        name: value
+        for name, value in old.items()
+        if name in new and new[name].shape == value.shape
+    }
+    if not fitting:
+        raise InputError(
+            f"{origin}: none of its {len(new)} parameters has the name and shape of one"
+            f" of the network's {len(old)}"
+        )
+    taken = _fitted({name: new[name] for name in fitting}, fitting, origin)
+    kept = old.keys() - fitting.keys()
+    _log.info(
+        "%s: %d of the network's %d parameters are taken; %s",
+        origin,
+        len(fitting),
+        len(old),
+        f"random are {', '.join(_groups(kept, old))}" if kept else "none is random",
+    )
+    return flax.traverse_util.unflatten_dict({**old, **_flat(taken)}, sep="/")
+
+
+def _groups(names: Collection[str], all_names: Collection[str]) -> list[str]:
+    """Names parameters, and a module once instead of all its parameters."""
+    others = [f"{name}/" for name in all_names if name not in names]
+    groups: dict[str, None] = {}
+    for name in sorted(names):
+        parts = name.split("/")
+        modules = ["/".join(parts[:end]) for end in range(1, len(parts) + 1)]
+        # The largest module without a parameter of the others, or the parameter itself.
+        alone = (x for x in modules if not any(y.startswith(f"{x}/") for y in others))
+        groups[next(alone)] = None
+    return [*groups]
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:

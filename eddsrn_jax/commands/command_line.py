@@ -209,6 +209,8 @@ def _parse_flags(main: Callable[..., Any], flag_values: flags.FlagValues) -> lis
             if isinstance(value, float) and math.isnan(value):
                 raise flags.Error(f"flag --{name}={value}: expected a number")
         return arguments
+    except InputError:
+        raise
     except flags.Error as error:
         # The message about an error in a config file contains the whole traceback; its
         # last line is the error.
@@ -272,6 +274,6 @@ def _place(error: Exception) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     # All frames are left out if this package lies in site-packages itself.
     own = [x for x in frames if not re.search("^<|site-packages", x.filename)]
-    if not own or own[-1].filename == __file__:
+    if not own or os.path.dirname(own[-1].filename) == os.path.dirname(__file__):
         return ""
     return f" ({own[-1].filename}, line {own[-1].lineno})"

@@ -1,7 +1,9 @@
-"""The flag --config: a config that comes with the project, by name, or a file."""
+"""The flag --config: an included config by name, a file, or the config of a run."""
 
+import re
 import sys
 import types
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +11,54 @@ from absl import flags
 from ml_collections import config_flags
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
-from eddsrn_jax.paths import expand_home
+from eddsrn_jax.config_values import read_config
+from eddsrn_jax.errors import UsageError
+from eddsrn_jax.paths import expand_home, workdir_path
 
 _PACKAGE = Path(__file__).parents[1]
 # A wheel has the configs inside the package, a clone beside it.
 _INSIDE, _BESIDE = _PACKAGE / "configs", _PACKAGE.parent / "configs"
 FOLDER = _INSIDE if _INSIDE.is_dir() else _BESIDE
+
+
+class ResumableFlags(flags.FlagValues):
+    """Flags of a command whose --config is by default the saved config of --workdir.
+
+    The flags --config.NAME then change values of the saved config.
+    """
+
+    def __call__(self, argv: Sequence[str], known_only: bool = False) -> list[str]:
+        # ml_collections looks for --config and its values in sys.argv.
+        sys.argv = [argv[0], *_saved_config(argv), *argv[1:]]
+        return super().__call__(sys.argv, known_only)
+
+
+def _saved_config(argv: Sequence[str]) -> list[str]:
+    """Returns the flag --config for the run in --workdir; nothing if --config is given.
+
+    Raises:
+        UsageError: there is no run in --workdir, or no --workdir beside a --config.NAME.
+        InputError: the saved config cannot be read.
+    """
+    joined = "\0".join(argv)
+    if re.search(r"\0--?config(?:[=\0]|$)", joined):
+        return []
+    if not (given := re.findall(r"\0--?workdir[=\0]([^\0]+)", joined)):
+        if change := re.search(r"\0--?(?:no)?(config\.[^=\0]+)", joined):
+            raise UsageError(
+                f"--{change[1]} needs --config for a new run, or the --workdir of a run"
+                " to resume"
+            )
+        return []
+    workdir = workdir_path(given[-1])
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise UsageError(
+            f"--workdir={workdir}: no run to resume (it has no config.json); give"
+            " --config for a new run"
+        )
+    read_config(path)
+    return [f"--config={path}"]
 
 
 def define_config_flag(flag_values: flags.FlagValues, help: str) -> flags.FlagHolder[Any]:
@@ -27,8 +71,13 @@ def define_config_flag(flag_values: flags.FlagValues, help: str) -> flags.FlagHo
 
 
 def config_name(flag_values: flags.FlagValues) -> str:
-    """Returns the given config's name, followed by its size if one is given."""
+    """Returns the given config's name, followed by its size if one is given.
+
+    The name of a run's saved config is that of its workdir.
+    """
     given = config_flags.get_config_filename(flag_values["config"])
+    if given.endswith(".json"):
+        return Path(given).absolute().parent.name
     path, _, size = given.partition(":")
     return "-".join(filter(None, [Path(path).stem, size]))
 
@@ -60,9 +109,14 @@ def find_config(given: str) -> Path:
 
 
 class _ConfigParser(ConfigFileFlagParser):
-    """Parses the value of --config, which may be followed by a size: srresnet:lite."""
+    """Parses the value of --config.
+
+    It may be followed by a size, as in srresnet:lite, or be a run's config.json.
+    """
 
     def parse(self, path: str) -> Any:
+        if path.endswith(".json"):
+            return read_config(expand_home(path))
         given, colon, size = path.partition(":")
         # Configs import each other from a package of this name, in a clone and elsewhere.
         package = types.ModuleType("configs")

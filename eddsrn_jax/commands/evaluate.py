@@ -9,6 +9,10 @@ from absl import flags
 
 from eddsrn_jax.commands.command_line import run_command
 from eddsrn_jax.commands.config_flag import define_config_flag
+from eddsrn_jax.commands.network_flags import (
+    define_own_network_flag,
+    import_own_networks,
+)
 from eddsrn_jax.commands.process_flags import connect_by_flags, define_process_flags
 from eddsrn_jax.errors import UsageError
 from eddsrn_jax.paths import local_path, printable
@@ -26,6 +30,7 @@ _WEIGHTS = flags.DEFINE_string(
     " default degradation is the paper's.",
     flag_values=FLAGS,
 )
+define_own_network_flag(FLAGS)
 _CONFIG = define_config_flag(
     FLAGS,
     "Config of a table of systems to score: the included table1, or a file.",
@@ -185,6 +190,7 @@ def main() -> None:
     given = _SIGMAS.value
     sigmas = parse_sigmas(_DEFAULT_SIGMAS[_DEGRADATION.value] if given is None else given)
     connect_by_flags(FLAGS)
+    import_own_networks(FLAGS)
     # Imported here, so that --help and wrong flags are answered immediately.
     from eddsrn_jax.evaluation.inputs import SPOILINGS
     from eddsrn_jax.evaluation.network import Comparison, evaluate_network

@@ -7,6 +7,10 @@ and evaluate.py take it as --weights, train.py as --config.init_from.
 from absl import flags
 
 from eddsrn_jax.commands.command_line import run_command
+from eddsrn_jax.commands.network_flags import (
+    define_own_network_flag,
+    import_own_networks,
+)
 from eddsrn_jax.files import make_folder
 from eddsrn_jax.paths import local_path, printable, workdir_path
 
@@ -18,6 +22,7 @@ _WORKDIR = flags.DEFINE_string(
     required=True,
     flag_values=FLAGS,
 )
+define_own_network_flag(FLAGS)
 _STEP = flags.DEFINE_integer(
     "step",
     None,
@@ -46,6 +51,7 @@ def main() -> None:
     from eddsrn_jax.checkpoints.weights import write_network
     from eddsrn_jax.models.complexity import count_parameters
 
+    import_own_networks(FLAGS)
     path = local_path(_OUT.value, "--out")
     network = read_run(workdir_path(_WORKDIR.value), _STEP.value)
     make_folder(path.parent, "folder")

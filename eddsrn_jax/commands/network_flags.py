@@ -1,4 +1,4 @@
-"""Flags that choose the network that restores photos."""
+"""Flags that choose the network of a command."""
 
 from absl import flags
 
@@ -18,3 +18,31 @@ def define_network_flags(flag_values: flags.FlagValues) -> None:
         " .safetensors file. Default: photo.",
         flag_values=flag_values,
     )
+    define_own_network_flag(flag_values)
+
+
+def define_own_network_flag(flag_values: flags.FlagValues) -> None:
+    """Adds --network, which `import_own_networks` reads."""
+    flags.DEFINE_multi_string(
+        "network",
+        [],
+        "Import path of a network of your own, such as mypackage.networks:Shallow, if the"
+        " run or the weights need it. Its module is installed or in the current folder,"
+        " and its code is run. Repeatable.",
+        flag_values=flag_values,
+    )
+
+
+def import_own_networks(flag_values: flags.FlagValues) -> None:
+    """Imports the networks that --network names.
+
+    Raises:
+        InputError: see `import_network`.
+    """
+    if not flag_values.network:
+        return
+    # Imported here, so that --help and wrong flags are answered immediately.
+    from eddsrn_jax.models import import_network
+
+    for path in flag_values.network:
+        import_network(path)

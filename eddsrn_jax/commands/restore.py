@@ -13,7 +13,7 @@ from pathlib import Path
 from absl import flags
 
 from eddsrn_jax.commands.command_line import run_command
-from eddsrn_jax.commands.network_flags import define_network_flags
+from eddsrn_jax.commands.network_flags import define_network_flags, import_own_networks
 from eddsrn_jax.commands.signals import (
     end_on_hangup,
     interruptible,
@@ -168,6 +168,7 @@ def main(arguments: list[str]) -> int:
         raise UsageError("--scale and --width: give only one of them")
     if (_WIDTH.value or _SCALE.value != "4") and "sr" not in outputs:
         raise UsageError("--scale and --width need the output sr")
+    import_own_networks(FLAGS)
     if arguments == ["-"]:
         return _restore_stream(outputs)
     paths = [expand_home(argument) for argument in arguments]

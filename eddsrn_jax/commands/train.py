@@ -4,21 +4,28 @@ import math
 import signal
 from pathlib import Path
 
+import ml_collections
 from absl import flags
+from ml_collections import config_flags
 
+from eddsrn_jax import config_values
 from eddsrn_jax.commands.command_line import run_command
-from eddsrn_jax.commands.config_flag import config_name, define_config_flag
+from eddsrn_jax.commands.config_flag import (
+    ResumableFlags,
+    config_name,
+    define_config_flag,
+)
 from eddsrn_jax.commands.process_flags import connect_by_flags, define_process_flags
-from eddsrn_jax.config_values import Config, read_config
+from eddsrn_jax.config_values import Config
 from eddsrn_jax.errors import UsageError
 from eddsrn_jax.paths import workdir_path
 
-FLAGS = flags.FlagValues()
+FLAGS = ResumableFlags()
 define_process_flags(FLAGS)
 _CONFIG = define_config_flag(
     FLAGS,
     "Config of the run: an included one, such as eddsrn_lite, or a file. Default: the"
-    " config that the run in --workdir has saved.",
+    " config that the run in --workdir has saved. --config.NAME=VALUE changes a value.",
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir",
@@ -42,6 +49,13 @@ _PROFILE = flags.DEFINE_integer(
     lower_bound=0,
     flag_values=FLAGS,
 )
+_WANDB = flags.DEFINE_string(
+    "wandb",
+    None,
+    "Project on Weights & Biases that gets the values of metrics.jsonl too. A resumed run"
+    " continues its run there. The package wandb sends them to its server.",
+    flag_values=FLAGS,
+)
 _DRY_RUN = flags.DEFINE_boolean(
     "dry_run",
     False,
@@ -53,20 +67,31 @@ _DRY_RUN = flags.DEFINE_boolean(
 
 def _config_and_workdir() -> tuple[Config, Path]:
     """Returns the config and the workdir that the flags name."""
-    if _CONFIG.value is not None:
-        workdir = _WORKDIR.value or Path("runs", config_name(FLAGS))
-        return _CONFIG.value, workdir_path(workdir)
-    if not _WORKDIR.value:
+    if _CONFIG.value is None:
         raise UsageError(
             "give --config for a new run, or the --workdir of a run to resume"
         )
-    workdir = workdir_path(_WORKDIR.value)
-    if not (workdir / "config.json").is_file():
-        raise UsageError(
-            f"--workdir={workdir}: no run to resume (it has no config.json); give"
-            " --config for a new run"
-        )
-    return read_config(workdir / "config.json"), workdir
+    workdir = _WORKDIR.value or Path("runs", config_name(FLAGS))
+    return _CONFIG.value, workdir_path(workdir)
+
+
+def _import_own_code(config: Config) -> None:
+    """Imports the user's own network and losses, if the config names them by path.
+
+    A saved config may be untrusted, so of its paths only those in flags are imported.
+    """
+    from eddsrn_jax.own_code import is_import_path
+    from eddsrn_jax.training.config_checks import OWN_CODE
+
+    if not isinstance(config, ml_collections.ConfigDict):
+        # The run's checks refuse it.
+        return
+    flag = FLAGS["config"]
+    given, values = config_flags.get_override_values(flag), config_values.flatten(config)
+    saved = config_flags.get_config_filename(flag).endswith(".json")
+    for name, import_path in OWN_CODE.items():
+        if is_import_path(values.get(name)) and (name in given or not saved):
+            import_path(values[name])
 
 
 def main() -> int:
@@ -76,6 +101,7 @@ def main() -> int:
     from eddsrn_jax.training.loop import train_and_evaluate
 
     config, workdir = _config_and_workdir()
+    _import_own_code(config)
     connect_by_flags(FLAGS)
     if _DRY_RUN.value:
         for line in dry_run(config):
@@ -86,6 +112,7 @@ def main() -> int:
         workdir,
         max_minutes=_MAX_MINUTES.value,
         profile_steps=_PROFILE.value,
+        wandb_project=_WANDB.value,
     )
     return 128 + stopped if stopped == signal.SIGINT else 0
 

@@ -24,9 +24,11 @@ from eddsrn_jax.models.registry import (
     abstract_outputs,
     abstract_params,
     apply,
+    import_network,
     init_params,
     join_params,
     make_network,
+    network_name,
     split_params,
 )
 from eddsrn_jax.models.scgan import SCGAN
@@ -48,8 +50,10 @@ __all__ = [
     "abstract_outputs",
     "abstract_params",
     "apply",
+    "import_network",
     "init_params",
     "join_params",
     "make_network",
+    "network_name",
     "split_params",
 ]

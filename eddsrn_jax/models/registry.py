@@ -1,7 +1,7 @@
 """Networks by name, and the functions that work with any network."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import flax.linen as nn
@@ -18,15 +18,39 @@ from eddsrn_jax.models.lapsrn import LapSRN
 from eddsrn_jax.models.scgan import SCGAN
 from eddsrn_jax.models.srresnet import SRResNet
 from eddsrn_jax.models.vdsr import VDSR
+from eddsrn_jax.own_code import import_object, is_import_path
 
-NETWORKS: Mapping[str, type[nn.Module]] = {
+NETWORKS: MutableMapping[str, type[nn.Module]] = {
     network.__name__: network
     for network in (
         *(EDDSRN, HalfSizeEDDSRN, SRResNet, LapSRN, VDSR, EDSR, DeblurCNN, SCGAN),
     )
 }
+# Attributes that the project uses of every network, see eddsrn_jax.models.
+_ATTRIBUTES = ("dtype", "stride", "receptive_radius")
 # Names of batch norm's running statistics. No trained parameter has these names.
 _STATISTICS = ("mean", "var")
+
+
+def import_network(path: str) -> None:
+    """Adds a user's own network to NETWORKS, under its import path.
+
+    Args:
+        path: import path that the user has named, see `import_object`.
+
+    Raises:
+        InputError: the path cannot be imported, or is not that of a Flax module.
+    """
+    network = import_object(path)
+    if not (isinstance(network, type) and issubclass(network, nn.Module)):
+        raise InputError(f"{path}: expected a class derived from flax.linen.Module")
+    NETWORKS[path] = network
+
+
+def network_name(model: nn.Module) -> str:
+    """Returns the name that `make_network` takes for a network like this one."""
+    names = [name for name, network in NETWORKS.items() if network is type(model)]
+    return (names or [type(model).__name__])[0]
 
 
 def make_network(
@@ -35,14 +59,21 @@ def make_network(
     """Builds the network that a config or a weights file describes.
 
     Args:
-        name: one of NETWORKS.
+        name: one of NETWORKS. No module is imported, because the name may come from an
+            untrusted file.
         fields: keyword arguments of the network.
         num_arrays: number of parameter arrays in an untrusted file. No field that counts
             layers may exceed it; tracing a larger network would never end.
 
     Raises:
-        InputError: unknown network, field or front end, or too few arrays.
+        InputError: unknown network, field or front end, too few arrays, or a network
+            without one of the needed attributes.
     """
+    if is_import_path(name) and name not in NETWORKS:
+        raise InputError(
+            f"the network {name} is not imported, because a file that names it may be"
+            f" untrusted; if you trust this module, name it too: --network={name}"
+        )
     if name not in NETWORKS:
         raise InputError(f"no network {name!r}, only {', '.join(NETWORKS)}")
     try:
@@ -55,9 +86,16 @@ def make_network(
                 )
         if front_end := fields.get("front_end"):
             find_bank(front_end)
-        return NETWORKS[name](**fields)
+        model = NETWORKS[name](**fields)
     except TypeError as error:
         raise InputError(f"{name}: {error}") from error
+    for attribute in _ATTRIBUTES:
+        if not hasattr(model, attribute):
+            raise InputError(
+                f"{name} has no attribute {attribute!r}; a network needs"
+                f" {', '.join(_ATTRIBUTES)}"
+            )
+    return model
 
 
 def init_params(model: nn.Module, key: jax.Array) -> Any:

@@ -9,8 +9,15 @@ import ml_collections
 from eddsrn_jax.config_values import Config, flatten
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.evaluation.inputs import SPOILINGS
-from eddsrn_jax.models import NETWORKS, SCALE, abstract_outputs, make_network
-from eddsrn_jax.training.losses import LOSSES
+from eddsrn_jax.models import (
+    NETWORKS,
+    SCALE,
+    abstract_outputs,
+    import_network,
+    make_network,
+)
+from eddsrn_jax.own_code import is_import_path
+from eddsrn_jax.training.losses import LOSSES, import_loss
 
 # Steps, sizes and counts are 32-bit integers in JAX's programs.
 _MOST = 2**31 - 1
@@ -39,6 +46,12 @@ def _one_of(names: Collection[str]) -> tuple[Callable[[Any], bool], str]:
     *most, last = map(repr, names)
     expected = f"{', '.join(most)} or {last}"
     return lambda value: isinstance(value, str) and value in names, expected
+
+
+def _one_or_own(names: Collection[str]) -> tuple[Callable[[Any], bool], str]:
+    """Accepts the same as `_one_of`; the message says that users add their own."""
+    holds, expected = _one_of(names)
+    return holds, f"{expected}, or the import path of your own, MODULE:NAME"
 
 
 _TEXT = (lambda value: isinstance(value, str), "text")
@@ -76,10 +89,11 @@ _VALUES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "num_epochs": _WHOLE,
     "total_steps": _WHOLE,
     "init_from": _TEXT,
+    "init_from_partial": _SWITCH,
     "ema_decay": _SHARE,
     "on_bad_step": _one_of(("stop", "skip")),
     "log_every_steps": _COUNT,
-    "network": _one_of(NETWORKS),
+    "network": _one_or_own(NETWORKS),
     "data.source": _TEXT,
     "data.validation_source": _TEXT,
     "data.tfds_data_dir": _TEXT,
@@ -98,8 +112,8 @@ _VALUES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "degradation.max_noise": _NUMBER,
     "degradation.jpeg_share": _PROBABILITY,
     "degradation.jpeg_quality": _QUALITIES,
-    "loss.sr": _one_of(LOSSES),
-    "loss.deblurred": _one_of(LOSSES),
+    "loss.sr": _one_or_own(LOSSES),
+    "loss.deblurred": _one_or_own(LOSSES),
     "loss.alpha": _NUMBER,
     "loss.eps": _POSITIVE,
     "adversarial.weight": _NUMBER,
@@ -120,6 +134,12 @@ _VALUES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "validation.max_photos": _COUNT,
     "checkpoint.every_steps": _COUNT,
     "checkpoint.keep_every_steps": _WHOLE,
+}
+# Values that may be import paths, and the functions that import them.
+OWN_CODE: Mapping[str, Callable[[str], None]] = {
+    "network": import_network,
+    "loss.sr": import_loss,
+    "loss.deblurred": import_loss,
 }
 # Integer fields of networks that may be 0, which leaves that head out.
 _NONE_IS_ZERO = ("deblur_features",)
@@ -146,6 +166,11 @@ def check(config: Config) -> None:
         if name not in values:
             raise InputError(f"config.{name} is missing")
         if not holds(values[name]):
+            if name in OWN_CODE and is_import_path(values[name]):
+                expected = (
+                    "an imported name. A saved config may be untrusted; if you trust its"
+                    f" module, name that too: --config.{name}={values[name]}"
+                )
             raise InputError(f"config.{name}={values[name]!r}: expected {expected}")
     for name in sorted(values.keys() - _VALUES.keys() - model):
         raise InputError(f"config.{name}={values[name]!r}: unknown config value")
@@ -156,6 +181,8 @@ def check(config: Config) -> None:
 
     steps = "total_steps" if values["total_steps"] else "num_epochs"
     require(steps, values[steps] >= 1, "1 or more")
+    has_weights = bool(values["init_from"]) or not values["init_from_partial"]
+    require("init_from_partial", has_weights, "False, because config.init_from is empty")
     side = values["data.hr_patch_size"]
     require("data.hr_patch_size", side % SCALE == 0, f"a multiple of {SCALE}")
     _check_model(config, require)

@@ -45,6 +45,7 @@ from eddsrn_jax.training.setup import (
 )
 from eddsrn_jax.training.step_metrics import StepMetrics
 from eddsrn_jax.training.validator import Validator
+from eddsrn_jax.training.wandb_run import Record, wandb_run
 
 _log = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ def train_and_evaluate(
     *,
     max_minutes: float = math.inf,
     profile_steps: int = 0,
+    wandb_project: str | None = None,
 ) -> signal.Signals | None:
     """Starts or resumes the run of a workdir, then evaluates its best checkpoint.
 
@@ -70,6 +72,7 @@ def train_and_evaluate(
         workdir: folder for checkpoints, logs and results; made if absent.
         max_minutes: time limit in minutes; the run then saves its state and stops.
         profile_steps: number of steps to trace into `workdir/profile`, after the first.
+        wandb_project: project on Weights & Biases that gets the scalars of the log too.
 
     Returns:
         The signal that this process received and that stopped the run early; else None.
@@ -77,7 +80,7 @@ def train_and_evaluate(
 
     Raises:
         InputError: the config, the data or the workdir cannot be used, or another run
-            uses the workdir.
+            uses the workdir; or no run can be started on Weights & Biases.
         FloatingPointError: a loss, gradient or parameter was not finite.
         OSError: the workdir or the cache cannot be written.
     """
@@ -89,10 +92,7 @@ def train_and_evaluate(
     # Fails here, before the photos are packed.
     process_rows(config.batch_size, mesh)
     with contextlib.ExitStack() as files:
-        if jax.process_index() == 0:
-            if files.enter_context(locked(workdir)):
-                delete_leftovers(workdir)
-            files.enter_context(logging_to(workdir))
+        record = _open_logs(files, workdir, config, wandb_project)
         sampler, held_out = open_data(config, workdir)
         with StopSignal(max_minutes) as stop, explaining_memory(config):
             finished = _train(
@@ -103,6 +103,7 @@ def train_and_evaluate(
                 held_out.photos,
                 stop=stop,
                 profile_steps=profile_steps,
+                record=record,
             )
             # A signal may have arrived while the last step was being saved.
             if finished and stop.received_by_any():
@@ -116,6 +117,24 @@ def train_and_evaluate(
             scoring=_final_scoring(config),
         )
     return None
+
+
+def _open_logs(
+    files: contextlib.ExitStack, workdir: Path, config: Config, wandb_project: str | None
+) -> Record | None:
+    """Locks the workdir and starts its logs, in the first process, until `files` closes.
+
+    Returns:
+        The function that records values on Weights & Biases, if that is asked for.
+    """
+    if jax.process_index() > 0:
+        return None
+    if files.enter_context(locked(workdir)):
+        delete_leftovers(workdir)
+    files.enter_context(logging_to(workdir))
+    if not wandb_project:
+        return None
+    return files.enter_context(wandb_run(wandb_project, workdir, config))
 
 
 def _require_same_run(config: Config, workdir: Path) -> None:
@@ -153,6 +172,7 @@ def _train(
     *,
     stop: StopSignal,
     profile_steps: int,
+    record: Record | None,
 ) -> bool:
     """Trains from the newest checkpoint on; returns whether the run is complete."""
     per_epoch = sampler.steps_per_epoch
@@ -163,8 +183,7 @@ def _train(
     )
     train_step = compile_step(config, model, optimizer, mesh)
     clock, tracer = Clock(config.batch_size), Tracer(workdir / "profile", profile_steps)
-    keep = config.checkpoint.keep_every_steps
-    with Checkpoints(workdir, keep_every_steps=keep) as checkpoints:
+    with _open_checkpoints(config, workdir) as checkpoints:
         state, progress = restore_or_create(
             checkpoints, config, model, optimizer, mesh, per_epoch
         )
@@ -174,7 +193,7 @@ def _train(
         metrics = StepMetrics(
             on_bad_step=config.on_bad_step, describe=sampler.describe, saved=progress
         )
-        with Reporter(workdir, steps, active=jax.process_index() == 0) as reporter:
+        with _open_reporter(workdir, steps, record) as reporter:
             validator = _make_validator(config, model, photos, reporter)
             for step, batch in enumerate(clock.time(batches), steps.start + 1):
                 state, step_metrics = train_step(state, batch)
@@ -204,6 +223,16 @@ def _train(
                     _log.info("%s: saved step %d, stopping", reason, step)
                     return False
     return True
+
+
+def _open_checkpoints(config: Config, workdir: Path) -> Checkpoints:
+    keep = config.checkpoint.keep_every_steps
+    return Checkpoints(workdir, keep_every_steps=keep)
+
+
+def _open_reporter(workdir: Path, steps: range, record: Record | None) -> Reporter:
+    active = jax.process_index() == 0
+    return Reporter(workdir, steps, active=active, record=record)
 
 
 def _due_actions(config: Config, step: int, last_step: int) -> set[str]:

@@ -1,15 +1,17 @@
 """Training losses: means over a batch of float images in [0, 1]."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, MutableMapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from eddsrn_jax.errors import InputError
 from eddsrn_jax.ops.color import luminance
 from eddsrn_jax.ops.resize import bicubic_downscale
+from eddsrn_jax.own_code import import_object
 
-LOSSES = ("mse", "l1", "charbonnier", "log_mse")
 # Added to each crop's error. Without it, flat crops would outweigh all others, because
 # their errors are close to 0.
 _LOG_MSE_FLOOR = 1e-4
@@ -37,6 +39,26 @@ def log_mse(pred: jax.Array, target: jax.Array) -> jax.Array:
 def charbonnier(pred: jax.Array, target: jax.Array, *, eps: float) -> jax.Array:
     """Returns the mean of sqrt(difference^2 + eps^2), an L1 norm smooth at zero."""
     return jnp.mean(jnp.sqrt(jnp.square(pred - target) + eps**2))
+
+
+LOSSES: MutableMapping[str, Callable[..., Any]] = {
+    loss.__name__: loss for loss in (mse, l1, charbonnier, log_mse)
+}
+
+
+def import_loss(path: str) -> None:
+    """Adds a user's own loss, a function of (pred, target), to LOSSES.
+
+    Args:
+        path: import path that the user has named, see `import_object`.
+
+    Raises:
+        InputError: the path cannot be imported, or is not that of a function.
+    """
+    loss = import_object(path)
+    if not callable(loss):
+        raise InputError(f"{path}: expected a function of (pred, target)")
+    LOSSES[path] = loss
 
 
 def joint_loss(
@@ -67,8 +89,7 @@ def joint_loss(
     Source: paper, Eq. 3 to 6. Differs: Eq. 5 divides by N, W and H alone. Here every
     loss is a mean over the channels too.
     """
-    compare = {"mse": mse, "l1": l1, "log_mse": log_mse}
-    compare["charbonnier"] = functools.partial(charbonnier, eps=eps)
+    compare = {**LOSSES, "charbonnier": functools.partial(charbonnier, eps=eps)}
     parts: dict[str, jax.Array] = {}
     if "sr" in outputs:
         levels = [name for name in outputs if name.endswith("_y")] or ["sr"]

@@ -19,6 +19,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[re
 from tqdm import tqdm
 
 from eddsrn_jax.files import naming, to_json, write_text
+from eddsrn_jax.training.wandb_run import Record
 
 _log = logging.getLogger(__name__)
 
@@ -26,15 +27,18 @@ _log = logging.getLogger(__name__)
 class Reporter:
     """Reporter of a run's progress; active in the first process only."""
 
-    def __init__(self, workdir: Path, steps: range, *, active: bool):
+    def __init__(
+        self, workdir: Path, steps: range, *, active: bool, record: Record | None = None
+    ):
         """Opens the files, and drops rows after the step that the run resumes from.
 
         Args:
             workdir: folder of the run.
             steps: range from the number of steps already done to that of the whole run.
             active: whether to write at all; if False, every method does nothing.
+            record: function that gets all scalars too, see `wandb_run`.
         """
-        self._active = active
+        self._active, self._record = active, record
         self._total_steps = steps.stop
         if not active:
             return
@@ -66,6 +70,8 @@ class Reporter:
         for name, value in values.items():
             self._events.add(step, summary.scalar(name, value))
         self._events.flush()
+        if self._record:
+            self._record(step, values)
 
     def training(
         self,

@@ -13,7 +13,8 @@ _log = logging.getLogger(__name__)
 
 # Values that may change after the last step: they do not influence the trained network.
 _WITHOUT_EFFECT = (
-    *("name", "init_from", "on_bad_step", "log_every_steps", "total_steps", "num_epochs"),
+    *("name", "init_from", "init_from_partial", "on_bad_step", "log_every_steps"),
+    *("total_steps", "num_epochs"),
     *("data.on_error", "data.cache_dir", "data.pipeline", "data.tfds_data_dir"),
     *("data.tfds_download", "data.validation_source", "model.rematerialize"),
 )

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from eddsrn_jax.checkpoints.manager import Checkpoints
-from eddsrn_jax.checkpoints.weights import load_weights
+from eddsrn_jax.checkpoints.weights import load_weights, merge
 from eddsrn_jax.config_values import Config
 from eddsrn_jax.data.crops import CropSampler
 from eddsrn_jax.data.pack import Pack
@@ -171,7 +171,8 @@ def restore_or_create(
         )
         return restored.state, restored.progress
     if config.init_from:
-        params = load_params(config.init_from, model)
+        start = state.used_params if config.init_from_partial else None
+        params = load_params(config.init_from, model, start=start)
         state = new_state(config, model, optimizer, params)
     return replicate(state, mesh), {}
 
@@ -195,12 +196,18 @@ def new_state(
     return state
 
 
-def load_params(path: Path | str, model: nn.Module) -> Any:
+def load_params(path: Path | str, model: nn.Module, *, start: Any = None) -> Any:
     """Loads weights from a .safetensors file or the best checkpoint of a workdir.
+
+    Args:
+        path: file or workdir.
+        model: network that the weights are for.
+        start: parameters that the network keeps where no weights have their name and
+            shape; None if all weights must fit.
 
     Raises:
         InputError: the weights are missing, damaged, of another architecture, or in a
-            format that cannot be read.
+            format that cannot be read; or none fits.
     """
     path, like = local_path(path, "config.init_from"), abstract_params(model)
     if not path.exists():
@@ -212,6 +219,8 @@ def load_params(path: Path | str, model: nn.Module) -> Any:
             " writes it, or the workdir of a run"
         )
     if path.suffix == ".safetensors":
-        return load_weights(path, like)
+        return load_weights(path, like, start=start)
     with Checkpoints(path, read_only=True) as checkpoints:
-        return checkpoints.restore_params(like=like)[2]
+        if start is None:
+            return checkpoints.restore_params(like=like)[2]
+        return merge(checkpoints.restore_params()[2], start, str(path))

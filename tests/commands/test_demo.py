@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+import zipfile
 
 import numpy as np
 import pytest
@@ -77,11 +78,20 @@ def page(browser, demo):
     assert all(url.startswith((demo, "data:", "blob:")) for url in asked), asked
 
 
-def upload(page, name, content):
-    file = {"name": name, "mimeType": "image/png", "buffer": content}
-    page.locator("input[type=file]").first.set_input_files(file)
-    page.get_by_role("button", name="Remove Image").wait_for()
+def upload(page, name, content, **others):
+    files = [
+        {"name": name, "mimeType": "image/png", "buffer": buffer}
+        for name, buffer in {name: content, **others}.items()
+    ]
+    page.locator("input[type=file]").first.set_input_files(files)
+    page.get_by_role("button", name=f"Thumbnail 1 of {len(files)}").wait_for()
     page.get_by_role("button", name="Restore").click()
+
+
+def png(pixels):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def downloaded(page, name):
@@ -158,9 +168,47 @@ def test_restores_again_when_strength_or_network_change(page, photo):
     wait_for_another_result(last)
 
 
+def test_restores_several_photos_and_offers_all_results(page, photo):
+    photos = {name: photo[i:100, i:120] for i, name in enumerate(("a.png", "b.png"))}
+    contents = {"bad.png": b"no photograph", "b.png": png(photos["b.png"])}
+    upload(page, "a.png", png(photos["a.png"]), **contents)
+    note = page.locator("#note")
+    note.get_by_text("b.png: 119 x 99 became 476 x 396").wait_for()
+    assert "a.png: 120 x 100 became 480 x 400" in note.inner_text()
+    assert "Not restored. bad.png: not a readable image" in note.inner_text()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download all as a ZIP file").click()
+    with zipfile.ZipFile(download.value.path()) as archive:
+        names = [f"{x}_{y}.png" for x in "ab" for y in ("x4", "deblurred")]
+        assert sorted(archive.namelist()) == sorted(names)
+        content = io.BytesIO(archive.read("a_x4.png"))
+    first = np.asarray(Image.open(content))
+    expected = Restorer.from_pretrained()(photos["a.png"]).sr
+    assert np.abs(first.astype(int) - expected).max() <= 1
+    # The last photo is shown first, then the chosen one.
+    assert downloaded(page, "Download x4")[0].shape == (396, 476, 3)
+    assert natural_sizes(page, "sr") == [[476, 396]] * 2
+    page.locator("#chosen input").click()
+    page.get_by_role("option", name="1. a.png").click()
+    page.wait_for_function("document.querySelectorAll('#sr img')[1].naturalWidth == 480")
+    np.testing.assert_array_equal(downloaded(page, "Download x4")[0], first)
+
+
+def test_cancel_stops_after_the_current_photo(page, photo):
+    contents = {f"{i}.png": png(photo[: 290 - i, :440]) for i in range(3)}
+    upload(page, "first.png", png(photo), **contents)
+    page.get_by_role("button", name="Cancel").click()
+    note = page.locator("#note")
+    note.get_by_text(re.compile(r"Cancelled. [1-3] of 4 photos are not")).wait_for()
+    left = int(re.search(r"Cancelled. (\d)", note.inner_text())[1])
+    assert note.inner_text().count("became") == 4 - left
+    assert page.get_by_role("button", name="Cancel").is_disabled()
+    assert natural_sizes(page, "sr")[0][0] > 1700
+
+
 def test_restores_an_example(page):
     page.locator(".gallery-item").first.click()
-    page.get_by_role("button", name="Remove Image").wait_for()
+    page.get_by_role("button", name="Thumbnail 1 of 1").wait_for()
     page.get_by_role("button", name="Restore").click()
     note = page.locator("#note").get_by_text("became 512 x 512 pixels in")
     note.wait_for(timeout=300_000)

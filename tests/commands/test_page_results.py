@@ -1,5 +1,7 @@
 """The web page's results and messages, tested without a browser."""
 
+import zipfile
+
 import jax
 import numpy as np
 import pytest
@@ -7,7 +9,14 @@ from PIL import Image
 from samples import SRGB, encoded, smooth
 from tiny import SMALL
 
-from eddsrn_jax.commands.demo import before, in_page_words, restore_upload, show
+from eddsrn_jax.commands.demo_page import (
+    before,
+    in_page_words,
+    restore_all,
+    restore_upload,
+    show,
+    write_zip,
+)
 from eddsrn_jax.images.metadata import Metadata
 from eddsrn_jax.images.pictures import read_picture, write_picture
 from eddsrn_jax.models import EDDSRN, init_params
@@ -71,6 +80,44 @@ def test_a_restored_photo_fills_sliders_downloads_and_note(work, tmp_path):
         assert slider[1] == file
         assert [read_picture(x)[0].shape[1] for x in slider] == [size] * 2
     assert note.startswith("**photo.png**: 16 x 12 became 64 x 48 pixels in")
+
+
+@pytest.mark.parametrize("cancel_after", [None, 2])
+def test_photos_are_restored_in_turn_until_the_work_is_cancelled(
+    work, tmp_path, cancel_after
+):
+    paths = [tmp_path / name for name in ("a.png", "bad.png", "c.png")]
+    for i, path in enumerate(paths):
+        path.write_bytes(encoded(Image.fromarray(smooth(3, np.uint8, 8 + i, 12)), "PNG"))
+    paths[1].write_text("no photo")
+    steps = []
+    cancelled = lambda: len(steps) == cancel_after  # noqa: E731
+    for step in restore_all(work, paths, "photo", 1.0, cancelled):
+        steps.append(step)
+    names = ["1. a.png", "2. bad.png", "3. c.png"][:cancel_after]
+    assert [[*results] for results, _ in steps] == [
+        names[:i] for i in range(len(names) + 1)
+    ]
+    assert steps[1][1].endswith("seconds.\n\nRestoring photo 2 of 3.")
+    results, note = steps[-1]
+    assert results["2. bad.png"][:4] == (None,) * 4
+    assert "**a.png**: 12 x 8 became 48 x 32" in note and "**Not restored.** bad" in note
+    if cancel_after:
+        assert note.endswith("**Cancelled.** 1 of 3 photos are not restored.")
+    else:
+        assert note.endswith("network or strength, press Restore again.")
+        assert read_picture(results["3. c.png"][2])[0].shape == (40, 48, 3)
+
+
+def test_the_archive_has_every_result_under_a_name_of_its_own(tmp_path):
+    paths = []
+    for i, name in enumerate(("a_x4.png", "a_x4.png", "b_x4.png", "a_x4.png")):
+        paths.append(tmp_path / str(i) / name)
+        paths[-1].parent.mkdir()
+        paths[-1].write_bytes(bytes([i]))
+    with zipfile.ZipFile(write_zip([*map(str, paths)], tmp_path / "all.zip")) as archive:
+        contents = {name: archive.read(name)[0] for name in archive.namelist()}
+    assert contents == {"a_x4.png": 0, "a_x4-2.png": 1, "b_x4.png": 2, "a_x4-3.png": 3}
 
 
 def test_messages_of_the_command_become_those_of_the_page():

@@ -1,10 +1,13 @@
 """Runs the documentation's Python blocks, and parses the flags of its shell commands.
 
-Blocks of a page that are marked "python" run in order, as one script. Those marked "sh"
-are commands, of which only the flags are checked. Blocks without a language are neither.
+Blocks of a page that are marked "python" run in order, as one script. A block that begins
+with the name of a file is also written to that file, so that the script can import it.
+Blocks marked "sh" are commands, of which only the flags are checked. Blocks without a
+language are neither.
 """
 
 import importlib
+import re
 import shlex
 import sys
 
@@ -77,9 +80,13 @@ def test_python_blocks_run(page, tmp_path, photo_folder):
     for name in ("photo.jpg", "photo_gray.jpg"):
         mode = "L" if "gray" in name else "RGB"
         Image.open(photo_folder / "photo0.png").convert(mode).save(tmp_path / name)
-    source = "\n".join(blocks(page, "python"))
+    parts = blocks(page, "python")
     for long, short in SHORTER.items():
-        source = source.replace(long, short)
+        parts = [part.replace(long, short) for part in parts]
+    for part in parts:
+        if name := re.match(r"# (\w+\.py)\n", part):
+            (tmp_path / name[1]).write_text(part)
+    source = "\n".join(parts)
     script = tmp_path / "page.py"
     script.write_text((PRELUDE if "quickstart" in source else "") + source)
     path = f"{ROOT}:{ROOT / 'tests'}"

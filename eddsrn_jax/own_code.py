@@ -1,0 +1,56 @@
+"""A user's own networks and losses, which import paths name.
+
+Importing a module runs its code, and weights files, checkpoints and saved configs may be
+untrusted. Therefore only paths that the user has named are imported: in a config file,
+which is code itself, in a flag, or in a call.
+"""
+
+import importlib
+import os
+import sys
+from typing import Any
+
+from eddsrn_jax.errors import InputError
+
+
+def is_import_path(name: object) -> bool:
+    """Returns whether a name is an import path such as mypackage.networks:Shallow."""
+    return isinstance(name, str) and ":" in name
+
+
+def import_object(path: str) -> Any:
+    """Imports what an import path names; never call it with a path from a file.
+
+    Args:
+        path: module and name, such as "mypackage.networks:Shallow". The module is
+            installed or in the current folder.
+
+    Raises:
+        InputError: there is no such module or name, or the module raises an error.
+    """
+    module_name, _, name = path.partition(":")
+    if not all(part.isidentifier() for part in (*module_name.split("."), name)):
+        raise InputError(
+            f"{path!r}: expected a module and a name, such as mypackage.networks:Shallow"
+        )
+    here = os.getcwd()
+    # The folder comes last, so that its files replace no installed module.
+    if not {"", here} & set(sys.path):
+        sys.path.append(here)
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        # The module itself may import another one that is missing.
+        if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(
+            f"{error.name}."
+        ):
+            raise InputError(
+                f"{path}: no module {error.name} in {here}, and none is installed"
+            ) from error
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise InputError(
+            f"{path}: {module_name} cannot be imported ({reason})"
+        ) from error
+    if not hasattr(module, name):
+        raise InputError(f"{path}: {module.__file__} has no {name}")
+    return getattr(module, name)
