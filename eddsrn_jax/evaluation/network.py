@@ -91,8 +91,8 @@ def evaluate_network(
     Args:
         workdir: workdir of the run that trained the network.
         step: step of the checkpoint; None for the one with the best validation score.
-        weights: name of shipped weights or a file, see `find_weights`. Default, without
-            workdir: "gaussian", made for the paper's degradation.
+        weights: weights as `find_weights` takes them. Default, without workdir:
+            "gaussian", made for the paper's degradation.
         datasets: folders of photos to score, by name.
         validation: whether to open the run's own validation set and score it.
         validation_set: validation set of the run that the caller has open.
@@ -254,14 +254,15 @@ def _open_run(workdir: Path, step: int | None) -> _Candidate:
 
 
 def _open_weights(name: Path | str | None) -> _Candidate:
-    path = find_weights(name or "gaussian")
+    name = name or "gaussian"
+    path = find_weights(name)
     network = read_network(path)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     return _Candidate(
         network,
         {"weights": str(path), "sha256": sha256, "step": network.step},
         f"{path}, step {network.step}",
-        Path("evaluation", path.stem),
+        Path("evaluation", Path(name).name.removesuffix(path.suffix)),
     )
 
 

@@ -87,21 +87,22 @@ class Restorer:
     @classmethod
     def from_pretrained(
         cls,
-        *,
         weights: Path | str | None = None,
+        *,
         workdir: Path | str | None = None,
         dtype: str | None = None,
         outputs: Sequence[str] | None = None,
         largest_window: int | None = None,
     ) -> "Restorer":
-        """Loads shipped weights, a file of weights, or a run's best checkpoint.
+        """Loads weights: shipped, in a file or folder, from a model hub, or of a run.
 
         Turns on JAX's compilation cache, unless a folder for it is already set. A later
         process then starts seconds faster.
 
         Args:
-            weights: name of shipped weights or path of a file, see `find_weights`; by
-                default the package's default weights.
+            weights: name of shipped weights, path of a file or folder, or repository
+                such as "org/repo", see `find_weights`; by default the package's default
+                weights.
             workdir: folder of a training run, whose best checkpoint is loaded.
             dtype: type to compute in, such as "bfloat16"; by default the network's own.
             outputs, largest_window: see `__init__`.

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from eddsrn_jax.checkpoints.manager import Checkpoints
-from eddsrn_jax.checkpoints.weights import load_weights
+from eddsrn_jax.checkpoints.weights import WEIGHTS_FILE, load_weights
 from eddsrn_jax.config_values import Config
 from eddsrn_jax.data.crops import CropSampler
 from eddsrn_jax.data.pack import Pack
@@ -196,7 +196,9 @@ def new_state(
 
 
 def load_params(path: Path | str, model: nn.Module) -> Any:
-    """Loads weights from a .safetensors file or the best checkpoint of a workdir.
+    """Loads weights from a .safetensors file, a folder of weights, or a workdir.
+
+    Of a run's workdir it loads the best checkpoint.
 
     Raises:
         InputError: the weights are missing, damaged, of another architecture, or in a
@@ -209,8 +211,10 @@ def load_params(path: Path | str, model: nn.Module) -> Any:
         raise InputError(
             f"config.init_from={path}: a {path.suffix or 'file of another'} format cannot"
             " be read; expected a .safetensors file, as python -m eddsrn_jax export"
-            " writes it, or the workdir of a run"
+            " writes it, a folder of weights, or the workdir of a run"
         )
+    if (path / WEIGHTS_FILE).is_file():
+        path = path / WEIGHTS_FILE
     if path.suffix == ".safetensors":
         return load_weights(path, like)
     with Checkpoints(path, read_only=True) as checkpoints:
