@@ -39,7 +39,9 @@ _STEP = flags.DEFINE_integer(
 _DATASETS = flags.DEFINE_multi_string(
     "dataset",
     [],
-    "Name and folder of a set of photos to score, as NAME=DIR; repeatable.",
+    "Name and folder of a set of photos to score, as NAME=DIR; repeatable."
+    " NAME=pairs:LR_DIR,HR_DIR scores pairs of your own: inputs in the first folder,"
+    " sharp photos of the same names, four times as large, in the second.",
     flag_values=FLAGS,
 )
 _VALIDATION = flags.DEFINE_boolean(
@@ -128,9 +130,9 @@ _OUTPUT_DIR = flags.DEFINE_string(
 _DEFAULT_SIGMAS = {"paper": "1,1.25,1.5,1.75,2", "photo": "0,0.5,1,1.5,2,3"}
 
 
-def parse_datasets(values: list[str]) -> dict[str, Path]:
-    """Parses values of the form NAME=DIR; returns the folders by name."""
-    datasets = {}
+def parse_datasets(values: list[str]) -> dict[str, Path | str]:
+    """Parses values of the form NAME=DIR; returns the folders, or pairs, by name."""
+    datasets: dict[str, Path | str] = {}
     for value in values:
         name, equals, folder = value.partition("=")
         if not (name and equals and folder):
@@ -141,7 +143,8 @@ def parse_datasets(values: list[str]) -> dict[str, Path]:
             raise UsageError(f"--dataset={value}: {name!r} cannot be a file name")
         if name in datasets:
             raise UsageError(f"--dataset={value}: another set is named {name} too")
-        datasets[name] = local_path(folder, f"--dataset={name}")
+        pairs = folder.startswith("pairs:")
+        datasets[name] = folder if pairs else local_path(folder, f"--dataset={name}")
     return datasets
 
 
