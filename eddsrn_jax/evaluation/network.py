@@ -23,6 +23,7 @@ from eddsrn_jax.distributed import gather, require_equal
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.evaluation.baselines.bicubic import bicubic, untouched
 from eddsrn_jax.evaluation.baselines.ensemble import self_ensemble
+from eddsrn_jax.evaluation.curves import write_score_curves
 from eddsrn_jax.evaluation.inputs import Spoiling
 from eddsrn_jax.evaluation.results import Row, format_gains, format_table, write_results
 from eddsrn_jax.evaluation.scoring import PAPER, Method, Pair, Photo, Scoring, evaluate
@@ -223,6 +224,9 @@ def score_sources(
         raise InputError(f"no photo could be scored in {', '.join(names)}")
     if share[0] == 0:
         write_results(output_dir, rows, protocol={**origin, **_conditions(scoring)})
+        # Drawn sigmas differ from photo to photo, so they have no means.
+        if scoring.sigmas:
+            write_score_curves(output_dir / "curves.svg", rows)
     return rows
 
 
