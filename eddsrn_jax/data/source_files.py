@@ -24,10 +24,12 @@ class File:
     Attributes:
         name: unique name within the source.
         content: path, bytes, or the pixels if the file is decoded already.
+        lr: path of the small blurry photo of the same scene, if there is one.
     """
 
     name: str
     content: Path | bytes | np.ndarray
+    lr: Path | None = None
 
     @property
     def place(self) -> str:

@@ -10,23 +10,27 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from eddsrn_jax.checkpoints.manager import Checkpoints
 from eddsrn_jax.checkpoints.torch_weights import read_peers
 from eddsrn_jax.checkpoints.weights import Network, find_weights, read_network
 from eddsrn_jax.config_values import Config
+from eddsrn_jax.data.pairs import PAIRS, pairs_source
 from eddsrn_jax.data.photo_record import open_validation, photo_places
-from eddsrn_jax.data.sources import Source, folder_source
+from eddsrn_jax.data.sources import File, Source, folder_source
 from eddsrn_jax.distributed import gather, require_equal
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.evaluation.baselines.bicubic import bicubic, untouched
 from eddsrn_jax.evaluation.baselines.ensemble import self_ensemble
+from eddsrn_jax.evaluation.curves import write_score_curves
 from eddsrn_jax.evaluation.inputs import Spoiling
 from eddsrn_jax.evaluation.results import Row, format_gains, format_table, write_results
-from eddsrn_jax.evaluation.scoring import PAPER, Method, Photo, Scoring, evaluate
+from eddsrn_jax.evaluation.scoring import PAPER, Method, Pair, Photo, Scoring, evaluate
 from eddsrn_jax.files import make_folder
+from eddsrn_jax.images import read_image
 from eddsrn_jax.mesh import find_devices
-from eddsrn_jax.models import abstract_outputs
+from eddsrn_jax.models import SCALE, abstract_outputs
 from eddsrn_jax.paths import below, local_path, printable, workdir_path
 from eddsrn_jax.restoration.restorer import Restorer
 
@@ -91,9 +95,10 @@ def evaluate_network(
     Args:
         workdir: workdir of the run that trained the network.
         step: step of the checkpoint; None for the one with the best validation score.
-        weights: name of shipped weights or a file, see `find_weights`. Default, without
-            workdir: "gaussian", made for the paper's degradation.
-        datasets: folders of photos to score, by name.
+        weights: weights as `find_weights` takes them. Default, without workdir:
+            "gaussian", made for the paper's degradation.
+        datasets: folders of photos to score, by name; or "pairs:LR_DIR,HR_DIR", see
+            `pairs_source`, whose small photos are the inputs.
         validation: whether to open the run's own validation set and score it.
         validation_set: validation set of the run that the caller has open.
         scoring: which photos are scored, and with which degradations.
@@ -148,8 +153,17 @@ def _print_results(
 
 
 def open_folders(datasets: Mapping[str, Path | str]) -> list[Source]:
-    """Opens folders of photos as sources; raises InputError if one has no photo."""
-    return [folder_source(folder, name) for name, folder in datasets.items()]
+    """Opens folders of photos, or of pairs, as sources; see `evaluate_network`.
+
+    Raises:
+        InputError: a folder has no photo, or photos have no partner.
+    """
+    return [
+        pairs_source(str(folder), name)
+        if str(folder).startswith(PAIRS)
+        else folder_source(folder, name)
+        for name, folder in datasets.items()
+    ]
 
 
 def example_path(output_dir: Path, dataset: str) -> Path:
@@ -210,6 +224,9 @@ def score_sources(
         raise InputError(f"no photo could be scored in {', '.join(names)}")
     if share[0] == 0:
         write_results(output_dir, rows, protocol={**origin, **_conditions(scoring)})
+        # Drawn sigmas differ from photo to photo, so they have no means.
+        if scoring.sigmas:
+            write_score_curves(output_dir / "curves.svg", rows)
     return rows
 
 
@@ -254,14 +271,15 @@ def _open_run(workdir: Path, step: int | None) -> _Candidate:
 
 
 def _open_weights(name: Path | str | None) -> _Candidate:
-    path = find_weights(name or "gaussian")
+    name = name or "gaussian"
+    path = find_weights(name)
     network = read_network(path)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     return _Candidate(
         network,
         {"weights": str(path), "sha256": sha256, "step": network.step},
         f"{path}, step {network.step}",
-        Path("evaluation", path.stem),
+        Path("evaluation", Path(name).name.removesuffix(path.suffix)),
     )
 
 
@@ -309,13 +327,26 @@ def _free_folder(folder: Path) -> Path:
     return next(path for path in candidates if not path.exists())
 
 
-def read_photos(source: Source) -> Iterator[Photo]:
-    """Decodes the photos of a source; skips unreadable ones with a warning."""
+def read_photos(source: Source) -> Iterator[Photo | Pair]:
+    """Decodes the photos of a source; skips unusable ones with a warning."""
     for file in source.files():
         try:
-            yield file.name, file.read()
+            photo = (file.name, file.read())
+            yield (*photo, _read_lr(file.lr, file, photo[1])) if file.lr else photo
         except InputError as error:
             _log.warning("%s; left out", error)
+
+
+def _read_lr(path: Path, file: File, hr: np.ndarray) -> np.ndarray:
+    """Decodes the small photo of a pair; raises InputError if its size does not fit."""
+    lr = read_image(path, str(path))
+    (height, width, _), (rows, columns, _) = lr.shape, hr.shape
+    if (height, width) != (rows // SCALE, columns // SCALE):
+        raise InputError(
+            f"{path}: {width} x {height} pixels, but {file.place} has {columns} x {rows};"
+            f" expected {columns // SCALE} x {rows // SCALE}"
+        )
+    return lr
 
 
 def _held_out(config: Config, workdir: Path, *, required: bool) -> list[Source]:

@@ -17,12 +17,13 @@ from eddsrn_jax.files import to_json, write_text, written_beside
 class Row:
     """The scores of one output of one method on one photo at one degradation.
 
-    `noise` and `jpeg` are the fields of inputs.Spoiling.
+    `noise` and `jpeg` are the fields of inputs.Spoiling. `sigma` is None for a pair of
+    photos, whose blur is unknown.
     """
 
     dataset: str
     image: str
-    sigma: float
+    sigma: float | None
     output: str
     method: str
     seconds: float
@@ -42,7 +43,8 @@ def means(rows: Sequence[Row], *, by_sigma: bool) -> list[dict[str, Any]]:
     Returns:
         One dict for each set, output and method, and each degradation if `by_sigma` is
         set, in the order of the rows. Its keys are "dataset", "output", "method",
-        "sigma", "noise", "jpeg" (these three are None for a mean over degradations),
+        "sigma", "noise", "jpeg" (these three are None for a mean over degradations, and
+        sigma also for pairs),
         "images" (number), "seconds" (median) and the scores.
     """
     groups: dict[tuple, list[Row]] = defaultdict(list)
@@ -86,7 +88,7 @@ def format_table(rows: Sequence[Row], *, by_sigma: bool = False) -> str:
     for mean in found:
         cells = [f"{mean['dataset']} ({mean['images']})"]
         cells += [OUTPUT_TITLES[mean["output"]], mean["method"]]
-        cells += [f"{mean['sigma']:.4g}"] if by_sigma else []
+        cells += [_sigma(mean)] if by_sigma else []
         cells += [f"{mean['noise']:.4g}", str(mean["jpeg"] or "")] if spoiled else []
         for channel, border in protocols:
             psnr, ssim = (mean[f"{m}_{channel}_crop{border}"] for m in ("psnr", "ssim"))
@@ -113,9 +115,10 @@ def format_gains(rows: Sequence[Row], baseline: str = "bicubic") -> str:
                 cells[cell][mean["method"]] = mean["psnr_y_crop4"]
         columns = []
         for (sigma, noise, jpeg), psnr in cells.items():
-            gains = [psnr[method] - psnr[baseline] for method in others]
+            # A method that takes the true sigma has no score of pairs.
+            gains = [psnr.get(method, np.nan) - psnr[baseline] for method in others]
             columns.append([psnr[baseline], *gains])
-            degradation = [f"{sigma:.4g}", f"{noise:.4g}", str(jpeg or "")]
+            degradation = [_sigma({"sigma": sigma}), f"{noise:.4g}", str(jpeg or "")]
             table.append([dataset, *degradation, *_with_signs(columns[-1])])
         table.append([dataset, "mean", "", "", *_with_signs(np.mean(columns, axis=0))])
     return markdown(table)
@@ -124,7 +127,11 @@ def format_gains(rows: Sequence[Row], baseline: str = "bicubic") -> str:
 def _with_signs(values: Iterable[float]) -> list[str]:
     """Formats a PSNR and, with signs, the gains over it."""
     psnr, *gains = values
-    return [f"{psnr:.2f}", *(f"{gain:+.2f}" for gain in gains)]
+    return [f"{psnr:.2f}", *("" if np.isnan(x) else f"{x:+.2f}" for x in gains)]
+
+
+def _sigma(mean: Mapping[str, Any]) -> str:
+    return "unknown" if mean["sigma"] is None else f"{mean['sigma']:.4g}"
 
 
 def markdown(table: Sequence[Sequence[str]]) -> str:
@@ -175,10 +182,10 @@ def write_results(
         writer = csv.DictWriter(file, fields, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(by_image)
-        for mean in results["means_by_sigma"] + results["means"]:
-            sigma = "mean" if mean["sigma"] is None else mean["sigma"]
-            mean = {**mean, "image": "mean", "sigma": sigma}
-            writer.writerow({**mean, "protocol": to_json(protocol)})
+        overall = [{**mean, "sigma": "mean"} for mean in results["means"]]
+        for mean in results["means_by_sigma"] + overall:
+            mean = {**mean, "image": "mean", "protocol": to_json(protocol)}
+            writer.writerow(mean)
 
 
 def before_after(images: Mapping[str, np.ndarray], *, side: int = 320) -> np.ndarray:

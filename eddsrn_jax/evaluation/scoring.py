@@ -2,7 +2,7 @@
 
 Each photo is cut to a multiple of the scale, shrunk and blurred. Every method gets the
 result in 8 bits. Its 8-bit outputs are scored: "sr" against the photo, "deblurred"
-against the rounded small sharp image.
+against the rounded small sharp image. Of a pair, the given small photo is the input.
 """
 
 import concurrent.futures
@@ -42,10 +42,12 @@ _log = logging.getLogger(__name__)
 Method = Callable[..., Restored]
 # Name and pixels, uint8 [H, W, 3].
 Photo = tuple[str, np.ndarray]
+# The same, and the input, uint8 [H // 4, W // 4, 3].
+Pair = tuple[str, np.ndarray, np.ndarray]
 # A method's name, its time in seconds, and its outputs.
 _Result = tuple[str, float, Restored]
 # The first fields of a Row: dataset, image, sigma, output, method and seconds.
-_Key = tuple[str, str, float, str, str, float]
+_Key = tuple[str, str, float | None, str, str, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +75,7 @@ PAPER = Scoring()
 
 def evaluate(
     methods: Mapping[str, Method],
-    photos: Iterable[Photo],
+    photos: Iterable[Photo | Pair],
     *,
     dataset: str,
     sigmas: Sequence[float] | None = HEADLINE_SIGMAS,
@@ -90,7 +92,8 @@ def evaluate(
     Args:
         methods: methods by name. If one has a method `prepare(height, width)`, as
             Restorer has, that is called first, so that times contain no compilation.
-        photos: names and uint8 [H, W, 3].
+        photos: names and uint8 [H, W, 3]; of a pair also the input. Methods that take
+            the true sigma are not scored on pairs, where it is unknown.
         dataset: name of the set.
         sigmas, spoilings, seed: see `Scoring`.
         save_dir: folder for all images; None writes none.
@@ -109,17 +112,22 @@ def evaluate(
         concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
         Progress(f"scoring {dataset}") as bar,
     ):
-        for number, (name, photo) in enumerate(photos):
+        for number, (name, photo, *given) in enumerate(photos):
             bar.update()
             file_name = _new_stem(name, stems)
             if number % share[1] != share[0] or _is_too_small(name, photo):
                 continue
             hr, results = cut_to_scale(photo), []
             drawn = sigmas or (random_sigma(seed, name),)
-            example = (middle(drawn), spoilings[0])
-            for cell in _inputs(
-                name, hr, drawn, spoilings, seed=seed, max_sigma=max_sigma
-            ):
+            if given:
+                cells = [_given_input(hr, given[0], max_sigma=max_sigma)]
+                example = (None, Spoiling())
+            else:
+                cells = _inputs(
+                    name, hr, drawn, spoilings, seed=seed, max_sigma=max_sigma
+                )
+                example = (middle(drawn), spoilings[0])
+            for cell in cells:
                 found = list(_apply(methods, cell.input, cell.sigma))
                 results.append((cell, found))
                 if save_dir:
@@ -134,9 +142,12 @@ def evaluate(
 
 @dataclasses.dataclass(frozen=True)
 class _Cell:
-    """One degradation of a photo: the network's input, and the truth of "deblurred"."""
+    """One degradation of a photo: the network's input, and the truth of "deblurred".
 
-    sigma: float
+    Its sigma is None if the input is a photo of its own, whose blur is unknown.
+    """
+
+    sigma: float | None
     spoiling: Spoiling
     input: np.ndarray
     lr_sharp: np.ndarray
@@ -186,6 +197,12 @@ def _inputs(
             yield _Cell(sigma, spoiling, spoiled, lr_sharp)
 
 
+def _given_input(hr: np.ndarray, lr: np.ndarray, *, max_sigma: float) -> _Cell:
+    """Returns the input of a pair, with the bicubic reduction of its sharp photo."""
+    lr_sharp, _ = degrade_photo(hr, 0.0, max_sigma=max_sigma)
+    return _Cell(None, Spoiling(), lr, lr_sharp)
+
+
 def _score(
     pool: concurrent.futures.Executor,
     dataset: str,
@@ -221,13 +238,16 @@ def middle(values: Sequence[float]) -> float:
 
 
 def _apply(
-    methods: Mapping[str, Method], lr_blur: np.ndarray, sigma: float
+    methods: Mapping[str, Method], lr_blur: np.ndarray, sigma: float | None
 ) -> Iterator[_Result]:
     for name, method in methods.items():
+        takes_sigma = getattr(method, "takes_sigma", False)
+        if takes_sigma and sigma is None:
+            continue
         if prepare := getattr(method, "prepare", None):
             prepare(*lr_blur.shape[:2])
         start = time.perf_counter()
-        told = (sigma,) if getattr(method, "takes_sigma", False) else ()
+        told = (sigma,) if takes_sigma else ()
         outputs = method(lr_blur, *told)
         yield name, time.perf_counter() - start, outputs
 
@@ -247,12 +267,14 @@ def _write_example(
 ) -> None:
     """Writes a picture of a photo's input, every image made from it, and the truth."""
     images = _captioned(cell.input, results)
-    title = f"sigma {cell.sigma:.3g}, input"
+    title = "input" if cell.sigma is None else f"sigma {cell.sigma:.3g}, input"
     images = {title: images.pop("input"), **images, "truth": hr}
     write_image(path, before_after(images))
 
 
-def _folder_name(sigma: float, spoiling: Spoiling) -> str:
+def _folder_name(sigma: float | None, spoiling: Spoiling) -> str:
+    if sigma is None:
+        return "pairs"
     suffix = "" if spoiling == Spoiling() else f"_{spoiling}".replace(",", "")
     return f"sigma_{sigma:.4g}{suffix.lower().replace(' ', '_')}"
 

@@ -11,7 +11,7 @@ import ml_collections
 import numpy as np
 
 from eddsrn_jax.checkpoints.torch_weights import read_peers
-from eddsrn_jax.checkpoints.weights import Network, read_network
+from eddsrn_jax.checkpoints.weights import WEIGHTS_FILE, Network, read_network
 from eddsrn_jax.config_values import Config
 from eddsrn_jax.data.sources import open_split
 from eddsrn_jax.errors import InputError
@@ -200,7 +200,7 @@ def _check_table(config: Config) -> None:
 
 
 def _read(path: Path) -> Network:
-    if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors" or (path / WEIGHTS_FILE).is_file():
         return read_network(path)
     # Importing Orbax takes seconds.
     from eddsrn_jax.checkpoints.manager import read_run

@@ -65,8 +65,10 @@ class BlurEstimator(nn.Module):
         for i in range(2):
             x = nn.relu(Conv(self.features, dtype=self.dtype, name=f"conv{i}")(x))
         settings = {"kernel_init": RESIDUAL_NORMAL, "dtype": self.dtype}
-        x = Conv(energies.shape[-1] + 1, **settings, name="logits")(x)
-        logits = x.astype(jnp.float32).at[..., 0].add(_PHOTO_LOGIT)
+        filters = energies.shape[-1]
+        x = Conv(filters + 1, **settings, name="logits")(x)
+        first = jnp.array([_PHOTO_LOGIT] + filters * [0.0])
+        logits = x.astype(jnp.float32) + first[None, None, None]
         return logits.repeat(STRIDE, axis=1).repeat(STRIDE, axis=2)
 
 

@@ -26,6 +26,7 @@ from eddsrn_jax.mesh import device_memory
 from eddsrn_jax.models import SCALE, STRIDE, abstract_outputs, apply
 from eddsrn_jax.models.complexity import activation_bytes_per_pixel
 from eddsrn_jax.restoration.blocks import Block, gray, is_gray, make_block
+from eddsrn_jax.restoration.onnx_graph import write_onnx
 from eddsrn_jax.restoration.outputs import Restored
 from eddsrn_jax.restoration.tile_network import restore_window
 from eddsrn_jax.restoration.tiles import LARGEST_WINDOW, Planner, Tile, cut
@@ -87,21 +88,22 @@ class Restorer:
     @classmethod
     def from_pretrained(
         cls,
-        *,
         weights: Path | str | None = None,
+        *,
         workdir: Path | str | None = None,
         dtype: str | None = None,
         outputs: Sequence[str] | None = None,
         largest_window: int | None = None,
     ) -> "Restorer":
-        """Loads shipped weights, a file of weights, or a run's best checkpoint.
+        """Loads weights: shipped, in a file or folder, from a model hub, or of a run.
 
         Turns on JAX's compilation cache, unless a folder for it is already set. A later
         process then starts seconds faster.
 
         Args:
-            weights: name of shipped weights or path of a file, see `find_weights`; by
-                default the package's default weights.
+            weights: name of shipped weights, path of a file or folder, or repository
+                such as "org/repo", see `find_weights`; by default the package's default
+                weights.
             workdir: folder of a training run, whose best checkpoint is loaded.
             dtype: type to compute in, such as "bfloat16"; by default the network's own.
             outputs, largest_window: see `__init__`.
@@ -315,6 +317,17 @@ class Restorer:
                 temporary.write_bytes(exported.serialize())
         except OSError as error:
             raise InputError(f"{path}: cannot be written ({error.strerror})") from error
+
+    def export_onnx(self, path: Path | str) -> None:
+        """Writes the network, with its weights, as an ONNX file, see `write_onnx`.
+
+        ONNX Runtime and other programs run it without JAX and this project. It computes
+        in float32.
+
+        Raises:
+            InputError: onnx is not installed, or the file cannot be written.
+        """
+        write_onnx(Path(path), self._model, self._params)
 
 
 def _check_outputs(outputs: Sequence[str], model: nn.Module) -> tuple[str, ...]:

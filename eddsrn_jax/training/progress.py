@@ -1,4 +1,4 @@
-"""Reports a run: progress bar, metrics.jsonl, TensorBoard scalars and pictures."""
+"""Reports a run: progress bar, metrics.jsonl, curves.svg, and TensorBoard files."""
 
 import contextlib
 import datetime
@@ -18,6 +18,7 @@ from tensorboardX import RecordWriter, summary
 from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 from tqdm import tqdm
 
+from eddsrn_jax.evaluation.curves import write_training_curves
 from eddsrn_jax.files import naming, to_json, write_text
 from eddsrn_jax.training.wandb_run import Record
 
@@ -72,6 +73,13 @@ class Reporter:
         self._events.flush()
         if self._record:
             self._record(step, values)
+
+    def curves(self) -> None:
+        """Draws the recorded loss and validation into curves.svg."""
+        if self._active:
+            path = self._path.with_name("curves.svg")
+            with naming(path):
+                write_training_curves(path, self._path)
 
     def training(
         self,

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from eddsrn_jax.checkpoints.manager import Checkpoints
-from eddsrn_jax.checkpoints.weights import load_weights, merge
+from eddsrn_jax.checkpoints.weights import WEIGHTS_FILE, load_weights, merge
 from eddsrn_jax.config_values import Config
 from eddsrn_jax.data.crops import CropSampler
 from eddsrn_jax.data.pack import Pack
@@ -197,7 +197,9 @@ def new_state(
 
 
 def load_params(path: Path | str, model: nn.Module, *, start: Any = None) -> Any:
-    """Loads weights from a .safetensors file or the best checkpoint of a workdir.
+    """Loads weights from a .safetensors file, a folder of weights, or a workdir.
+
+    Of a run's workdir it loads the best checkpoint.
 
     Args:
         path: file or workdir.
@@ -216,8 +218,10 @@ def load_params(path: Path | str, model: nn.Module, *, start: Any = None) -> Any
         raise InputError(
             f"config.init_from={path}: a {path.suffix or 'file of another'} format cannot"
             " be read; expected a .safetensors file, as python -m eddsrn_jax export"
-            " writes it, or the workdir of a run"
+            " writes it, a folder of weights, or the workdir of a run"
         )
+    if (path / WEIGHTS_FILE).is_file():
+        path = path / WEIGHTS_FILE
     if path.suffix == ".safetensors":
         return load_weights(path, like, start=start)
     with Checkpoints(path, read_only=True) as checkpoints:

@@ -71,6 +71,7 @@ class Validator:
             raise FloatingPointError(message) from error
         scores = {f"val/{name}": value for name, value in values.items()}
         self._reporter.scalars(step, scores)
+        self._reporter.curves()
         text = ", ".join(f"{name} {value:.2f} dB" for name, value in scores.items())
         _log.info("step %d: %s", step, text)
         for name, picture in examples.items():

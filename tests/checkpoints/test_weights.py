@@ -47,7 +47,7 @@ def test_find_weights_accepts_shipped_names_and_paths(tmp_path, monkeypatch):
     assert find_weights(tmp_path / "mine") == tmp_path / "mine"
     with pytest.raises(
         InputError,
-        match="no weights 'gausian': expected a .safetensors file, or one of ",
+        match="no weights 'gausian': expected a .safetensors file, a folder of",
     ):
         find_weights("gausian")
     monkeypatch.chdir(tmp_path)

@@ -303,12 +303,17 @@ def test_exported_weights_score_the_same_as_their_run(finished, tmp_path, call):
     code, out, err = call("export", *flags)
     assert code == 0, err
     assert out.startswith(f"{path}: VDSR, step ")
+    weights = tmp_path / "folder"
+    code, out, err = call("export", f"--weights={path}", f"--out={weights}/", *flags[2:])
+    assert code == 0, err
+    assert out.startswith(f"{weights}: VDSR, step ")
     scores = []
-    for i, origin in enumerate((f"--workdir={workdir}", f"--weights={path}")):
+    origins = (f"--workdir={workdir}", f"--weights={path}", f"--weights={weights}")
+    for i, origin in enumerate(origins):
         flags = [f"--dataset=mine={folder}", "--max_photos=1", "--novalidation", origin]
         code, _, err = call("evaluate", *flags, f"--output_dir={tmp_path / str(i)}")
         assert code == 0, err
         results = json.loads((tmp_path / str(i) / "results.json").read_text())
         scores.append([row["psnr_y_crop4"] for row in results["images"]])
-    assert scores[0] == scores[1]
+    assert scores[0] == scores[1] == scores[2]
     assert len(results["protocol"]["sha256"]) == 64

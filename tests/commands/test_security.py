@@ -2,6 +2,7 @@
 
 import ast
 import json
+import math
 import struct
 
 import jax
@@ -171,6 +172,33 @@ def test_rejects_weights_with_invalid_metadata(tmp_path, shipped, changed):
     path = written(tmp_path, arrays, metadata | changed)
     with pytest.raises(InputError, match=r"w.safetensors: (its|no) network "):
         read_network(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "[]", "null", "[" * 100_000, '{"model": 3}', "9" * 5000, '"x"' * 400_000),
+        *({"model": {"num_pairs": n}} for n in (10**9, 1e300, "x", None, [1])),
+        *({"model": {"features": w}} for w in ([-1] * 4, 3, [64] * 1000, {"a": 1})),
+        *({"network": "__class__"}, {"network": ["EDDSRN"]}, {"name": ["x"]}),
+        *({"step": "x"}, {"step": 1e400}, {"sigma_range": [math.nan, 2]}),
+        *({"sigma_range": "ab"}, {"sigma_range": [[1], 2]}, {"model": {"unknown": 1}}),
+    ],
+    ids=lambda content: f"{content!s:.30}",
+)
+def test_rejects_folders_with_an_invalid_config(tmp_path, shipped, content):
+    arrays, metadata = shipped
+    safetensors.numpy.save_file(arrays, tmp_path / "model.safetensors")
+    if isinstance(content, dict):
+        config = metadata | {k: json.loads(metadata[k]) for k in ("model", "sigma_range")}
+        config["model"] |= content.get("model", {})
+        content = json.dumps(config | {k: v for k, v in content.items() if k != "model"})
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(
+        InputError, match=r"model.safetensors: (its|no) network "
+    ) as caught:
+        read_network(tmp_path)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_rejects_weights_with_mismatched_nan_or_float8_arrays(tmp_path, shipped):

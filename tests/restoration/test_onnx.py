@@ -1,0 +1,106 @@
+"""Networks as ONNX files: ONNX Runtime computes the same as JAX."""
+
+import math
+import sys
+
+import jax
+import numpy as np
+import pytest
+from tiny import PLAIN, SMALL, TwoOutputs
+
+from eddsrn_jax.checkpoints.weights import Network, write_network
+from eddsrn_jax.errors import InputError
+from eddsrn_jax.models import abstract_outputs, abstract_params, apply
+from eddsrn_jax.models.registry import NETWORKS
+from eddsrn_jax.restoration.onnx_graph import write_onnx
+from eddsrn_jax.restoration.restorer import Restorer
+
+BANK = "gaussian-1-084c6179"
+FIELDS = {
+    "EDDSRN": {**SMALL, "front_end": BANK},
+    "HalfSizeEDDSRN": {"features": (4, 4, 4), "num_pairs": (1, 1, 1, 1, 1)},
+    "SRResNet": {"features": 4, "num_blocks": 1},
+    "LapSRN": {"features": 4, "num_layers": 2},
+    "VDSR": PLAIN,
+    "EDSR": {"features": 4, "num_blocks": 1},
+    "DeblurCNN": {"layers": ((9, 4), (1, 3))},
+    "SCGAN": {"features": 4, "num_layers": 3},
+}
+NETS = {name: network(**FIELDS[name]) for name, network in NETWORKS.items()}
+
+
+def with_random_params(model):
+    rng = np.random.default_rng(0)
+
+    def draw(path, x):
+        # Feature maps keep about unit variance.
+        fan_in = max(4, math.prod(x.shape[:-1]))
+        values = rng.normal(0, fan_in**-0.5, x.shape).astype(x.dtype)
+        # Variances are not negative.
+        return np.abs(values) if path[-1].key == "var" else values
+
+    return jax.tree.map_with_path(draw, abstract_params(model))
+
+
+@pytest.mark.parametrize("model", [*NETS.values(), TwoOutputs()], ids=type)
+def test_onnx_runtime_computes_the_same_as_jax(model, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    params = with_random_params(model)
+    write_onnx(tmp_path / "x.onnx", model, params)
+    session = onnxruntime.InferenceSession(str(tmp_path / "x.onnx"))
+    names = sorted(abstract_outputs(model))
+    assert [x.name for x in session.get_outputs()] == names
+    images = np.random.default_rng(1).random((2, 24, 40, 3), np.float32)
+    # No size is fixed in the file. A second one takes seconds for the large networks.
+    smaller = [images[:1, :16, :8]] * isinstance(model, TwoOutputs)
+    for image in (images, *smaller):
+        expected = jax.jit(apply, static_argnums=0)(model, params, image)
+        found = session.run(names, {"image": image})
+        for name, values in zip(names, found, strict=True):
+            assert np.abs(expected[name]).max() > 0.1
+            np.testing.assert_allclose(values, expected[name], rtol=1e-4, atol=1e-4)
+
+
+def test_export_writes_an_onnx_file(tmp_path, call, photo):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    path, weights = tmp_path / "mine.onnx", tmp_path / "mine.safetensors"
+    model = NETS["VDSR"]
+    network = Network(model, with_random_params(model), "mine", 1, (1.0, 2.0))
+    write_network(weights, network, dtype="float32")
+    flags = [f"--weights={weights}", "--format=onnx", f"--out={path}"]
+    code, out, err = call("export", *flags)
+    assert code == 0, err
+    assert out.startswith(f"{path}: ") and out.endswith(" parameters in float32\n")
+    image = photo[:24, :32]
+    session = onnxruntime.InferenceSession(str(path))
+    (sr,) = session.run(["sr"], {"image": image[None].astype(np.float32) / 255})
+    expected = Restorer(model, network.params)(image).sr
+    found = np.floor(255 * np.clip(sr[0], 0, 1) + 0.5)
+    assert np.abs(found - expected).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--out=x.onnx"], "--format=safetensors --out=x.onnx: files of the format onnx"),
+        (["--out=x", "--format=onnx"], "--format=onnx --out=x: files of the format onnx"),
+        (
+            ["--out=x.onnx", "--format=onnx", "--dtype=int8"],
+            "--dtype cannot be used with",
+        ),
+        (["--out=x", "--workdir=a"], "give either --workdir or --weights"),
+        (["--out=x", "--step=3"], "--step=3 needs --workdir"),
+    ],
+)
+def test_wrong_export_flags_are_named(flags, message, call):
+    code, _, err = call("export", "--weights=photo", *flags)
+    assert code == 2 and err.startswith(f"error: {message}")
+
+
+def test_a_missing_onnx_library_is_named_in_one_line(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(InputError, match=r'run pip install "eddsrn_jax\[onnx\]"'):
+        write_onnx(tmp_path / "x.onnx", TwoOutputs(), {})
+    assert not [*tmp_path.iterdir()]
