@@ -13,7 +13,8 @@ import torch
 
 from benchmarks.timing import interleave
 from benchmarks.twin import Twin, make_twin, torch_device
-from eddsrn_jax.checkpoints.weights import SHIPPED, read_network
+from eddsrn_jax.checkpoints.found_weights import SHIPPED
+from eddsrn_jax.checkpoints.weights import read_network
 from eddsrn_jax.data.sources import folder_source, open_split
 from eddsrn_jax.evaluation.inputs import cut_to_scale, degrade_photo
 from eddsrn_jax.evaluation.network import read_photos

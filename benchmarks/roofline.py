@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from eddsrn_jax.checkpoints.weights import SHIPPED, read_network
+from eddsrn_jax.checkpoints.found_weights import SHIPPED
+from eddsrn_jax.checkpoints.weights import read_network
 from eddsrn_jax.commands.command_line import run_command
 from eddsrn_jax.models import EDDSRN, SCALE
 from eddsrn_jax.models.complexity import convolutions

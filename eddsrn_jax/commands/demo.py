@@ -44,7 +44,7 @@ _STYLE = ".gradio-container { max-width: 1100px; margin: auto; }"
 
 def _choices() -> dict[str, str]:
     """Returns the weights to choose from, by label; those of the flags come first."""
-    from eddsrn_jax.checkpoints.weights import PURPOSES
+    from eddsrn_jax.checkpoints.found_weights import PURPOSES
 
     choices = {purpose: name for name, purpose in PURPOSES.items()}
     if own := FLAGS.workdir or (FLAGS.weights not in PURPOSES and FLAGS.weights):

@@ -12,9 +12,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from eddsrn_jax.checkpoints.found_weights import find_weights
 from eddsrn_jax.checkpoints.manager import Checkpoints
 from eddsrn_jax.checkpoints.torch_weights import read_peers
-from eddsrn_jax.checkpoints.weights import Network, find_weights, read_network
+from eddsrn_jax.checkpoints.weights import Network, read_network
 from eddsrn_jax.config_values import Config
 from eddsrn_jax.data.pairs import PAIRS, pairs_source
 from eddsrn_jax.data.photo_record import open_validation, photo_places

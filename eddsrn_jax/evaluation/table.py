@@ -10,8 +10,9 @@ import jax
 import ml_collections
 import numpy as np
 
+from eddsrn_jax.checkpoints.found_weights import WEIGHTS_FILE
 from eddsrn_jax.checkpoints.torch_weights import read_peers
-from eddsrn_jax.checkpoints.weights import WEIGHTS_FILE, Network, read_network
+from eddsrn_jax.checkpoints.weights import Network, read_network
 from eddsrn_jax.config_values import Config
 from eddsrn_jax.data.sources import open_split
 from eddsrn_jax.errors import InputError

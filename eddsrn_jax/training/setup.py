@@ -11,8 +11,9 @@ import jax
 import numpy as np
 import optax
 
+from eddsrn_jax.checkpoints.found_weights import WEIGHTS_FILE
 from eddsrn_jax.checkpoints.manager import Checkpoints
-from eddsrn_jax.checkpoints.weights import WEIGHTS_FILE, load_weights, merge
+from eddsrn_jax.checkpoints.weights import load_weights, merge
 from eddsrn_jax.config_values import Config
 from eddsrn_jax.data.crops import CropSampler
 from eddsrn_jax.data.pack import Pack

@@ -13,12 +13,8 @@ import pytest
 import safetensors.numpy
 from tiny import PLAIN
 
-from eddsrn_jax.checkpoints.weights import (
-    Network,
-    find_weights,
-    read_network,
-    write_network,
-)
+from eddsrn_jax.checkpoints.found_weights import find_weights
+from eddsrn_jax.checkpoints.weights import Network, read_network, write_network
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.models import VDSR, abstract_params
 from eddsrn_jax.restoration.restorer import Restorer

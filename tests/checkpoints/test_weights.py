@@ -8,14 +8,8 @@ import pytest
 import safetensors.numpy
 from tiny import SMALL
 
-from eddsrn_jax.checkpoints.weights import (
-    DEFAULT,
-    SHIPPED,
-    Network,
-    find_weights,
-    read_network,
-    write_network,
-)
+from eddsrn_jax.checkpoints.found_weights import DEFAULT, SHIPPED, find_weights
+from eddsrn_jax.checkpoints.weights import Network, read_network, write_network
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.evaluation.baselines.bicubic import bicubic
 from eddsrn_jax.evaluation.inputs import degrade_photo

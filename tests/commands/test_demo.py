@@ -18,7 +18,7 @@ from PIL import Image
 from processes import ROOT
 
 from eddsrn_jax import Restorer
-from eddsrn_jax.checkpoints.weights import PURPOSES
+from eddsrn_jax.checkpoints.found_weights import PURPOSES
 from eddsrn_jax.evaluation.inputs import degrade_photo
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)

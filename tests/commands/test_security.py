@@ -11,8 +11,9 @@ import pytest
 import safetensors.numpy
 from processes import ROOT
 
+from eddsrn_jax.checkpoints.found_weights import SHIPPED
 from eddsrn_jax.checkpoints.torch_weights import PEERS, read_peer
-from eddsrn_jax.checkpoints.weights import SHIPPED, Network, read_network, write_network
+from eddsrn_jax.checkpoints.weights import Network, read_network, write_network
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.models import HalfSizeEDDSRN, init_params
 
