@@ -42,8 +42,10 @@ def enable_compilation_cache(folder: Path | None = None) -> None:
     except OSError as error:
         _log.warning("compiled programs cannot be cached: %s", error)
         return
-    # XLA cannot cache programs that use oneDNN ("MemoryError: std::bad_alloc").
-    warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry")
+    # XLA cannot cache programs that use oneDNN ("MemoryError: std::bad_alloc"). A program
+    # that another process is writing cannot be read yet.
+    message = "Error (reading|writing) persistent compilation cache entry"
+    warnings.filterwarnings("ignore", message)
     jax.config.update("jax_compilation_cache_dir", str(folder))
     if _SHORTEST not in os.environ:
         jax.config.update(_SHORTEST.lower(), 0.5)

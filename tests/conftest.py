@@ -9,10 +9,8 @@ os.environ["XLA_FLAGS"] = (
     + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 )
 os.environ["JAX_PLATFORMS"] = os.environ.get("EDDSRN_TEST_PLATFORM", "cpu")
-# Tests and the commands that they launch share compiled programs. JAX locks a cache of
-# limited size, so none of them reads a file that another one is writing.
+# Tests and the commands that they launch share their compiled programs.
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
-os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = "2000000000"
 
 import gc
 import importlib
@@ -38,6 +36,8 @@ from eddsrn_jax.training.loop import train_and_evaluate
 # Some tests send Ctrl-C to processes. A shell makes its background commands ignore it,
 # and their child processes inherit that, so the default is restored here.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# Compiling makes many Python objects, among which Python would often look for garbage.
+gc.set_threshold(100_000, 50, 100)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 enable_compilation_cache()
 
@@ -127,8 +127,11 @@ def collect_failed_reads():
     2026-11: when an orbax read fails, its other pending reads are left to the garbage
     collector, which reports them as unraisable exceptions.
     """
+    # Only objects of the test are collected; a search of all would take seconds.
+    gc.freeze()
     yield
     gc.collect()
+    gc.unfreeze()
 
 
 @pytest.fixture

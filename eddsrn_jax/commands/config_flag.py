@@ -34,31 +34,39 @@ class ResumableFlags(flags.FlagValues):
 
 
 def _saved_config(argv: Sequence[str]) -> list[str]:
-    """Returns the flag --config for the run in --workdir; nothing if --config is given.
+    """Returns the flag --config for the run in --workdir.
+
+    It returns nothing if --config is given, or if there is no run and no value to change.
 
     Raises:
-        UsageError: there is no run in --workdir, or no --workdir beside a --config.NAME.
+        UsageError: there is a --config.NAME, but no run whose config it could change.
         InputError: the saved config cannot be read.
     """
     joined = "\0".join(argv)
     if re.search(r"\0--?config(?:[=\0]|$)", joined):
         return []
-    if not (given := re.findall(r"\0--?workdir[=\0]([^\0]+)", joined)):
+    given = re.findall(r"\0--?workdir[=\0]([^\0]+)", joined)
+    path = workdir_path(given[-1]) / "config.json" if given else None
+    if path is None or not path.is_file():
         if change := re.search(r"\0--?(?:no)?(config\.[^=\0]+)", joined):
-            raise UsageError(
-                f"--{change[1]} needs --config for a new run, or the --workdir of a run"
-                " to resume"
-            )
+            raise UsageError(f"--{change[1]}: {why_no_config(path)}")
         return []
-    workdir = workdir_path(given[-1])
-    path = workdir / "config.json"
-    if not path.is_file():
-        raise UsageError(
-            f"--workdir={workdir}: no run to resume (it has no config.json); give"
-            " --config for a new run"
-        )
     read_config(path)
     return [f"--config={path}"]
+
+
+def why_no_config(path: Path | None) -> str:
+    """Returns the reason why no run is resumed.
+
+    Args:
+        path: the saved config in --workdir, which does not exist; None without --workdir.
+    """
+    if path is None:
+        return "give --config for a new run, or the --workdir of a run to resume"
+    return (
+        f"--workdir={path.parent}: no run to resume (it has no config.json); give"
+        " --config for a new run"
+    )
 
 
 def define_config_flag(flag_values: flags.FlagValues, help: str) -> flags.FlagHolder[Any]:

@@ -14,6 +14,7 @@ from eddsrn_jax.commands.config_flag import (
     ResumableFlags,
     config_name,
     define_config_flag,
+    why_no_config,
 )
 from eddsrn_jax.commands.process_flags import connect_by_flags, define_process_flags
 from eddsrn_jax.config_values import Config
@@ -68,9 +69,8 @@ _DRY_RUN = flags.DEFINE_boolean(
 def _config_and_workdir() -> tuple[Config, Path]:
     """Returns the config and the workdir that the flags name."""
     if _CONFIG.value is None:
-        raise UsageError(
-            "give --config for a new run, or the --workdir of a run to resume"
-        )
+        given = _WORKDIR.value
+        raise UsageError(why_no_config(given and workdir_path(given) / "config.json"))
     workdir = _WORKDIR.value or Path("runs", config_name(FLAGS))
     return _CONFIG.value, workdir_path(workdir)
 

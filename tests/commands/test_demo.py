@@ -135,6 +135,7 @@ def test_restores_an_uploaded_photo_and_offers_downloads(page, photo, tmp_path):
         assert len(screenshot.convert("L").getcolors()) > 100
 
 
+@pytest.mark.slow
 def test_restores_again_when_strength_or_network_change(page, photo):
     _, blurry = degrade_photo(photo[:160, :200], 1.5, max_sigma=2.0)
     buffer = io.BytesIO()
@@ -194,6 +195,7 @@ def test_restores_several_photos_and_offers_all_results(page, photo):
     np.testing.assert_array_equal(downloaded(page, "Download x4")[0], first)
 
 
+@pytest.mark.slow
 def test_cancel_stops_after_the_current_photo(page, photo):
     contents = {f"{i}.png": png(photo[: 290 - i, :440]) for i in range(3)}
     upload(page, "first.png", png(photo), **contents)

@@ -18,6 +18,16 @@ def xla(x, kernel, bias):
     return convolved + bias[None, None, None]
 
 
+def with_gradients(function, arguments, gradient):
+    """Returns a function's result, and the gradients with respect to its arguments."""
+
+    def compute(arguments, gradient):
+        result, back = jax.vjp(function, *arguments)
+        return result, *back(gradient)
+
+    return jax.jit(compute)(arguments, gradient)
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 2e-2)])
 @pytest.mark.parametrize(
     ("shape", "kernel"),
@@ -36,14 +46,12 @@ def test_convolve_and_its_gradients_agree_with_xla(shape, kernel, dtype, toleran
         jax.random.normal(key, size, dtype)
         for key, size in zip(keys, shapes, strict=True)
     )
-    result, back = jax.vjp(convolve, *arguments)
+    results = with_gradients(convolve, arguments, gradient)
     # The reference is computed in float32: in bfloat16 too, results and gradients must be
     # as close to the exact ones as rounding allows.
-    exact = [x.astype("float32") for x in (*arguments, gradient)]
-    expected, expected_back = jax.vjp(xla, *exact[:-1])
-    pairs = [(result, expected)]
-    pairs += zip(back(gradient), expected_back(exact[-1]), strict=True)
-    for found, wanted in pairs:
+    *exact, exact_gradient = (x.astype("float32") for x in (*arguments, gradient))
+    expected = with_gradients(xla, exact, exact_gradient)
+    for found, wanted in zip(results, expected, strict=True):
         assert found.dtype == dtype
         difference = np.abs(np.asarray(found, "float32") - wanted)
         assert difference.max() <= tolerance * np.abs(wanted).max()

@@ -53,7 +53,7 @@ def test_eddsrn_parameter_names_are_stable():
     assert params["trunk"]["stem"]["kernel"].shape == (7, 7, 3, 64)
 
 
-@pytest.mark.parametrize("height, width", [(1, 1), (1, 9), (8, 16), (13, 22)])
+@pytest.mark.parametrize("height, width", [(1, 9), (13, 22)])
 @pytest.mark.parametrize(
     "model",
     [

@@ -33,7 +33,7 @@ BOTH = ("sr", "deblurred")
 @pytest.fixture(scope="module")
 def restorer():
     # Small weights give smooth results, which lossy formats keep.
-    params = jax.tree.map(lambda x: 0.3 * x, init_params(MODEL, jax.random.key(0)))
+    params = jax.tree.map(lambda x: 0.1 * x, init_params(MODEL, jax.random.key(0)))
     return Restorer(MODEL, params)
 
 

@@ -42,7 +42,21 @@ def with_random_params(model):
     return jax.tree.map_with_path(draw, abstract_params(model))
 
 
-@pytest.mark.parametrize("model", [*NETS.values(), TwoOutputs()], ids=type)
+@pytest.mark.parametrize(
+    "model",
+    [
+        *(
+            pytest.param(
+                model,
+                id=name,
+                marks=() if name in ("HalfSizeEDDSRN", "VDSR") else pytest.mark.slow,
+            )
+            for name, model in NETS.items()
+        ),
+        TwoOutputs(),
+    ],
+    ids=type,
+)
 def test_onnx_runtime_computes_the_same_as_jax(model, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")

@@ -156,7 +156,7 @@ def test_wrong_changes_beside_the_workdir_are_refused(
 @pytest.mark.parametrize(
     "workdir, message",
     [
-        ([], "--config.seed needs --config for a new run, or the --workdir of a run"),
+        ([], "give --config for a new run, or the --workdir of a run to resume"),
         (
             ["--workdir=/absent"],
             "--workdir=/absent: no run to resume (it has no config.js",
@@ -165,7 +165,7 @@ def test_wrong_changes_beside_the_workdir_are_refused(
 )
 def test_changes_need_a_config_or_the_workdir_of_a_run(call, workdir, message):
     code, _, err = call("train", "--config.seed=1", *workdir)
-    assert code == 2 and err.startswith(f"error: {message}"), err
+    assert code == 2 and err.startswith(f"error: --config.seed: {message}"), err
 
 
 def test_a_run_can_start_from_the_saved_config_of_another_one(

@@ -61,7 +61,7 @@ def test_sgd_step_follows_the_gradient_of_the_documented_loss(batch):
     state, (metrics,) = run(batch, optimizer=optax.sgd(1.0))
     keys = jax.random.wrap_key_data(batch["key"])
     make = functools.partial(training_triple, scale=4, sigma_range=(1.0, 2.0))
-    examples = jax.vmap(make)(keys, batch["hr"])
+    examples = jax.jit(jax.vmap(make))(keys, batch["hr"])
 
     @jax.jit
     def loss(params):
