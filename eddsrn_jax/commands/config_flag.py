@@ -46,25 +46,26 @@ def _saved_config(argv: Sequence[str]) -> list[str]:
     if re.search(r"\0--?config(?:[=\0]|$)", joined):
         return []
     given = re.findall(r"\0--?workdir[=\0]([^\0]+)", joined)
-    path = workdir_path(given[-1]) / "config.json" if given else None
+    workdir = workdir_path(given[-1]) if given else None
+    path = workdir / "config.json" if workdir else None
     if path is None or not path.is_file():
         if change := re.search(r"\0--?(?:no)?(config\.[^=\0]+)", joined):
-            raise UsageError(f"--{change[1]}: {why_no_config(path)}")
+            raise UsageError(f"--{change[1]}: {why_no_config(workdir)}")
         return []
     read_config(path)
     return [f"--config={path}"]
 
 
-def why_no_config(path: Path | None) -> str:
+def why_no_config(workdir: Path | None) -> str:
     """Returns the reason why no run is resumed.
 
     Args:
-        path: the saved config in --workdir, which does not exist; None without --workdir.
+        workdir: value of --workdir, which has no saved config; None if it is not given.
     """
-    if path is None:
+    if workdir is None:
         return "give --config for a new run, or the --workdir of a run to resume"
     return (
-        f"--workdir={path.parent}: no run to resume (it has no config.json); give"
+        f"--workdir={workdir}: no run to resume (it has no config.json); give"
         " --config for a new run"
     )
 

@@ -69,8 +69,8 @@ _DRY_RUN = flags.DEFINE_boolean(
 def _config_and_workdir() -> tuple[Config, Path]:
     """Returns the config and the workdir that the flags name."""
     if _CONFIG.value is None:
-        given = _WORKDIR.value
-        raise UsageError(why_no_config(given and workdir_path(given) / "config.json"))
+        workdir = workdir_path(_WORKDIR.value) if _WORKDIR.value else None
+        raise UsageError(why_no_config(workdir))
     workdir = _WORKDIR.value or Path("runs", config_name(FLAGS))
     return _CONFIG.value, workdir_path(workdir)
 

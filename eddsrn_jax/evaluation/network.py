@@ -106,8 +106,7 @@ def evaluate_network(
         comparison: methods to score beside the network.
         dtype: computation dtype, such as "bfloat16"; None for the network's own.
         output_dir: folder for results and images. Default: `workdir/evaluation/STEP`, or
-            `evaluation/NAME` for weights. If that exists, `-2`, `-3` and so on follow
-            the name.
+            `evaluation/NAME` for weights; if that exists, with `-2`, `-3` or so on.
 
     Returns:
         The rows of all sets.

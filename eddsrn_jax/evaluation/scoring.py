@@ -118,22 +118,17 @@ def evaluate(
             if number % share[1] != share[0] or _is_too_small(name, photo):
                 continue
             hr, results = cut_to_scale(photo), []
-            drawn = sigmas or (random_sigma(seed, name),)
             if given:
                 cells = [_given_input(hr, given[0], max_sigma=max_sigma)]
-                example = (None, Spoiling())
             else:
-                cells = _inputs(
-                    name, hr, drawn, spoilings, seed=seed, max_sigma=max_sigma
-                )
-                example = (middle(drawn), spoilings[0])
+                cells = _inputs(name, hr, sigmas, spoilings, seed, max_sigma=max_sigma)
             for cell in cells:
                 found = list(_apply(methods, cell.input, cell.sigma))
                 results.append((cell, found))
                 if save_dir:
                     folder = save_dir / _folder_name(cell.sigma, cell.spoiling)
                     _save(folder, file_name, _captioned(cell.input, found))
-                if example_path and not rows and (cell.sigma, cell.spoiling) == example:
+                if example_path and not rows and cell.is_example:
                     _write_example(example_path, cell, found, hr)
             # Scoring waits until here, so that it does not disturb the methods' times.
             rows += _score(pool, dataset, name, hr, results)
@@ -144,11 +139,15 @@ def evaluate(
 class _Cell:
     """One degradation of a photo: the network's input, and the truth of "deblurred".
 
-    Its sigma is None if the input is a photo of its own, whose blur is unknown.
+    Attributes:
+        sigma: blur; None if the input is a photo of its own, whose blur is unknown.
+        spoiling: degradation after the blur.
+        is_example: whether the photo's before/after picture shows this degradation.
     """
 
     sigma: float | None
     spoiling: Spoiling
+    is_example: bool
     input: np.ndarray
     lr_sharp: np.ndarray
 
@@ -183,24 +182,29 @@ def _is_too_small(name: str, photo: np.ndarray) -> bool:
 def _inputs(
     name: str,
     hr: np.ndarray,
-    sigmas: Sequence[float],
+    sigmas: Sequence[float] | None,
     spoilings: Sequence[Spoiling],
-    *,
     seed: int,
     max_sigma: float,
 ) -> Iterator[_Cell]:
-    """Yields the inputs made from a photo, one for each sigma and spoiling."""
+    """Yields the inputs made from a photo, one for each sigma and spoiling.
+
+    The arguments are those of `evaluate`; `max_sigma` is the largest sigma of the set.
+    """
+    sigmas = sigmas or (random_sigma(seed, name),)
+    example = (middle(sigmas), spoilings[0])
     for sigma in sigmas:
         lr_sharp, lr_blur = degrade_photo(hr, sigma, max_sigma=max_sigma)
         for spoiling in spoilings:
             spoiled = spoil(lr_blur, spoiling, seed=seed, name=name)
-            yield _Cell(sigma, spoiling, spoiled, lr_sharp)
+            is_example = (sigma, spoiling) == example
+            yield _Cell(sigma, spoiling, is_example, spoiled, lr_sharp)
 
 
 def _given_input(hr: np.ndarray, lr: np.ndarray, *, max_sigma: float) -> _Cell:
     """Returns the input of a pair, with the bicubic reduction of its sharp photo."""
     lr_sharp, _ = degrade_photo(hr, 0.0, max_sigma=max_sigma)
-    return _Cell(None, Spoiling(), lr, lr_sharp)
+    return _Cell(None, Spoiling(), True, lr, lr_sharp)
 
 
 def _score(
