@@ -46,7 +46,10 @@ def adversarial(weight, feature_weight):
 
 @pytest.mark.parametrize(
     "model",
-    [TwoOutputs(), SCGAN(features=4, num_layers=1)],
+    [
+        pytest.param(TwoOutputs(), marks=pytest.mark.slow),
+        SCGAN(features=4, num_layers=1),
+    ],
     ids=["without batch norm", "with batch norm"],
 )
 def test_adversarial_step_with_zero_weights_equals_the_plain_step(batch, model):
@@ -90,6 +93,7 @@ def test_adversarial_steps_lower_the_losses_of_both_networks(batch):
             assert history[-1][name] < history[0][name]
 
 
+@pytest.mark.slow
 def test_adversarial_steps_on_one_and_four_devices_agree(batch):
     """Batch norm averages its statistics over all devices, as the step does gradients."""
     model = SCGAN(features=4, num_layers=1)
