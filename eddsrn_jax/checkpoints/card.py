@@ -1,5 +1,6 @@
 """Writes the model card of a folder of weights."""
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,9 +20,7 @@ tags: [super-resolution, deblurring, jax]
 
 # {name}
 
-This network takes a small photo that is blurred with a Gaussian of sigma {low:g} to
-{high:g} pixels. It returns {outputs}. It is the network `{network}` of
-eddsrn_jax with {count:,} parameters, after {step:,} steps of training.
+{summary}
 
 ## Use
 
@@ -38,6 +37,11 @@ restorer(Image.open("photo.jpg")).{output}.save("result.png")
 
 - `model.safetensors`: the parameters, stored in {dtype}.
 - `config.json`: the network, its arguments, and the blurs that it was trained for.
+"""
+_SUMMARY = """\
+This network takes a small photo that is blurred with a Gaussian of sigma {low:g} to
+{high:g} pixels. It returns {outputs}. It is the network `{network}` of eddsrn_jax with
+{count:,} parameters, after {step:,} steps of training.
 """
 _OUTPUTS = {
     "sr": "a sharp photo that is four times as wide and high",
@@ -58,14 +62,17 @@ def make_card(
     """
     names = [name for name in _OUTPUTS if name in abstract_outputs(model)]
     low, high = description["sigma_range"]
-    return _CARD.format(
-        name=printable(description["name"]),
+    summary = _SUMMARY.format(
         low=low,
         high=high,
         outputs=" and ".join(_OUTPUTS[name] for name in names),
         network=description["network"],
         count=count_parameters(params),
         step=description["step"],
+    )
+    return _CARD.format(
+        name=printable(description["name"]),
+        summary=textwrap.fill(summary, 88, break_on_hyphens=False),
         output=names[0],
         dtype=dtype,
     )

@@ -123,8 +123,9 @@ def test_a_folder_of_weights_holds_plain_files(folder, network):
     }
     card = (folder / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: eddsrn_jax\n")
-    assert "sigma 0.5 to\n1.5 pixels" in card
-    assert "`VDSR`" in card and "1,700 steps" in card
+    text = " ".join(card.split())
+    assert "sigma 0.5 to 1.5 pixels" in text
+    assert "`VDSR`" in text and "1,700 steps" in text
 
 
 def test_a_folder_is_read_like_its_file_and_keeps_its_card(folder, network):
