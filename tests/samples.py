@@ -73,3 +73,27 @@ def mutated(files: list[bytes], which: int, rng: np.random.Generator, n: int) ->
     for _ in range(rng.integers(1, 8)):
         content[rng.integers(end)] = rng.choice([0, 1, 127, 255, rng.integers(256)])
     return bytes(content)
+
+
+# A file of each bit depth, with and without alpha, by its name.
+KINDS = {
+    "L.png": encoded(Image.fromarray(smooth(1, np.uint8)[:, :, 0]), "PNG"),
+    "LA.png": encoded(Image.fromarray(smooth(2, np.uint8)), "PNG"),
+    "P.png": encoded(
+        Image.fromarray(smooth(3, np.uint8)).convert("P"), "PNG", transparency=7
+    ),
+    "1.png": encoded(Image.fromarray(smooth(1, np.uint8)[:, :, 0]).convert("1"), "PNG"),
+    "RGBA.webp": encoded(
+        Image.fromarray(smooth(4, np.uint8)), "WEBP", lossless=True, exact=True
+    ),
+    "CMYK.jpg": encoded(Image.fromarray(smooth(3, np.uint8)).convert("CMYK"), "JPEG"),
+    "RGB.bmp": encoded(Image.fromarray(smooth(3, np.uint8)), "BMP"),
+    "L16.png": imagecodecs.png_encode(smooth(1, np.uint16)[:, :, 0]),
+    "LA16.tif": tiff(
+        smooth(2, np.uint16), photometric="minisblack", extrasamples=["unassalpha"]
+    ),
+    "RGB16.png": imagecodecs.png_encode(smooth(3, np.uint16)),
+    "RGBA16.tif": tiff(
+        smooth(4, np.uint16), photometric="rgb", extrasamples=["unassalpha"]
+    ),
+}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from eddsrn_jax.errors import InputError
 
-# A path such as ./x, ../x, ~/x or a/b/c is none, and neither is a file of weights.
+# It matches no path such as ./x, ../x, ~/x or a/b/c.
 _REPOSITORY = re.compile(
     r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w.-]+))?",
     re.ASCII,

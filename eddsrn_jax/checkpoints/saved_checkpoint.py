@@ -16,7 +16,8 @@ from eddsrn_jax.checkpoints.checksums import (
     reading,
     verify,
 )
-from eddsrn_jax.checkpoints.weights import Network, check_matches, describe_network
+from eddsrn_jax.checkpoints.parameters import check_matches
+from eddsrn_jax.checkpoints.weights import Network, describe_network
 from eddsrn_jax.config_values import Config
 from eddsrn_jax.errors import InputError
 

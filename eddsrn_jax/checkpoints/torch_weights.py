@@ -15,7 +15,8 @@ import flax.traverse_util
 import numpy as np
 import safetensors.numpy
 
-from eddsrn_jax.checkpoints.weights import Network, check_matches
+from eddsrn_jax.checkpoints.parameters import check_matches
+from eddsrn_jax.checkpoints.weights import Network
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.models import VDSR, LapSRN, abstract_params
 

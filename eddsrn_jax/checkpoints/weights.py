@@ -6,14 +6,12 @@ the network. A folder of weights has the description in config.json instead.
 
 import dataclasses
 import json
-import logging
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
-import flax.traverse_util
 import jax.numpy as jnp
 import numpy as np
 import safetensors
@@ -26,11 +24,10 @@ from eddsrn_jax.checkpoints.found_weights import (
     WEIGHTS_FILE,
     find_weights,
 )
+from eddsrn_jax.checkpoints.parameters import fitted, flat, merge
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.files import make_folder, write_text, written_beside
 from eddsrn_jax.models import abstract_params, make_network, network_name
-
-_log = logging.getLogger(__name__)
 
 # Suffix of the name of an 8-bit kernel's scales, one for each output channel.
 _SCALE = ":scale"
@@ -115,7 +112,7 @@ def _arrays_to_write(path: Path, params: Any, dtype: str) -> dict[str, np.ndarra
         InputError: a parameter is not finite, or not finite in the dtype.
     """
     arrays = {}
-    for name, value in _flat(params).items():
+    for name, value in flat(params).items():
         value = np.asarray(value, np.float32)
         if not np.isfinite(value).all():
             raise InputError(f"{path}: {name} is not finite")
@@ -181,57 +178,7 @@ def load_weights(path: Path, like: Any, *, start: Any = None) -> Any:
     params = _read_arrays(path)
     if start is not None:
         return merge(params, start, str(path))
-    return _fitted(params, like, str(path))
-
-
-def merge(params: Any, start: Any, origin: str) -> Any:
-    """Replaces parameters by those with the same name and shape; logs which are kept.
-
-    Args:
-        params: new parameters, as a tree or by flat names.
-        start: tree of parameters to replace.
-        origin: place of the new parameters, for messages.
-
-    Returns:
-        A tree with the names, shapes and dtypes of `start`.
-
-    Raises:
-        InputError: no parameter fits, or one that does is not finite.
-    """
-    new, old = _flat(params), _flat(start)
-    fitting = {
-        name: value
-        for name, value in old.items()
-        if name in new and new[name].shape == value.shape
-    }
-    if not fitting:
-        raise InputError(
-            f"{origin}: none of its {len(new)} parameters has the name and shape of one"
-            f" of the network's {len(old)}"
-        )
-    taken = _fitted({name: new[name] for name in fitting}, fitting, origin)
-    kept = old.keys() - fitting.keys()
-    _log.info(
-        "%s: %d of the network's %d parameters are taken; %s",
-        origin,
-        len(fitting),
-        len(old),
-        f"random are {', '.join(_groups(kept, old))}" if kept else "none is random",
-    )
-    return flax.traverse_util.unflatten_dict({**old, **_flat(taken)}, sep="/")
-
-
-def _groups(names: Collection[str], all_names: Collection[str]) -> list[str]:
-    """Names parameters, and a module once instead of all its parameters."""
-    others = [f"{name}/" for name in all_names if name not in names]
-    groups: dict[str, None] = {}
-    for name in sorted(names):
-        parts = name.split("/")
-        modules = ["/".join(parts[:end]) for end in range(1, len(parts) + 1)]
-        # The largest module without a parameter of the others, or the parameter itself.
-        alone = (x for x in modules if not any(y.startswith(f"{x}/") for y in others))
-        groups[next(alone)] = None
-    return [*groups]
+    return fitted(params, like, str(path))
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -252,21 +199,6 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
             raise InputError(f"{path}: {name} fits no kernel in the file")
         arrays[kernel] = arrays[kernel].astype(np.float32) * scale
     return arrays
-
-
-def _fitted(params: Any, like: Any, origin: str) -> Any:
-    """Returns parameters as a tree with the dtypes of `like`.
-
-    Raises:
-        InputError: a name or shape differs from `like`, or a parameter is not finite.
-    """
-    check_matches(params, like, origin)
-    flat = _flat(params)
-    cast = {name: flat[name].astype(x.dtype) for name, x in _flat(like).items()}
-    for name, array in cast.items():
-        if not np.isfinite(array).all():
-            raise InputError(f"{origin}: {name} is not finite")
-    return flax.traverse_util.unflatten_dict(cast, sep="/")
 
 
 def read_network(name: Path | str | None = None) -> Network:
@@ -367,35 +299,9 @@ def with_params(network: Network, params: Any, *, origin: str) -> Network:
     Raises:
         InputError: a name or shape differs, or a parameter is not finite.
     """
-    return dataclasses.replace(network, params=_fitted(params, network.params, origin))
+    return dataclasses.replace(network, params=fitted(params, network.params, origin))
 
 
 def tupled(value: Any) -> Any:
     """Converts lists, nested ones too, to tuples; JSON turns tuples into lists."""
     return tuple(map(tupled, value)) if isinstance(value, list) else value
-
-
-def check_matches(params: Any, like: Any, origin: str) -> None:
-    """Checks that parameters have the expected names and shapes.
-
-    Args:
-        params: parameters, as a tree or by flat names.
-        like: tree of the expected shapes.
-        origin: place of the parameters, for messages.
-
-    Raises:
-        InputError: a name or shape differs; the message names the first difference.
-    """
-    found, expected = _flat(params), _flat(like)
-    for name in [*expected, *found]:
-        here = tuple(found[name].shape) if name in found else "nothing"
-        wanted = tuple(expected[name].shape) if name in expected else "nothing"
-        if here != wanted:
-            raise InputError(
-                f"{origin} has another architecture: {name} has {here}, expected {wanted}"
-            )
-
-
-def _flat(tree: Any) -> dict[str, Any]:
-    """Returns the leaves of a tree by flat names such as "trunk/stem/kernel"."""
-    return flax.traverse_util.flatten_dict(tree, sep="/")

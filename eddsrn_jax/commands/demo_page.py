@@ -317,7 +317,8 @@ def _shown(
 
 def _input_column(gr: Any, choices: Mapping[str, str], examples: list[str]) -> list[Any]:
     """Adds upload, choice of weights, strength and two buttons; returns them in order."""
-    # As files: this project alone decodes uploads, within its limits.
+    # The gallery passes uploads on as files, so that this project alone decodes them,
+    # within its limits.
     upload = gr.Gallery(
         label="Photos",
         type="filepath",
@@ -341,7 +342,7 @@ def _input_column(gr: Any, choices: Mapping[str, str], examples: list[str]) -> l
 
 
 def _result_column(gr: Any) -> list[Any]:
-    """Adds what `_shown` fills.
+    """Adds the components that `_shown` fills.
 
     Returns:
         Two sliders, two downloads, a note, the download of all, and the choice of the

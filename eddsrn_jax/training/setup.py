@@ -13,7 +13,8 @@ import optax
 
 from eddsrn_jax.checkpoints.found_weights import WEIGHTS_FILE
 from eddsrn_jax.checkpoints.manager import Checkpoints
-from eddsrn_jax.checkpoints.weights import load_weights, merge
+from eddsrn_jax.checkpoints.parameters import merge
+from eddsrn_jax.checkpoints.weights import load_weights
 from eddsrn_jax.config_values import Config
 from eddsrn_jax.data.crops import CropSampler
 from eddsrn_jax.data.pack import Pack

@@ -20,7 +20,12 @@ from eddsrn_jax.models import (
     split_params,
 )
 from eddsrn_jax.models.complexity import count_parameters, macs_per_pixel
-from eddsrn_jax.models.layers import depth_to_space, max_pool_2x2, pad_to_multiple
+from eddsrn_jax.models.layers import (
+    depth_to_space,
+    max_pool_2x2,
+    pad_to_multiple,
+    scaled_normal,
+)
 from eddsrn_jax.ops.resize import bicubic_upscale
 
 
@@ -190,6 +195,38 @@ def test_rematerialising_changes_no_gradient(small):
     assert "remat" in again_jaxpr and "remat" not in jaxpr
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7)  # noqa: E731
     jax.tree.map(close, plain(params), again(params))
+
+
+@pytest.mark.parametrize("num_pairs", [1, 2])
+def test_eddsrn_receptive_field_matches_its_radius(num_pairs):
+    """With positive weights, a change shows in every output that depends on it."""
+    fields = {"features": (2,) * 4, "sr_features": (2,) * 3, "deblur_features": 2}
+    model = EDDSRN(**fields, num_pairs=num_pairs)
+    assert model.receptive_radius == {1: 77, 2: 121}[num_pairs]
+    # Biases are zero, so an output that sees only zeros is zero.
+    params = jax.tree.map(
+        lambda x: jnp.full_like(x, (x.ndim > 1) / 16),
+        init_params(model, jax.random.key(0)),
+    )
+    distances = []
+    for middle in range(172, 180):
+        image = np.zeros((1, 8, 352, 3), np.float32)
+        image[:, :, middle] = 1
+        outputs = jax.jit(model.apply)({"params": params}, image)
+        for name, scale in (("sr", 4), ("deblurred", 1)):
+            (seen,) = np.nonzero(np.asarray(outputs[name]).any(axis=(0, 1, 3)))
+            # The change shows in blocks of 8 pixels. `last` is the start of the last such
+            # block, and `first` is the end of the first.
+            last, first = seen[-1] // scale // 8 * 8, (seen[0] // scale // 8 + 1) * 8
+            distances += [last - middle, middle - first + 1]
+    assert max(distances) == model.receptive_radius
+
+
+def test_initial_values_equal_flaxs_initializer():
+    for shape in ((3, 3, 5, 7), (1, 1, 1, 1), (7, 7, 64, 65)):
+        key = jax.random.key(sum(shape))
+        expected = nn.initializers.variance_scaling(0.3, "fan_in", "normal")(key, shape)
+        np.testing.assert_allclose(scaled_normal(0.3)(key, shape), expected, rtol=3e-7)
 
 
 @pytest.mark.parametrize(

@@ -4,21 +4,16 @@ import logging
 import os
 import time
 
-import imagecodecs
 import jax
 import numpy as np
 import pytest
-from conftest import shared_data
 from PIL import Image
-from samples import SRGB, encoded, exif, smooth, tiff
+from samples import KINDS, SRGB, encoded, exif, smooth
 from tiny import TwoOutputs
 
-from eddsrn_jax.data.sources import folder_source
 from eddsrn_jax.errors import InputError, UsageError
 from eddsrn_jax.evaluation.baselines.bicubic import bicubic
 from eddsrn_jax.evaluation.inputs import degrade_photo
-from eddsrn_jax.evaluation.network import read_photos
-from eddsrn_jax.evaluation.scoring import evaluate
 from eddsrn_jax.images.decoding import convert
 from eddsrn_jax.images.pictures import fit_to_format, read_header, read_picture
 from eddsrn_jax.models import init_params
@@ -91,29 +86,6 @@ def test_writes_what_the_restorer_returns(restore, restorer, blurry, tmp_path):
         np.testing.assert_array_equal(found, getattr(expected, name))
     assert job.status == "restored" and not job.warnings
     assert 1.2 < job.sigma < 1.8
-
-
-KINDS = {
-    "L.png": encoded(Image.fromarray(smooth(1, np.uint8)[:, :, 0]), "PNG"),
-    "LA.png": encoded(Image.fromarray(smooth(2, np.uint8)), "PNG"),
-    "P.png": encoded(
-        Image.fromarray(smooth(3, np.uint8)).convert("P"), "PNG", transparency=7
-    ),
-    "1.png": encoded(Image.fromarray(smooth(1, np.uint8)[:, :, 0]).convert("1"), "PNG"),
-    "RGBA.webp": encoded(
-        Image.fromarray(smooth(4, np.uint8)), "WEBP", lossless=True, exact=True
-    ),
-    "CMYK.jpg": encoded(Image.fromarray(smooth(3, np.uint8)).convert("CMYK"), "JPEG"),
-    "RGB.bmp": encoded(Image.fromarray(smooth(3, np.uint8)), "BMP"),
-    "L16.png": imagecodecs.png_encode(smooth(1, np.uint16)[:, :, 0]),
-    "LA16.tif": tiff(
-        smooth(2, np.uint16), photometric="minisblack", extrasamples=["unassalpha"]
-    ),
-    "RGB16.png": imagecodecs.png_encode(smooth(3, np.uint16)),
-    "RGBA16.tif": tiff(
-        smooth(4, np.uint16), photometric="rgb", extrasamples=["unassalpha"]
-    ),
-}
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
@@ -419,29 +391,3 @@ def test_logs_a_summary_of_counts_megapixels_and_seconds(
     assert found.startswith("1 restored, 1 failed, 0.0084 megapixels at ")
     seconds = float(found.rpartition("(")[2].removesuffix(" s)"))
     assert 0 <= seconds <= time.perf_counter() - start + 0.1
-
-
-@pytest.mark.slow
-def test_restored_set14_equals_the_images_saved_by_evaluation(tmp_path):
-    photos = read_photos(folder_source(shared_data("Set14")))
-    restorer = Restorer.from_pretrained()
-    evaluate(
-        {"m": restorer}, photos, dataset="Set14", sigmas=(1.5,), save_dir=tmp_path / "set"
-    )
-    scored = tmp_path / "set" / "sigma_1.5"
-    inputs = sorted(scored.glob("*_input.png"))
-    assert len(inputs) == 14
-    jobs = batch.restore_files(
-        inputs,
-        lambda: Restorer.from_pretrained(outputs=["sr"]),
-        placing=Placing(folder=tmp_path / "found"),
-        limits=Limits(),
-    )
-    for job in jobs:
-        found, _ = read_picture(job.targets["sr"])
-        expected, _ = read_picture(
-            scored / job.path.name.replace("_input.png", "_m_sr.png")
-        )
-        # The windows differ, and so does the order of sums in a few values.
-        difference = np.abs(found.astype(int) - expected)
-        assert difference.max() <= 1 and (difference > 0).mean() < 1e-5

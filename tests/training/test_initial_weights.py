@@ -7,7 +7,8 @@ import pytest
 from tiny import PLAIN, tiny_config
 
 from eddsrn_jax.checkpoints.manager import Checkpoints
-from eddsrn_jax.checkpoints.weights import Network, merge, write_network
+from eddsrn_jax.checkpoints.parameters import merge
+from eddsrn_jax.checkpoints.weights import Network, write_network
 from eddsrn_jax.config_values import from_json
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.mesh import make_mesh
