@@ -23,6 +23,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from absl import logging as absl_logging
 from PIL import Image
 from tiny import tiny_config
 
@@ -39,6 +40,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # Compiling makes many Python objects, among which Python would often look for garbage.
 gc.set_threshold(100_000, 50, 100)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# As in commands: which messages Orbax logs depended on the tests that ran before.
+absl_logging.set_verbosity(absl_logging.FATAL)
 enable_compilation_cache()
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"

@@ -110,7 +110,7 @@ def test_a_pack_is_made_once_and_again_when_a_file_changes(photo_folder, tmp_pat
 def test_uses_a_pack_that_was_made_while_waiting_for_the_lock(
     photo_folder, tmp_path, caplog
 ):
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", "eddsrn_jax")
     source = folder_source(photo_folder)
     with concurrent.futures.ThreadPoolExecutor() as pool:
         with locked(tmp_path, name=".lock-packs"):

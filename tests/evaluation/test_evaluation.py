@@ -102,7 +102,7 @@ def test_skips_photos_too_small_to_score_and_warns(photo, caplog):
 
 def test_logs_that_a_photo_is_gray(photo, caplog):
     gray = photo[:80, :80, :1].repeat(3, axis=2)
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, "eddsrn_jax"):
         evaluate(BASELINES, [("gray.png", gray)], dataset="set", sigmas=(1.0,))
     assert "gray.png: gray photo, scored as three equal channels" in caplog.text
 

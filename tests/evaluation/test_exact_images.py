@@ -39,7 +39,7 @@ def test_psnr_never_exceeds_the_value_of_equal_images():
 
 def test_a_mean_with_exact_images_is_finite_and_names_them(photo, caplog):
     photos = [("black.png", BLACK), ("cat.png", photo[:96, :96]), ("white.png", WHITE)]
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, "eddsrn_jax"):
         rows = evaluate(METHODS, photos, dataset="set", sigmas=(1.0, 2.0))
     scores = {
         (row.image, row.sigma): row.scores["psnr_y_crop4"]
@@ -60,7 +60,7 @@ def test_a_mean_with_exact_images_is_finite_and_names_them(photo, caplog):
 
 def test_validation_counts_and_names_exact_images(photo, caplog):
     photos = [("black.png", BLACK), ("cat.png", photo[:96, :96])]
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, "eddsrn_jax"):
         found, _ = validate(bicubic, photos, sigmas=(1.0,))
         alone, _ = validate(bicubic, photos[1:], sigmas=(1.0,))
     assert found["psnr_y_crop4"] == pytest.approx((100 + alone["psnr_y_crop4"]) / 2)

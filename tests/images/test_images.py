@@ -149,6 +149,6 @@ def test_list_images_rejects_empty_and_missing_folders(tmp_path):
 
 
 def test_reading_a_valid_image_logs_nothing(rgb, caplog):
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, "eddsrn_jax"):
         read_image(encoded(Image.fromarray(rgb)))
     assert not caplog.records

@@ -38,7 +38,7 @@ def restore(restorer, tmp_path, caplog):
 
     It also checks that no temporary file is left behind.
     """
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, "eddsrn_jax")
 
     def restore(*paths, outputs=BOTH, limits=None, by=restorer, **options):
         placing = {

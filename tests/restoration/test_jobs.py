@@ -36,7 +36,7 @@ def restorer():
 @pytest.fixture
 def restore(restorer, caplog):
     """Returns a function that restores files with the tiny network."""
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, "eddsrn_jax")
 
     def restore(*paths, folder=None, skip_existing=False, **options):
         return batch.restore_files(

@@ -43,7 +43,8 @@ def test_a_run_takes_the_weights_that_fit_and_names_the_others(weights, tmp_path
     values = {"init_from": str(path), "init_from_partial": True, "model.num_layers": 4}
     config = tiny_config(tmp_path, **values)
     check(config)
-    with Checkpoints(tmp_path / "run") as checkpoints, caplog.at_level("INFO"):
+    run = tmp_path / "run"
+    with caplog.at_level("INFO", "eddsrn_jax"), Checkpoints(run) as checkpoints:
         options = (optax.adam(1e-3), make_mesh(), 4)
         state, _ = restore_or_create(checkpoints, config, LARGER, *options)
     random = init_params(LARGER, jax.random.key(config.seed))
@@ -75,7 +76,7 @@ def test_weights_of_another_shape_keep_their_start(caplog):
         "bc": {"bias": (5,)},
     }
     start = jax.tree.map(np.zeros, names, is_leaf=lambda x: isinstance(x, tuple))
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", "eddsrn_jax"):
         found = merge(new, start, "w")
     assert found["a"]["bias"].tolist() == [1, 1, 1]
     del found["a"]["bias"]

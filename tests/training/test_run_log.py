@@ -194,7 +194,10 @@ def test_a_config_without_later_values_keeps_its_behaviour():
 
 def test_progress_is_logged_without_a_terminal(monkeypatch, caplog):
     monkeypatch.setattr(progress, "_INTERVAL", 0.0)
-    with caplog.at_level(logging.INFO), progress.Progress("packing photos", 3) as bar:
+    with (
+        caplog.at_level(logging.INFO, "eddsrn_jax"),
+        progress.Progress("packing photos", 3) as bar,
+    ):
         bar.update()
         bar.update()
     assert caplog.messages == [f"packing photos: {i} of 3 photos" for i in (1, 2)]

@@ -89,7 +89,7 @@ def test_a_resumed_run_is_bit_identical(finished, tmp_path, stop_at, caplog):
     folder, reference = finished
     config, workdir = tiny_config(folder), tmp_path / "run"
     stop_at(5)
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, "eddsrn_jax"):
         assert train_and_evaluate(config, workdir) == signal.SIGTERM
     assert "SIGTERM: saved step 5, stopping" in caplog.text
     stop_at(None)
@@ -107,7 +107,7 @@ def test_signal_during_the_last_save_skips_the_final_evaluation(
 ):
     folder, _ = finished
     config, workdir = tiny_config(folder, total_steps=2), tmp_path / "run"
-    with caplog.at_level(logging.INFO), monkeypatch.context() as patched:
+    with caplog.at_level(logging.INFO, "eddsrn_jax"), monkeypatch.context() as patched:
         patched.setattr(Reporter, "keep", lambda _: os.kill(os.getpid(), signal.SIGTERM))
         assert train_and_evaluate(config, workdir) == signal.SIGTERM
     assert "stopped by a signal: trained and saved, but not evaluated" in caplog.text
@@ -221,7 +221,7 @@ def test_run_ends_after_more_than_ten_consecutive_nonfinite_steps(
 def test_run_continues_when_all_steps_since_the_last_log_were_skipped(
     finished, tmp_path, caplog
 ):
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, "eddsrn_jax")
     folder, _ = finished
     changes = {"optimizer.learning_rate": 1e12, "on_bad_step": "skip", "total_steps": 6}
     config = tiny_config(folder, **changes, log_every_steps=1)
