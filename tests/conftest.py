@@ -15,6 +15,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 import gc
 import importlib
 import logging
+import shutil
 import signal
 import sys
 import warnings
@@ -30,6 +31,7 @@ from tiny import tiny_config
 from eddsrn_jax.commands.command_line import execute
 from eddsrn_jax.compiler import enable_compilation_cache
 from eddsrn_jax.data.sources import open_split
+from eddsrn_jax.files import locked
 from eddsrn_jax.images import read_image
 from eddsrn_jax.images.pictures import read_header, read_picture
 from eddsrn_jax.training.loop import train_and_evaluate
@@ -100,27 +102,38 @@ def shared_data(name: str) -> Path:
     return path
 
 
-def _train(root: Path, photo: np.ndarray, network: str) -> tuple[Path, Path]:
-    folder = root / "photos"
-    folder.mkdir()
-    for i in range(8):
-        part = photo[10 * i : 10 * i + 96 + 4 * i, 20 * i : 20 * i + 128 - 4 * i]
-        Image.fromarray(part).save(folder / f"photo{i}.png")
-    config = tiny_config(folder, network=network)
-    assert train_and_evaluate(config, root / "run") is None
-    return folder, root / "run"
+def _train(tmp_path_factory, photo: np.ndarray, network: str) -> tuple[Path, Path]:
+    """Returns a folder of photos and a workdir, trained once for all workers of xdist."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    root /= network
+    root.mkdir(exist_ok=True)
+    folder, done = root / "photos", root / "done"
+    with locked(root, wait=True):
+        if not done.exists():
+            folder.mkdir(exist_ok=True)
+            for i in range(8):
+                part = photo[10 * i : 10 * i + 96 + 4 * i, 20 * i : 20 * i + 128 - 4 * i]
+                Image.fromarray(part).save(folder / f"photo{i}.png")
+            config = tiny_config(folder, network=network)
+            assert train_and_evaluate(config, root / "run") is None
+            done.touch()
+    # Some tests write into the workdir.
+    workdir = tmp_path_factory.mktemp("run") / "run"
+    return folder, shutil.copytree(root / "run", workdir)
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory, photo):
     """Trains a plain network without interruption; returns photos' folder and workdir."""
-    return _train(tmp_path_factory.mktemp("run"), photo, "VDSR")
+    return _train(tmp_path_factory, photo, "VDSR")
 
 
 @pytest.fixture(scope="session")
 def finished_eddsrn(tmp_path_factory, photo):
     """Trains a small ED-DSRN, which has both outputs; returns photos and workdir."""
-    return _train(tmp_path_factory.mktemp("run"), photo, "EDDSRN")
+    return _train(tmp_path_factory, photo, "EDDSRN")
 
 
 @pytest.fixture
