@@ -131,7 +131,7 @@ class SRResNetTwin(Twin):
 class HalfSizeEDDSRNTwin(Twin):
     """Twin of eddsrn_jax.models.HalfSizeEDDSRN."""
 
-    _SCALES: ClassVar = {"sr_head": 2 * SCALE}
+    _SCALES: ClassVar = {"sr_head": 2 * SCALE, "sr_detail": SCALE}
     _TWICE = ("up1", "up2", "deblur_head", "sr_mix", "deblur_mix")
 
     def __init__(self, model: nn.Module, variables: Mapping[str, Any]):
@@ -161,7 +161,8 @@ class HalfSizeEDDSRNTwin(Twin):
         gray = 255 / self.scales * changes.mean(2)
         gray = gray / (1 + gray.abs() / 4)
         levels, estimate = ((255 * x - 128) / 64 for x in (image, estimate))
-        x = F.pixel_unshuffle(torch.cat([levels, gray, estimate], 1), 2)
+        full_size = torch.cat([levels, gray, estimate], 1)
+        x = F.pixel_unshuffle(full_size, 2)
 
         encoder1, encoder2, middle, decoder2, decoder1 = self.model.num_pairs
         x = skip1 = self._block("encoder1", encoder1, self.conv("stem", x))
@@ -174,16 +175,26 @@ class HalfSizeEDDSRNTwin(Twin):
         x = skip1 + F.pixel_shuffle(self.conv("up1", x), 2)
         x = self._block("decoder1", decoder1, x)
 
-        def head(name: str) -> torch.Tensor:
+        def head(x: torch.Tensor, name: str) -> torch.Tensor:
             y = self.conv(name, x)
             return F.pixel_shuffle(y, self.shuffle_scale(name)).float()
 
         def mixed(name: str) -> torch.Tensor:
-            return image + _mix(coarse + head(name), changes)
+            return image + _mix(coarse + head(x, name), changes)
 
+        sr, deblurred = head(x, "sr_head"), head(x, "deblur_head")
+        if self.model.detail_features:
+            # The first layer's weights expect channels as depth_to_space orders them.
+            n, c, h, w = x.shape
+            y = x.reshape(n, 2, 2, c // 4, h, w).permute(0, 3, 1, 2, 4, 5)
+            y = F.pixel_shuffle(y.reshape(n, c, h, w), 2)
+            y = self.conv("detail_stem", torch.cat([full_size, y], 1))
+            y = self._block("detail", self.model.detail_pairs, y)
+            sr = sr + head(y, "sr_detail")
+            deblurred = deblurred + head(y, "deblur_detail")
         return {
-            "sr": 0.1 * head("sr_head") + bicubic_upscale(mixed("sr_mix")),
-            "deblurred": 0.1 * head("deblur_head") + mixed("deblur_mix"),
+            "sr": 0.1 * sr + bicubic_upscale(mixed("sr_mix")),
+            "deblurred": 0.1 * deblurred + mixed("deblur_mix"),
         }
 
     def _changes(self, image: torch.Tensor) -> torch.Tensor:

@@ -40,6 +40,8 @@ def get_config(size: str = "small") -> ml_collections.ConfigDict:
     config.model.features = (64, 128, 192)
     config.model.num_pairs = (1, 2, 3, 2, 2)
     config.model.front_end = "gaussian-1-084c6179"
+    config.model.detail_features = 0
+    config.model.detail_pairs = 2
     config.model.dtype = "float32"
 
     # The score is a mean of PSNRs, which are logarithms of the squared error.

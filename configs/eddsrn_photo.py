@@ -29,12 +29,13 @@ def get_config(size: str = "small") -> ml_collections.ConfigDict:
     config.unlock()
     config.name = config.name.replace("half-size", "photo")
     config.model.front_end = "photo-1-3a2e862a"
+    config.model.detail_features = 64
     config.degradation.sigma_range = (0.0, 3.0)
-    config.degradation.sharp_share = 0.15
+    config.degradation.sharp_share = 0.3
     config.degradation.anisotropic_share = 0.3
-    config.degradation.noise_share = 0.5
+    config.degradation.noise_share = 0.35
     config.degradation.max_noise = 12.0
-    config.degradation.jpeg_share = 0.5
+    config.degradation.jpeg_share = 0.35
     config.degradation.jpeg_quality = (30, 100)
     config.validation.sigmas = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
     config.validation.degradation = "photo"

@@ -184,6 +184,8 @@ def draw_half_size() -> Drawing:
     drawing.arrow("heads", "sr", via=[(975, 70), (975, 320)])
     drawing.arrow("heads", "deblurred", via=[(975, 70), (975, 470)])
     drawing.note("residuals", at=(918, 410))
+    drawing.note("photo: five more layers at the photo's size", at=(440, 440))
+    drawing.note("follow decoder 1 and add to both residuals", at=(440, 456))
     return drawing
 
 

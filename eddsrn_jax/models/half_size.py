@@ -84,6 +84,9 @@ class HalfSizeEDDSRN(nn.Module):
         num_pairs: number of pairs of convolutions in each residual block: encoder at 1/2
             and 1/4, middle at 1/8, decoder at 1/4 and 1/2.
         front_end: name of a filter bank, see models/front_end.py.
+        detail_features: width of the layers at the photo's size that follow the trunk; 0
+            for none. They add what a sharp photo needs and half the size lacks.
+        detail_pairs: number of pairs of convolutions in their residual block.
         dtype: computation dtype of the convolutions; filtering, mixing, parameters and
             outputs are float32.
     """
@@ -93,6 +96,8 @@ class HalfSizeEDDSRN(nn.Module):
     features: tuple[int, int, int] = (64, 128, 192)
     num_pairs: tuple[int, int, int, int, int] = (1, 2, 3, 2, 2)
     front_end: str = "gaussian-1-084c6179"
+    detail_features: int = 0
+    detail_pairs: int = 2
     dtype: DTypeLike = "float32"
 
     @nn.compact
@@ -123,7 +128,7 @@ class HalfSizeEDDSRN(nn.Module):
         changes = pad_to_multiple(changes, STRIDE)
         energies = log_energies(changes)
         coarse = BlurEstimator(dtype=self.dtype, name="blur_estimator")(energies)
-        x = self._channels(image, changes, image + mix(coarse, changes))
+        x = full_size = self._channels(image, changes, image + mix(coarse, changes))
 
         # There is no ReLU between blocks: a dead unit there would silence everything
         # after it.
@@ -136,20 +141,31 @@ class HalfSizeEDDSRN(nn.Module):
         x = depth_to_space(conv(4 * half, "up1")(x), 2)
         x = block(x + skip1, "decoder1")
 
-        def head(channels: int, scale: int, name: str) -> jax.Array:
+        def head(x: jax.Array, channels: int, scale: int, name: str) -> jax.Array:
             """Returns an image of `scale` times the features' size; 0 before training."""
             settings = {"kernel_init": nn.initializers.zeros, "dtype": self.dtype}
             y = Conv(channels * scale**2, **settings, name=name)(x)
             return depth_to_space(y, scale).astype(jnp.float32)
 
         def mixed(name: str) -> jax.Array:
-            logits = coarse + head(coarse.shape[-1], 2, name)
+            logits = coarse + head(x, coarse.shape[-1], 2, name)
             return (image + mix(logits, changes))[:, :h, :w]
 
-        sr = _RESIDUAL_SCALE * head(3, 2 * SCALE, "sr_head")
-        sr = sr[:, : SCALE * h, : SCALE * w] + BicubicUpscale(SCALE)(mixed("sr_mix"))
-        deblurred = _RESIDUAL_SCALE * head(3, 2, "deblur_head")[:, :h, :w]
-        return {"sr": sr, "deblurred": deblurred + mixed("deblur_mix")}
+        sr = head(x, 3, 2 * SCALE, "sr_head")
+        deblurred = head(x, 3, 2, "deblur_head")
+        if self.detail_features:
+            y = jnp.concatenate([full_size, depth_to_space(x, 2)], axis=-1)
+            y = conv(self.detail_features, "detail_stem")(y)
+            settings = (self.detail_features, self.detail_pairs, self.dtype)
+            y = ResidualBlock(*settings, name="detail")(y)
+            sr += head(y, 3, SCALE, "sr_detail")
+            deblurred += head(y, 3, 1, "deblur_detail")
+        sr = _RESIDUAL_SCALE * sr[:, : SCALE * h, : SCALE * w]
+        deblurred = _RESIDUAL_SCALE * deblurred[:, :h, :w]
+        return {
+            "sr": sr + BicubicUpscale(SCALE)(mixed("sr_mix")),
+            "deblurred": deblurred + mixed("deblur_mix"),
+        }
 
     def _channels(
         self, image: jax.Array, changes: jax.Array, estimate: jax.Array
@@ -169,7 +185,8 @@ class HalfSizeEDDSRN(nn.Module):
         1/4 and at 1/8; then the encoder.
         """
         encoder1, encoder2, middle, decoder2, decoder1 = (2 * n for n in self.num_pairs)
-        pixels = 2 + decoder1
+        detail = 1 + self.detail_pairs if self.detail_features else 0
+        pixels = max(2, detail) + decoder1
         pixels = -(-pixels // 2) + 1 + decoder2
         pixels = -(-pixels // 2) + 1 + middle + 1
         pixels = 2 * pixels + encoder2 + 1

@@ -141,8 +141,8 @@ OWN_CODE: Mapping[str, Callable[[str], None]] = {
     "loss.sr": import_loss,
     "loss.deblurred": import_loss,
 }
-# Integer fields of networks that may be 0, which leaves that head out.
-_NONE_IS_ZERO = ("deblur_features",)
+# Integer fields of networks that may be 0, which leaves those layers out.
+_NONE_IS_ZERO = ("deblur_features", "detail_features")
 
 
 def check(config: Config) -> None:

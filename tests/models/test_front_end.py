@@ -44,7 +44,9 @@ from eddsrn_jax.restoration.tile_network import SEEN_BEYOND
 NAME = HalfSizeEDDSRN.front_end
 PHOTO = eddsrn_photo.get_config().model.front_end
 
-SMALL_HALF = HalfSizeEDDSRN(features=(4, 4, 8), num_pairs=(1, 1, 1, 1, 1))
+SMALL_HALF = HalfSizeEDDSRN(
+    features=(4, 4, 8), num_pairs=(1, 1, 1, 1, 1), detail_features=4, detail_pairs=1
+)
 
 
 @pytest.fixture(scope="module")

@@ -32,6 +32,30 @@ def test_half_size_network_has_the_cost_counted_by_hand():
     assert macs_per_pixel(model) == pytest.approx(0.246e6, rel=0.005)
 
 
+def test_layers_for_details_have_the_cost_counted_by_hand():
+    plain = HalfSizeEDDSRN()
+    detailed = HalfSizeEDDSRN(detail_features=64, detail_pairs=2)
+    # Photo, five changes and mix, and the trunk's 64 features at twice their size.
+    inputs = 3 + 5 + 3 + 64 // 4
+    kernels = 9 * 64 * (inputs + 4 * 64 + 3 * 16 + 3)
+    added = macs_per_pixel(detailed) - macs_per_pixel(plain)
+    assert added == pytest.approx(kernels)
+    parameters = [count_parameters(abstract_params(x)) for x in (plain, detailed)]
+    assert parameters[1] - parameters[0] == kernels + 5 * 64 + 3 * 16 + 3
+
+
+def test_layers_for_details_change_nothing_before_training(small, photo):
+    """A trained network that gets these layers starts with its own outputs."""
+    model, params = small
+    x = photo[None, :32, :40].astype(np.float32) / 255
+    detailed = model.clone(detail_features=4, detail_pairs=1)
+    added = init_params(detailed, jax.random.key(1))
+    for name in ("sr", "deblurred"):
+        expected = jax.jit(model.apply)({"params": params}, x)[name]
+        found = jax.jit(detailed.apply)({"params": added | params}, x)[name]
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
 def test_untrained_outputs_are_close_to_the_photo(small, photo):
     model, params = small
     x = photo[None, :48, :64].astype(np.float32) / 255
@@ -100,14 +124,18 @@ def test_bfloat16_computes_close_to_float32(small, photo):
         assert 0 < difference < 0.03
 
 
-@pytest.mark.parametrize("pairs", [(1, 1, 1, 1, 1), (1, 2, 3, 2, 2)])
-def test_the_radius_bounds_the_receptive_field(pairs):
+@pytest.mark.parametrize(
+    "pairs, detail_features",
+    [((1, 1, 1, 1, 1), 0), ((1, 2, 3, 2, 2), 0), ((1, 1, 1, 1, 1), 2)],
+)
+def test_the_radius_bounds_the_receptive_field(pairs, detail_features):
     """A change of one column changes no output beyond the receptive-field radius.
 
     The blur estimator sees 24 pixels further than the trunk. Changes that it alone sees
     have too little effect to show in float32.
     """
-    model = HalfSizeEDDSRN(features=(2, 2, 2), num_pairs=pairs)
+    detail = {"detail_features": detail_features, "detail_pairs": 2}
+    model = HalfSizeEDDSRN(features=(4, 2, 2), num_pairs=pairs, **detail)
     params = init_params(model, jax.random.key(0))
     params = jax.tree.map(lambda x: x + 0.2, params)
     side = 2 * 8 * (model.receptive_radius // 8 + 3)

@@ -18,7 +18,11 @@ from eddsrn_jax.restoration.restorer import Restorer
 BANK = "gaussian-1-084c6179"
 FIELDS = {
     "EDDSRN": {**SMALL, "front_end": BANK},
-    "HalfSizeEDDSRN": {"features": (4, 4, 4), "num_pairs": (1, 1, 1, 1, 1)},
+    "HalfSizeEDDSRN": {
+        "features": (4, 4, 4),
+        "num_pairs": (1, 1, 1, 1, 1),
+        "detail_features": 4,
+    },
     "SRResNet": {"features": 4, "num_blocks": 1},
     "LapSRN": {"features": 4, "num_layers": 2},
     "VDSR": PLAIN,
