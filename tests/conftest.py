@@ -102,12 +102,12 @@ def shared_data(name: str) -> Path:
     return path
 
 
-def _train(tmp_path_factory, photo: np.ndarray, network: str) -> tuple[Path, Path]:
+def _train(tmp_path_factory, photo: np.ndarray, **changes) -> tuple[Path, Path]:
     """Returns a folder of photos and a workdir, trained once for all workers of xdist."""
     root = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         root = root.parent
-    root /= network
+    root /= changes["network"]
     root.mkdir(exist_ok=True)
     folder, done = root / "photos", root / "done"
     with locked(root, wait=True):
@@ -116,7 +116,7 @@ def _train(tmp_path_factory, photo: np.ndarray, network: str) -> tuple[Path, Pat
             for i in range(8):
                 part = photo[10 * i : 10 * i + 96 + 4 * i, 20 * i : 20 * i + 128 - 4 * i]
                 Image.fromarray(part).save(folder / f"photo{i}.png")
-            config = tiny_config(folder, network=network)
+            config = tiny_config(folder, **changes)
             assert train_and_evaluate(config, root / "run") is None
             done.touch()
     # Some tests write into the workdir.
@@ -127,13 +127,13 @@ def _train(tmp_path_factory, photo: np.ndarray, network: str) -> tuple[Path, Pat
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory, photo):
     """Trains a plain network without interruption; returns photos' folder and workdir."""
-    return _train(tmp_path_factory, photo, "VDSR")
+    return _train(tmp_path_factory, photo, network="VDSR")
 
 
 @pytest.fixture(scope="session")
 def finished_eddsrn(tmp_path_factory, photo):
     """Trains a small ED-DSRN, which has both outputs; returns photos and workdir."""
-    return _train(tmp_path_factory, photo, "EDDSRN")
+    return _train(tmp_path_factory, photo, network="EDDSRN", ema_decay=0.9)
 
 
 @pytest.fixture

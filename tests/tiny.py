@@ -14,11 +14,12 @@ from eddsrn_jax.models.layers import Conv, depth_to_space
 from eddsrn_jax.ops.resize import bicubic_upscale
 from eddsrn_jax.training.state import create_train_state
 
+# The network of the archived run in checkpoints/, whose programs are then shared.
 SMALL = {
-    "features": (8, 8, 16, 16),
+    "features": (4, 4, 4, 4),
     "num_pairs": 1,
-    "sr_features": (8, 8, 4),
-    "deblur_features": 8,
+    "sr_features": (4, 4, 4),
+    "deblur_features": 4,
 }
 # Three convolutions, which compile in a tenth of the time. Tests of runs, rather than of
 # networks, train this network.

@@ -6,7 +6,7 @@ Differs from the paper's network (models/eddsrn.py) in four ways. A fixed bank o
 filters comes first, and a small network mixes them according to the photo's blur. The
 trunk's largest feature maps have half the photo's size, since a blurred photo has little
 detail that needs the full size. Skips are not convolved. Each head is a single sub-pixel
-convolution.
+convolution. For sharp photos, layers at the photo's size can follow the trunk.
 """
 
 import flax.linen as nn

@@ -57,6 +57,25 @@ _OF_A_PROCESS = (
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What a run trains with.
+
+    Attributes:
+        config: values of the run.
+        workdir: folder for checkpoints, logs and results.
+        mesh: devices that share each batch.
+        sampler: the training crops.
+        held_out: the photos to validate with.
+    """
+
+    config: Config
+    workdir: Path
+    mesh: jax.sharding.Mesh
+    sampler: CropSampler
+    held_out: Sequence[Photo]
+
+
 def train_and_evaluate(
     config: Config,
     workdir: Path | str,
@@ -94,17 +113,9 @@ def train_and_evaluate(
     with contextlib.ExitStack() as files:
         record = _open_logs(files, workdir, config, wandb_project)
         sampler, held_out = open_data(config, workdir)
+        run = _Run(config, workdir, mesh, sampler, held_out.photos)
         with StopSignal(max_minutes) as stop, explaining_memory(config):
-            finished = _train(
-                config,
-                workdir,
-                mesh,
-                sampler,
-                held_out.photos,
-                stop=stop,
-                profile_steps=profile_steps,
-                record=record,
-            )
+            finished = _train(run, stop, profile_steps=profile_steps, record=record)
             # A signal may have arrived while the last step was being saved.
             if finished and stop.received_by_any():
                 _log.info("stopped by a signal: trained and saved, but not evaluated")
@@ -164,37 +175,32 @@ def _final_scoring(config: Config) -> Scoring:
 
 
 def _train(
-    config: Config,
-    workdir: Path,
-    mesh: jax.sharding.Mesh,
-    sampler: CropSampler,
-    photos: Sequence[Photo],
-    *,
-    stop: StopSignal,
-    profile_steps: int,
-    record: Record | None,
+    run: _Run, stop: StopSignal, *, profile_steps: int, record: Record | None
 ) -> bool:
     """Trains from the newest checkpoint on; returns whether the run is complete."""
-    per_epoch = sampler.steps_per_epoch
+    config, per_epoch = run.config, run.sampler.steps_per_epoch
     num_steps = count_steps(config, per_epoch)
     model = make_network(config.network, config.model)
     optimizer, learning_rate = make_optimizer(
         **config.optimizer, steps_per_epoch=per_epoch, total_steps=num_steps
     )
-    train_step = compile_step(config, model, optimizer, mesh)
-    clock, tracer = Clock(config.batch_size), Tracer(workdir / "profile", profile_steps)
-    with _open_checkpoints(config, workdir) as checkpoints:
+    train_step = compile_step(config, model, optimizer, run.mesh)
+    clock = Clock(config.batch_size)
+    tracer = Tracer(run.workdir / "profile", profile_steps)
+    with _open_checkpoints(run) as checkpoints:
         state, progress = restore_or_create(
-            checkpoints, config, model, optimizer, mesh, per_epoch
+            checkpoints, config, model, optimizer, run.mesh, per_epoch
         )
         steps = range(int(state.step), num_steps)
-        _announce(config, workdir, sampler, photos, mesh=mesh, steps=steps)
-        batches = open_batches(config, sampler, steps, mesh)
+        _announce(run, steps)
+        batches = open_batches(config, run.sampler, steps, run.mesh)
         metrics = StepMetrics(
-            on_bad_step=config.on_bad_step, describe=sampler.describe, saved=progress
+            on_bad_step=config.on_bad_step,
+            describe=run.sampler.describe,
+            saved=progress,
         )
-        with _open_reporter(workdir, steps, record) as reporter:
-            validator = _make_validator(config, model, photos, reporter)
+        with _open_reporter(run, steps, record) as reporter:
+            validator = _make_validator(run, model, reporter)
             for step, batch in enumerate(clock.time(batches), steps.start + 1):
                 state, step_metrics = train_step(state, batch)
                 metrics.add(step, step_metrics)
@@ -225,14 +231,14 @@ def _train(
     return True
 
 
-def _open_checkpoints(config: Config, workdir: Path) -> Checkpoints:
-    keep = config.checkpoint.keep_every_steps
-    return Checkpoints(workdir, keep_every_steps=keep)
+def _open_checkpoints(run: _Run) -> Checkpoints:
+    keep = run.config.checkpoint.keep_every_steps
+    return Checkpoints(run.workdir, keep_every_steps=keep)
 
 
-def _open_reporter(workdir: Path, steps: range, record: Record | None) -> Reporter:
+def _open_reporter(run: _Run, steps: range, record: Record | None) -> Reporter:
     active = jax.process_index() == 0
-    return Reporter(workdir, steps, active=active, record=record)
+    return Reporter(run.workdir, steps, active=active, record=record)
 
 
 def _due_actions(config: Config, step: int, last_step: int) -> set[str]:
@@ -245,46 +251,37 @@ def _due_actions(config: Config, step: int, last_step: int) -> set[str]:
     return {x for x, every in periods.items() if step % every == 0 or step == last_step}
 
 
-def _make_validator(
-    config: Config, model: nn.Module, photos: Sequence[Photo], reporter: Reporter
-) -> Validator:
-    validation = config.validation
+def _make_validator(run: _Run, model: nn.Module, reporter: Reporter) -> Validator:
+    validation = run.config.validation
     return Validator(
         model,
-        photos,
+        run.held_out,
         reporter,
         sigmas=validation.sigmas,
         degradation=validation.degradation,
     )
 
 
-def _announce(
-    config: Config,
-    workdir: Path,
-    sampler: CropSampler,
-    photos: Sequence[Photo],
-    *,
-    mesh: jax.sharding.Mesh,
-    steps: range,
-) -> None:
+def _announce(run: _Run, steps: range) -> None:
     """Logs what the run does, and writes its config to the workdir for people to read."""
+    config = run.config
     if not steps:
-        _log.info("%s: %d steps are done, no step is left", workdir, steps.start)
+        _log.info("%s: %d steps are done, no step is left", run.workdir, steps.start)
     elif jax.process_index() == 0:
         text = to_json(config.to_dict(), indent=2, default=str)
-        write_text(workdir / "config.json", text + "\n")
+        write_text(run.workdir / "config.json", text + "\n")
     _log.info(
         "%s, steps %d to %d (%d per epoch) of %d crops, on %d x %s; photos: %d for"
         " training, %d for validation",
         config.name,
         steps.start,
         steps.stop,
-        sampler.steps_per_epoch,
+        run.sampler.steps_per_epoch,
         config.batch_size,
-        mesh.size,
+        run.mesh.size,
         jax.devices()[0].device_kind,
-        sampler.num_photos,
-        len(photos),
+        run.sampler.num_photos,
+        len(run.held_out),
     )
     _log.info("XLA_FLAGS=%s", os.environ.get("XLA_FLAGS", ""))
     if steps:

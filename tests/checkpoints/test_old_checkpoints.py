@@ -22,7 +22,6 @@ def test_resumes_and_evaluates_a_run_of_version_0_1(tmp_path, photo_folder):
     with zipfile.ZipFile(Path(__file__).with_name("run_of_version_0.1.zip")) as archive:
         archive.extractall(tmp_path)
     config = tiny_config(photo_folder, network="EDDSRN", ema_decay=0.9)
-    config.model.update(features=(4, 4, 4, 4), sr_features=(4, 4, 4), deblur_features=4)
     assert read_run(tmp_path).step == 5
     model = EDDSRN(**config.model)
     optimizer, _ = make_optimizer(

@@ -16,6 +16,7 @@ def run(*flags):
     return printed
 
 
+@pytest.mark.slow
 def test_trains_on_compressed_photos_and_writes_log_and_weights(photo_folder, tmp_path):
     # The photos are compressed first, as for their transfer to the training machine.
     copies, out = tmp_path / "copies", tmp_path / "out"

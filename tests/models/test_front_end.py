@@ -226,7 +226,9 @@ def test_tiled_restoration_equals_the_network_on_the_whole_photo(model, photo):
             assert np.abs(result - whole).max() < 1e-4
 
 
-@pytest.mark.parametrize("size", [(13, 8), (24, 41)])
+@pytest.mark.parametrize(
+    "size", [pytest.param((13, 8), marks=pytest.mark.slow), (24, 41)]
+)
 def test_a_fitted_window_gives_the_networks_output(photo, size):
     """The window's size is the photo's, rounded up to 8, so convolutions need no mask."""
     image = photo[: size[0], : size[1]].astype(np.float32) / 255

@@ -178,6 +178,7 @@ def test_deblur_cnn_kernels_imply_a_51_pixel_receptive_field():
     assert sum(size - 1 for size, _ in DeblurCNN().layers) == 50
 
 
+@pytest.mark.slow
 def test_rematerialising_changes_no_gradient(small):
     model, params = small
     image = jax.random.uniform(jax.random.key(1), (1, 16, 24, 3))

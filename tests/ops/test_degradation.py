@@ -20,6 +20,9 @@ from eddsrn_jax.ops.degradation import (
 )
 from eddsrn_jax.ops.resize import downscale_matrix, resample_columns, resample_rows
 
+# Compiled as one program, not operation by operation.
+compiled_degrade = jax.jit(degrade, static_argnames=("scale", "max_sigma"))
+
 
 @pytest.mark.parametrize("sigma", [1.0, 1.3, 2.0])
 def test_blur_agrees_with_scipy(sigma):
@@ -67,7 +70,7 @@ def test_bicubic_agrees_with_matlab(name):
         levels = np.floor(small * 255.0 + 0.5).clip(0, 255)
         return np.abs(levels - expected)[4:-4, 4:-4]
 
-    plain = difference(np.asarray(degrade(hr, 1.0, scale=4, max_sigma=2.0)[0]))
+    plain = difference(np.asarray(compiled_degrade(hr, 1.0, scale=4, max_sigma=2.0)[0]))
     assert plain.max() <= 1
     assert (plain > 0).mean() <= 0.12
 
@@ -81,7 +84,7 @@ def test_bicubic_agrees_with_matlab(name):
 
 def test_degrade_blurs_the_unrounded_image_and_rounds_the_result(photo):
     hr = photo[:64, :96]
-    sharp, blurred = degrade(hr, 1.5, scale=4, max_sigma=2.0)
+    sharp, blurred = compiled_degrade(hr, 1.5, scale=4, max_sigma=2.0)
     assert sharp.shape == blurred.shape == (16, 24, 3)
     expected = scipy.ndimage.gaussian_filter(
         np.asarray(sharp, np.float64), 1.5, mode="nearest", radius=3, axes=(0, 1)
@@ -97,7 +100,7 @@ def test_degrade_blurs_the_unrounded_image_and_rounds_the_result(photo):
 def test_degrade_photo_on_a_canvas_equals_degrade(photo, sides):
     hr = photo[: sides[0], : sides[1]]
     found = degrade_photo(hr, 1.3, max_sigma=2.0)
-    expected = degrade(hr, 1.3, scale=4, max_sigma=2.0)
+    expected = compiled_degrade(hr, 1.3, scale=4, max_sigma=2.0)
     for image, reference in zip(found, expected, strict=True):
         levels = np.asarray(reference) * 255
         # The tolerance is half a level for rounding, and 0.01 for the order of summation.
@@ -114,7 +117,7 @@ def test_training_triple_is_a_function_of_key_and_crop(photo):
     # The target is the augmented crop itself, and lr_sharp is made from it.
     hr_levels = np.rint(np.asarray(first["hr"]) * 255).astype(np.uint8)
     assert sorted(hr_levels.ravel()) == sorted(hr.ravel())
-    sharp, _ = degrade(hr_levels, 1.0, scale=4, max_sigma=2.0)
+    sharp, _ = compiled_degrade(hr_levels, 1.0, scale=4, max_sigma=2.0)
     np.testing.assert_allclose(first["lr_sharp"], sharp, atol=1e-6)
 
 
@@ -124,9 +127,10 @@ def test_training_sigmas_cover_their_range():
     hr[28:36, 28:36] = 255
     keys = jax.random.split(jax.random.key(0), 200)
     triple = lambda k: training_triple(k, hr, scale=4, sigma_range=(1.0, 2.0))  # noqa: E731
-    peaks = np.asarray(jax.vmap(triple)(keys)["lr_blur"]).max(axis=(1, 2, 3))
+    peaks = np.asarray(jax.jit(jax.vmap(triple))(keys)["lr_blur"]).max(axis=(1, 2, 3))
     ends = [
-        float(degrade(hr, sigma, scale=4, max_sigma=2.0)[1].max()) for sigma in (2.0, 1.0)
+        float(compiled_degrade(hr, sigma, scale=4, max_sigma=2.0)[1].max())
+        for sigma in (2.0, 1.0)
     ]
     assert ends[0] <= peaks.min() < ends[0] + 0.02
     assert ends[1] - 0.02 < peaks.max() <= ends[1]

@@ -55,7 +55,8 @@ def test_returns_none_for_images_that_are_small_or_without_edges(photo):
 
 
 def test_estimates_are_accurate_on_photos_not_used_for_the_fit():
-    found = measure(list_images(shared_data("photos/valid")), lambda image: image)
+    photos = list_images(shared_data("photos/valid"))[::2]
+    found = measure(photos, lambda image: image)
     assert found["mean error, sigma 1..2"] <= 0.1
     assert found["warned, sigma 1..2"] <= 2.5
     assert found["sharper, LR"] >= 95

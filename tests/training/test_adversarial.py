@@ -44,12 +44,10 @@ def adversarial(weight, feature_weight):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model",
-    [
-        pytest.param(TwoOutputs(), marks=pytest.mark.slow),
-        SCGAN(features=4, num_layers=1),
-    ],
+    [TwoOutputs(), SCGAN(features=4, num_layers=1)],
     ids=["without batch norm", "with batch norm"],
 )
 def test_adversarial_step_with_zero_weights_equals_the_plain_step(batch, model):

@@ -57,7 +57,7 @@ def test_run_writes_metrics_results_figure_and_config(finished_eddsrn):
     assert {m["method"] for m in results["means"]} == {
         *("bicubic", "blurred input", "ED-DSRN")
     }
-    assert results["protocol"]["config"]["model"]["features"] == [8, 8, 16, 16]
+    assert results["protocol"]["config"]["model"]["features"] == [4, 4, 4, 4]
     (picture,) = folder.glob("before_after_*.png")
     assert read_image(picture).shape[0] > 100
     saved = json.loads((workdir / "config.json").read_text())
