@@ -25,8 +25,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.num_epochs = 120
     # Length of the run in steps. 0: num_epochs sets the length.
     config.total_steps = 0
-    # Weights to start from: a .safetensors file or the workdir of a run. Empty: random
-    # weights.
+    # Weights to start from: a .safetensors file, the workdir of a run, or the name of
+    # included weights, such as "photo". Empty: random weights.
     config.init_from = ""
     # Whether init_from takes only those weights whose name and shape fit the network. The
     # others stay random, and the log names them.
@@ -62,8 +62,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.rematerialize = False
 
     config.data = ml_collections.ConfigDict()
-    # Photos to train and validate on: "tfds:div2k", "folder:DIR", or "bundled" for those
-    # inside scikit-image.
+    # Photos to train and validate on: "tfds:div2k", "folder:DIR", "bundled" for those
+    # inside scikit-image, or "pairs:LR_DIR,HR_DIR" for your own pairs of a small photo and
+    # a sharp one.
     config.data.source = "tfds:div2k"
     # Photos to validate on, in the same form. Empty: those that data.source itself sets
     # apart for validation.

@@ -31,6 +31,7 @@ from tiny import tiny_config
 from eddsrn_jax.commands.command_line import execute
 from eddsrn_jax.compiler import enable_compilation_cache
 from eddsrn_jax.data.sources import open_split
+from eddsrn_jax.evaluation.inputs import degrade_photo
 from eddsrn_jax.files import locked
 from eddsrn_jax.images import read_image
 from eddsrn_jax.images.pictures import read_header, read_picture
@@ -76,6 +77,19 @@ def photo_folder(tmp_path: Path, photo: np.ndarray) -> Path:
         part = photo[10 * i : 10 * i + height, 20 * i : 20 * i + width]
         Image.fromarray(part).save(folder / f"photo{i}.png")
     return folder
+
+
+@pytest.fixture
+def pairs(tmp_path, photo):
+    """Writes two pairs of sigma 1.5; returns the value that names their folders."""
+    for i, name in enumerate(("a", "b/c")):
+        hr = photo[8 * i : 8 * i + 98, : 130 + i]
+        _, lr = degrade_photo(hr[:96, :128], 1.5, max_sigma=2.0)
+        for folder, suffix, image in (("small", "x4" * i, lr), ("sharp", "", hr)):
+            path = tmp_path / folder / f"{name}{suffix}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(path)
+    return f"pairs:{tmp_path / 'small'},{tmp_path / 'sharp'}"
 
 
 @pytest.fixture

@@ -6,11 +6,13 @@ saved, and 1, 2 or 8 processes see the same sequence.
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 
 from eddsrn_jax.data.pack import Pack
 from eddsrn_jax.errors import InputError
+from eddsrn_jax.models import SCALE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +39,7 @@ def crop_plan(
     batch_size: int,
     crops_per_image: int,
     patch_size: int,
+    align: int = 1,
 ) -> CropPlan:
     """Draws the crops of an epoch: every photo `crops_per_image` times.
 
@@ -51,6 +54,7 @@ def crop_plan(
         crops_per_image: passes over the photos. Rows that do not fill a last batch are
             dropped.
         patch_size: side of a crop in pixels.
+        align: number that divides every corner's coordinates.
     """
     rng = np.random.default_rng([seed, epoch])
     count = len(sizes)
@@ -65,7 +69,7 @@ def crop_plan(
         passes.append(order)
     image = np.concatenate(passes)
     image = image[: len(image) // batch_size * batch_size]
-    corners = rng.integers(0, sizes[image] - patch_size + 1)
+    corners = align * rng.integers(0, (sizes[image] - patch_size) // align + 1)
     key = rng.integers(0, 2**32, (len(image), 2), dtype=np.uint32)
     return CropPlan(image, corners[:, 0], corners[:, 1], key)
 
@@ -75,6 +79,8 @@ class CropSampler:
 
     Attributes:
         images: photos that are large enough for a crop, uint8 [H, W, 3].
+        small: the small photos of the same scenes if the photos are those of pairs; else
+            empty.
         sizes: int [photos, 2], their heights and widths.
         patch_size: side of a crop in pixels.
         num_photos: number of photos.
@@ -100,7 +106,7 @@ class CropSampler:
             InputError: no photo is large enough, or an epoch does not fill one batch.
         """
         pack = pack.at_least(patch_size, "the crop size (config.data.hr_patch_size)")
-        self.images = pack.images
+        self.images, self.small = pack.images, pack.small
         self._names = pack.names
         self.sizes = np.array([image.shape[:2] for image in self.images])
         self.patch_size = patch_size
@@ -121,6 +127,7 @@ class CropSampler:
             batch_size=batch_size,
             crops_per_image=crops_per_image,
             patch_size=patch_size,
+            align=SCALE if self.small else 1,
         )
         # Two plans: prefetching reads into the next epoch while this one still runs.
         self._plan = functools.lru_cache(maxsize=2)(plan)
@@ -152,10 +159,20 @@ class CropSampler:
         """Cuts the batch of a step, or a process's slice of its rows.
 
         Returns:
-            "hr": uint8 [rows, patch, patch, 3]; "key": uint32 [rows, 2].
+            "hr": uint8 [rows, patch, patch, 3]; "key": uint32 [rows, 2]; of pairs also
+                "lr": uint8 [rows, patch / 4, patch / 4, 3].
         """
         plan, side = self.plan(step, rows), self.patch_size
-        hr = np.empty((len(plan.image), side, side, 3), np.uint8)
-        for i, (image, y, x) in enumerate(zip(plan.image, plan.y, plan.x, strict=True)):
-            hr[i] = self.images[image][y : y + side, x : x + side]
-        return {"hr": hr, "key": plan.key}
+        batch = {"hr": _cut(self.images, plan, side), "key": plan.key}
+        if self.small:
+            small = dataclasses.replace(plan, y=plan.y // SCALE, x=plan.x // SCALE)
+            batch["lr"] = _cut(self.small, small, side // SCALE)
+        return batch
+
+
+def _cut(images: Sequence[np.ndarray], plan: CropPlan, side: int) -> np.ndarray:
+    """Cuts the crops of a plan, uint8 [rows, side, side, 3]."""
+    crops = np.empty((len(plan.image), side, side, 3), np.uint8)
+    for i, (image, y, x) in enumerate(zip(plan.image, plan.y, plan.x, strict=True)):
+        crops[i] = images[image][y : y + side, x : x + side]
+    return crops

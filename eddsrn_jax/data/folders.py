@@ -45,10 +45,12 @@ class PhotoFile(NamedTuple):
     Attributes:
         name: unique name within its source, such as "holiday/1.png".
         path: path of the file.
+        lr: path of the small blurry photo of the same scene, if there is one.
     """
 
     name: str
     path: Path
+    lr: Path | None = None
 
 
 def find_photos(folder: Path, *, excluded: Collection[Path] = ()) -> list[PhotoFile]:

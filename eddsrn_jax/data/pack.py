@@ -8,12 +8,14 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
+import itertools
 import json
 import logging
 import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -25,6 +27,9 @@ from eddsrn_jax.images import count_pixels
 
 _log = logging.getLogger(__name__)
 
+# A photo, and the small photo of the same scene, if there is one.
+_Pair = tuple[np.ndarray, np.ndarray | None]
+
 
 @dataclasses.dataclass(frozen=True)
 class Pack:
@@ -35,22 +40,30 @@ class Pack:
         names: names of the photos.
         name: name of the set.
         left_out: error message of each file that could not be decoded.
+        small: the small photos of the same scenes, uint8 [H // 4, W // 4, 3], if the
+            photos are those of pairs; else empty.
     """
 
     images: Sequence[np.ndarray]
     names: Sequence[str]
     name: str = ""
     left_out: Sequence[str] = ()
+    small: Sequence[np.ndarray] = ()
 
     @property
-    def photos(self) -> list[tuple[str, np.ndarray]]:
-        """Pairs of a name and a photo."""
+    def photos(self) -> list[tuple[str, np.ndarray] | tuple[str, np.ndarray, np.ndarray]]:
+        """Tuples of a name, a photo and, of a pair, the small photo."""
+        if self.small:
+            return list(zip(self.names, self.images, self.small, strict=True))
         return list(zip(self.names, self.images, strict=True))
 
     def take(self, indices: Sequence[int]) -> "Pack":
         """Returns a pack of the photos at these indices."""
-        images, names = ([x[i] for i in indices] for x in (self.images, self.names))
-        return dataclasses.replace(self, images=images, names=names)
+        names, images, small = (
+            [column[i] for i in indices] if column else ()
+            for column in (self.names, self.images, self.small)
+        )
+        return dataclasses.replace(self, names=names, images=images, small=small)
 
     def at_least(self, side: int, purpose: str) -> "Pack":
         """Returns a pack without the photos that are too small; a warning names each.
@@ -100,7 +113,7 @@ class Pack:
 
     def as_source(self) -> Source:
         """Returns the pack as a source of files that are decoded already."""
-        return Source(self.name, (), lambda: map(File, self.names, self.images))
+        return Source(self.name, (), lambda: itertools.starmap(File, self.photos))
 
 
 def open_pack(source: Source, cache_dir: Path, *, on_error: str = "skip") -> Pack:
@@ -144,18 +157,28 @@ def read_pack(listing: Listing, cache_dir: Path) -> Pack | None:
     with contextlib.suppress(ValueError, TypeError, LookupError):
         entries = json.loads(index_path.read_text())
         kept = [entry for entry in entries if "left_out" not in entry]
-        ends = [x["offset"] + x["height"] * x["width"] * 3 for x in kept]
         data = np.memmap(data_path, np.uint8, mode="r")
-        images = [
-            data[entry["offset"] : end].reshape(entry["height"], entry["width"], 3)
-            for entry, end in zip(kept, ends, strict=True)
-        ]
+        images = [_view(data, entry) for entry in kept]
+        small = [_view(data, entry["small"]) for entry in kept if "small" in entry]
         names = [entry["name"] for entry in kept]
         left_out = [entry["left_out"] for entry in entries if "left_out" in entry]
         # An index without photos is damaged: no such pack is made.
-        if images:
-            return Pack(images, names, listing.name, left_out)
+        if images and len(small) in (0, len(images)):
+            return Pack(images, names, listing.name, left_out, small)
     return None
+
+
+def _view(data: np.ndarray, place: dict[str, int]) -> np.ndarray:
+    height, width, offset = (place[key] for key in ("height", "width", "offset"))
+    return data[offset : offset + 3 * height * width].reshape(height, width, 3)
+
+
+def _append(data: BinaryIO, image: np.ndarray) -> dict[str, int]:
+    """Writes an image to the end of a pack; returns its place there."""
+    height, width, _ = image.shape
+    place = {"height": height, "width": width, "offset": data.tell()}
+    data.write(np.ascontiguousarray(image))
+    return place
 
 
 def _index_path(listing: Listing, cache_dir: Path) -> Path:
@@ -178,10 +201,9 @@ def _make_pack(source: Source, index_path: Path, on_error: str) -> None:
                     raise found
                 entries.append({"left_out": str(found)})
                 continue
-            height, width, _ = found.shape
-            entry = {"height": height, "width": width, "offset": data.tell()}
-            entries.append({"name": file.name, **entry})
-            data.write(np.ascontiguousarray(found))
+            hr, lr = found
+            entry = {"name": file.name, **_append(data, hr)}
+            entries.append(entry if lr is None else {**entry, "small": _append(data, lr)})
         if all("left_out" in entry for entry in entries):
             raise InputError(
                 f"{source.name}: none of {len(entries)} files is an image (first error:"
@@ -196,7 +218,8 @@ def _check_room(source: Source, folder: Path, pixels: Sequence[int]) -> None:
     if total > free:
         # Damaged headers may claim any size, so count the pixels that can be decoded.
         decoded = _decode(source, len(pixels))
-        total = sum(x.size for _, x in decoded if isinstance(x, np.ndarray))
+        found = (x for _, x in decoded if not isinstance(x, InputError))
+        total = sum(image.size for pair in found for image in pair if image is not None)
     if total > free:
         raise OSError(
             f"{folder}: packing {source.name} needs {total / 1e6:,.1f} MB, but only"
@@ -205,21 +228,23 @@ def _check_room(source: Source, folder: Path, pixels: Sequence[int]) -> None:
 
 
 def _count_pixels(file: File) -> int:
-    """Returns the header's pixel count, or 0 if it is broken, which decoding reports."""
+    """Returns the headers' pixel count, or 0 if one is broken, which decoding reports."""
     # Only a pack has files that are decoded already, and it is not packed again.
     assert not isinstance(file.content, np.ndarray)
+    assert not isinstance(file.lr, np.ndarray)
     try:
-        return count_pixels(file.content, file.place)
+        small = count_pixels(file.lr, str(file.lr)) if file.lr else 0
+        return count_pixels(file.content, file.place) + small
     except InputError:
         return 0
 
 
-def _decode(source: Source, total: int) -> Iterator[tuple[File, np.ndarray | InputError]]:
+def _decode(source: Source, total: int) -> Iterator[tuple[File, _Pair | InputError]]:
     """Decodes files in threads; yields each in order with its pixels or its error."""
 
-    def decode(file: File) -> tuple[File, np.ndarray | InputError]:
+    def decode(file: File) -> tuple[File, _Pair | InputError]:
         try:
-            return file, file.read()
+            return file, file.read_pair()
         except InputError as error:
             return file, error
 

@@ -1,11 +1,11 @@
 """Pairs of photos: a small blurry one, and a sharp one of the same scene, x4 as large."""
 
 import collections
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from eddsrn_jax.data.folders import PhotoFile, find_photos
-from eddsrn_jax.data.source_files import File, Source
+from eddsrn_jax.data.source_files import Source, paths_source
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.paths import local_path
 
@@ -14,7 +14,19 @@ PAIRS = "pairs:"
 
 
 def pairs_source(value: str, name: str) -> Source:
-    """Returns a source of the pairs of photos in two folders.
+    """Returns a source of the pairs of photos in two folders, see `find_pairs`.
+
+    Args:
+        value: "pairs:LR_DIR,HR_DIR".
+        name: name of the source.
+    """
+    return paths_source(name, find_pairs(value, f"--dataset={name}"))
+
+
+def find_pairs(
+    value: str, flag: str, *, excluded: Collection[Path] = ()
+) -> list[PhotoFile]:
+    """Returns the pairs of photos in two folders, as sharp photos with an `lr`.
 
     The photos of a pair have the same path below their folders, whatever their
     extensions. The small photo may also end in "x4", as in DIV2K: 0801x4.png belongs to
@@ -22,13 +34,13 @@ def pairs_source(value: str, name: str) -> Source:
 
     Args:
         value: "pairs:LR_DIR,HR_DIR", folders of the small photos and of the sharp ones.
-        name: name of the source.
+        flag: flag that has the value, for messages.
+        excluded: folders to leave out, see `find_photos`.
 
     Raises:
         InputError: there are not two folders with photos, a photo has no partner, or a
             photo has two.
     """
-    flag = f"--dataset={name}"
     places = [place.strip() for place in value.removeprefix(PAIRS).split(",")]
     if len(places) != 2 or not all(places):
         raise InputError(
@@ -36,18 +48,15 @@ def pairs_source(value: str, name: str) -> Source:
             " photos and that of the sharp ones"
         )
     lr_folder, hr_folder = (local_path(place, flag) for place in places)
-    small, large = find_photos(lr_folder), find_photos(hr_folder)
+    small, large = (
+        find_photos(folder, excluded=excluded) for folder in (lr_folder, hr_folder)
+    )
     hr = _by_stem(hr_folder, large, [_stem(photo) for photo in large])
     stems = [_stem(photo) for photo in small]
     stems = [stem if stem in hr else stem.removesuffix("x4") for stem in stems]
     lr = _by_stem(lr_folder, small, stems)
     _check_partners(lr_folder, lr, hr_folder, hr)
-
-    def files() -> Iterator[File]:
-        for stem, photo in hr.items():
-            yield File(photo.name, photo.path, lr[stem].path)
-
-    return Source(name, tuple(photo.path for photo in (*small, *large)), files)
+    return [photo._replace(lr=lr[stem].path) for stem, photo in hr.items()]
 
 
 def _stem(photo: PhotoFile) -> str:

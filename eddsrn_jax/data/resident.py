@@ -38,8 +38,13 @@ def resident_batches(
         `shard_batch`.
 
     Raises:
-        InputError: the photos do not fit in a device's memory.
+        InputError: the photos do not fit in a device's memory, or are those of pairs.
     """
+    if sampler.small:
+        raise InputError(
+            "config.data.pipeline='resident' cannot cut pairs of photos; use 'stream'"
+            " instead"
+        )
     sizes = [3 * height * width for height, width in sampler.sizes]
     count = -(-sum(sizes) // _BLOCK) + _blocks_touched(sampler.patch_size)
     memory = device_memory(mesh.local_devices[0])

@@ -14,6 +14,7 @@ import numpy as np
 from eddsrn_jax.data.folders import PhotoFile, find_photos
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.images import read_image
+from eddsrn_jax.models import SCALE
 from eddsrn_jax.paths import local_path, printable
 
 
@@ -24,12 +25,12 @@ class File:
     Attributes:
         name: unique name within the source.
         content: path, bytes, or the pixels if the file is decoded already.
-        lr: path of the small blurry photo of the same scene, if there is one.
+        lr: path or pixels of the small blurry photo of the same scene, if there is one.
     """
 
     name: str
     content: Path | bytes | np.ndarray
-    lr: Path | None = None
+    lr: Path | np.ndarray | None = None
 
     @property
     def place(self) -> str:
@@ -41,6 +42,25 @@ class File:
         if isinstance(self.content, np.ndarray):
             return self.content
         return read_image(self.content, self.place)
+
+    def read_pair(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Returns the file's pixels, and those of the small photo, if there is one.
+
+        Raises:
+            InputError: a photo cannot be read, or the small one is not a quarter as high
+                and as wide.
+        """
+        hr = self.read()
+        if not isinstance(self.lr, Path):
+            return hr, self.lr
+        lr = read_image(self.lr, str(self.lr))
+        (height, width, _), (rows, columns, _) = lr.shape, hr.shape
+        if (height, width) != (rows // SCALE, columns // SCALE):
+            raise InputError(
+                f"{self.lr}: {width} x {height} pixels, but {self.place} has {columns} x"
+                f" {rows}; expected {columns // SCALE} x {rows // SCALE}"
+            )
+        return hr, lr
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,9 +108,10 @@ def paths_source(name: str, photos: Sequence[PhotoFile]) -> Source:
 
     def files() -> Iterator[File]:
         for photo in photos:
-            yield File(photo.name, photo.path)
+            yield File(*photo)
 
-    return Source(name, tuple(photo.path for photo in photos), files)
+    small = (photo.lr for photo in photos if photo.lr)
+    return Source(name, (*(photo.path for photo in photos), *small), files)
 
 
 def folder_source(folder: Path | str, name: str = "") -> Source:

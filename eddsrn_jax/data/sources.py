@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from eddsrn_jax.data.folders import PhotoFile, equal_files, find_photos
+from eddsrn_jax.data.pairs import find_pairs
 from eddsrn_jax.data.source_files import File as File
 from eddsrn_jax.data.source_files import Listing as Listing
 from eddsrn_jax.data.source_files import Source as Source
@@ -72,7 +73,7 @@ def open_split(
             the files for validation, chosen by their names), or "bundled" (photos inside
             scikit-image's wheel). A folder with DIV2K_train_HR and DIV2K_valid_HR has its
             own validation set too. Several folders are separated by commas:
-            "folder:A,folder:B".
+            "folder:A,folder:B". "pairs:LR_DIR,HR_DIR" names pairs, see `find_pairs`.
         validation_source: separate source for validation, in the same form. Folders are
             then used whole; other sources keep their own split. Photos of this source are
             left out of the training.
@@ -106,7 +107,7 @@ def open_split(
 
 def _open(source: str, flag: str, *, excluded: list[Path], tfds: dict) -> list[_Part]:
     """Opens every source that a config value names."""
-    texts = re.split(r",(?=folder:|tfds:|bundled(?:,|$))", source)
+    texts = re.split(r",(?=folder:|pairs:|tfds:|bundled(?:,|$))", source)
     parts = []
     for text in texts:
         kind, _, where = text.partition(":")
@@ -115,14 +116,18 @@ def _open(source: str, flag: str, *, excluded: list[Path], tfds: dict) -> list[_
         elif kind == "tfds" and len(texts) == 1:
             sets = [tfds_source(where, part, **tfds) for part in ("train", "validation")]
             parts.append(_Part(*sets))
+        elif kind == "pairs" and len(texts) == 1:
+            files = find_pairs(text, flag, excluded=excluded)
+            name = folder_name(local_path(where.rpartition(",")[2].strip(), flag))
+            parts.append(_Part(_Photos(name, files), None))
         elif text == "bundled":
             parts.append(_open_bundled())
-        elif kind == "tfds":
+        elif kind in ("tfds", "pairs"):
             raise InputError(f"{flag}={source}: {text} cannot be one of several sources")
         else:
             raise InputError(
-                f"{flag}={source!r}: expected 'tfds:div2k', 'folder:DIR' or 'bundled',"
-                " or several folders: 'folder:A,folder:B'"
+                f"{flag}={source!r}: expected 'tfds:div2k', 'folder:DIR', 'bundled' or"
+                " 'pairs:LR_DIR,HR_DIR', or several folders: 'folder:A,folder:B'"
             )
     return parts
 

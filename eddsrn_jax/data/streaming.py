@@ -35,10 +35,13 @@ def stream_batches(
         prefetch: number of batches that are kept ready.
     """
     tf = import_tensorflow()
+    types = {"hr": tf.uint8, "key": tf.uint32}
+    if sampler.small:
+        types["lr"] = tf.uint8
 
-    def gather(step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def gather(step: np.ndarray) -> tuple[np.ndarray, ...]:
         batch = sampler.batch(int(step), rows)
-        return batch["hr"], batch["key"]
+        return tuple(batch[name] for name in types)
 
     # Autotuning has nothing to tune here, and its thread sleeps for up to a minute: the
     # end of an iterator would wait for it.
@@ -47,15 +50,15 @@ def stream_batches(
     dataset = (
         tf.data.Dataset.range(steps.start, steps.stop)
         .map(
-            lambda step: tf.numpy_function(gather, [step], [tf.uint8, tf.uint32]),
+            lambda step: tf.numpy_function(gather, [step], [*types.values()]),
             num_parallel_calls=num_threads,
             deterministic=True,
         )
         .prefetch(prefetch)
         .with_options(options)
     )
-    for hr, key in dataset.as_numpy_iterator():
-        yield {"hr": hr, "key": key}
+    for arrays in dataset.as_numpy_iterator():
+        yield dict(zip(types, arrays, strict=True))
 
 
 def prefetch_to_device(

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from eddsrn_jax.checkpoints.found_weights import find_weights
 from eddsrn_jax.checkpoints.manager import Checkpoints
@@ -19,7 +18,7 @@ from eddsrn_jax.checkpoints.weights import Network, read_network
 from eddsrn_jax.config_values import Config
 from eddsrn_jax.data.pairs import PAIRS, pairs_source
 from eddsrn_jax.data.photo_record import open_validation, photo_places
-from eddsrn_jax.data.sources import File, Source, folder_source
+from eddsrn_jax.data.sources import Source, folder_source
 from eddsrn_jax.distributed import gather, require_equal
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.evaluation.baselines.bicubic import bicubic, untouched
@@ -29,9 +28,8 @@ from eddsrn_jax.evaluation.inputs import Spoiling
 from eddsrn_jax.evaluation.results import Row, format_gains, format_table, write_results
 from eddsrn_jax.evaluation.scoring import PAPER, Method, Pair, Photo, Scoring, evaluate
 from eddsrn_jax.files import make_folder
-from eddsrn_jax.images import read_image
 from eddsrn_jax.mesh import find_devices
-from eddsrn_jax.models import SCALE, abstract_outputs
+from eddsrn_jax.models import abstract_outputs
 from eddsrn_jax.paths import below, local_path, printable, workdir_path
 from eddsrn_jax.restoration.restorer import Restorer
 
@@ -331,22 +329,11 @@ def read_photos(source: Source) -> Iterator[Photo | Pair]:
     """Decodes the photos of a source; skips unusable ones with a warning."""
     for file in source.files():
         try:
-            photo = (file.name, file.read())
-            yield (*photo, _read_lr(file.lr, file, photo[1])) if file.lr else photo
+            hr, lr = file.read_pair()
         except InputError as error:
             _log.warning("%s; left out", error)
-
-
-def _read_lr(path: Path, file: File, hr: np.ndarray) -> np.ndarray:
-    """Decodes the small photo of a pair; raises InputError if its size does not fit."""
-    lr = read_image(path, str(path))
-    (height, width, _), (rows, columns, _) = lr.shape, hr.shape
-    if (height, width) != (rows // SCALE, columns // SCALE):
-        raise InputError(
-            f"{path}: {width} x {height} pixels, but {file.place} has {columns} x {rows};"
-            f" expected {columns // SCALE} x {rows // SCALE}"
-        )
-    return lr
+            continue
+        yield (file.name, hr) if lr is None else (file.name, hr, lr)
 
 
 def _held_out(config: Config, workdir: Path, *, required: bool) -> list[Source]:

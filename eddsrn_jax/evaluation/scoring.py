@@ -291,7 +291,7 @@ def _save(folder: Path, stem: str, images: Mapping[str, np.ndarray]) -> None:
 
 def validate(
     method: Method,
-    photos: Sequence[Photo],
+    photos: Sequence[Photo | Pair],
     *,
     sigmas: Sequence[float],
     spoilings: Sequence[Spoiling] = SPOILINGS["paper"],
@@ -303,9 +303,10 @@ def validate(
 
     Args:
         method: method to score.
-        photos: names and uint8 [H, W, 3].
-        sigmas, spoilings: every pair of them is one degradation. Photos and degradations
-            are matched in order; the shorter list repeats until the longer one ends.
+        photos: names and uint8 [H, W, 3]; of a pair also the input.
+        sigmas, spoilings: every combination of them is one degradation. Photos and
+            degradations are matched in order; the shorter list repeats until the longer
+            one ends. Pairs have none of them.
         num_examples: number of photos, from the first on, to return pictures of.
 
     Returns:
@@ -317,12 +318,13 @@ def validate(
     values: dict[str, list[float]] = defaultdict(list)
     exact: dict[str, None] = {}
     degradations = list(itertools.product(spoilings, sigmas))
-    for i in range(max(len(photos), len(degradations))):
-        name, photo = photos[i % len(photos)]
+    made_inputs = [] if len(photos[0]) > 2 else degradations
+    for i in range(max(len(photos), len(made_inputs))):
+        name, photo, *given = photos[i % len(photos)]
         hr = cut_to_scale(photo)
         spoiling, sigma = degradations[i % len(degradations)]
         lr_sharp, lr_blur = degrade_photo(hr, sigma, max_sigma=max(sigmas))
-        lr_blur = spoil(lr_blur, spoiling, seed=0, name=name)
+        lr_blur = given[0] if given else spoil(lr_blur, spoiling, seed=0, name=name)
         outputs = method(lr_blur)
         scores = {}
         if outputs.sr is not None:

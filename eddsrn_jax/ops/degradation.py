@@ -247,6 +247,29 @@ def training_triple(
     }
 
 
+def paired_triple(
+    key: jax.Array, hr: jax.Array, lr: jax.Array, *, scale: int
+) -> dict[str, jax.Array]:
+    """Makes a training example from the crops of a pair; augments both alike.
+
+    Args:
+        key: PRNG key of the augmentation.
+        hr: crop of the sharp photo, uint8 [H, H, 3], H a multiple of `scale`.
+        lr: the same crop of the small photo, uint8 [H / scale, H / scale, 3].
+        scale: whole factor.
+
+    Returns:
+        What `training_triple` returns; "lr_blur" is `lr`.
+    """
+    augment_key, _ = jax.random.split(key)
+    hr, lr = augment(augment_key, hr), augment(augment_key, lr)
+    return {
+        "hr": hr.astype(jnp.float32) / 255.0,
+        "lr_sharp": _shrink(hr, scale=scale, size=hr.shape[:2]),
+        "lr_blur": lr.astype(jnp.float32) / 255.0,
+    }
+
+
 def _add_noise_at_random(
     key: jax.Array, image: jax.Array, share: float, max_noise: float
 ) -> jax.Array:

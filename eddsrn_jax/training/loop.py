@@ -19,7 +19,7 @@ from eddsrn_jax.data.crops import CropSampler
 from eddsrn_jax.distributed import require_equal
 from eddsrn_jax.evaluation.inputs import SPOILINGS
 from eddsrn_jax.evaluation.network import evaluate_network
-from eddsrn_jax.evaluation.scoring import Photo, Scoring
+from eddsrn_jax.evaluation.scoring import Pair, Photo, Scoring
 from eddsrn_jax.files import (
     delete_leftovers,
     locked,
@@ -73,7 +73,7 @@ class _Run:
     workdir: Path
     mesh: jax.sharding.Mesh
     sampler: CropSampler
-    held_out: Sequence[Photo]
+    held_out: Sequence[Photo | Pair]
 
 
 def train_and_evaluate(

@@ -1,6 +1,7 @@
 """Makes the parts of a run from its config: data, training step, state."""
 
 import functools
+import logging
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import jax
 import numpy as np
 import optax
 
-from eddsrn_jax.checkpoints.found_weights import WEIGHTS_FILE
+from eddsrn_jax.checkpoints.found_weights import SHIPPED, WEIGHTS_FILE
 from eddsrn_jax.checkpoints.manager import Checkpoints
 from eddsrn_jax.checkpoints.parameters import merge
 from eddsrn_jax.checkpoints.weights import load_weights
@@ -32,6 +33,8 @@ from eddsrn_jax.training.adversarial import adversarial_step, with_discriminator
 from eddsrn_jax.training.resuming import check_resumption
 from eddsrn_jax.training.state import TrainState, create_train_state
 from eddsrn_jax.training.step import Metrics, train_step
+
+_log = logging.getLogger(__name__)
 
 # Smaller photos leave fewer than 8 x 8 pixels of the deblurred image inside its border.
 _MIN_VALIDATION_SIDE = SCALE * 16
@@ -68,6 +71,11 @@ def open_data(config: Config, workdir: Path | None = None) -> tuple[CropSampler,
         crops_per_image=data.crops_per_image,
         patch_size=data.hr_patch_size,
     )
+    if sampler.small:
+        _log.info(
+            "the inputs are the small photos of the pairs; of config.degradation only"
+            " sigma_range has a use: restore warns of blurs outside it"
+        )
     held_out = held_out.at_least(_MIN_VALIDATION_SIDE, "the minimum for validation")
     most = range(min(len(held_out.images), config.validation.max_photos))
     return sampler, held_out.take(most)
@@ -81,7 +89,8 @@ def photo_sums(pack: Pack) -> list[str]:
     return [
         f"{name}, {image.shape[1]} x {image.shape[0]},"
         f" {zlib.crc32(np.ascontiguousarray(image[::16])):08x}"
-        for name, image in pack.photos
+        for name, *images in pack.photos
+        for image in images
     ]
 
 
@@ -204,7 +213,7 @@ def load_params(path: Path | str, model: nn.Module, *, start: Any = None) -> Any
     Of a run's workdir it loads the best checkpoint.
 
     Args:
-        path: file or workdir.
+        path: file or folder; or, if there is none of that name, a name in SHIPPED.
         model: network that the weights are for.
         start: parameters that the network keeps where no weights have their name and
             shape; None if all weights must fit.
@@ -213,9 +222,15 @@ def load_params(path: Path | str, model: nn.Module, *, start: Any = None) -> Any
         InputError: the weights are missing, damaged, of another architecture, or in a
             format that cannot be read; or none fits.
     """
-    path, like = local_path(path, "config.init_from"), abstract_params(model)
+    name, path = str(path), local_path(path, "config.init_from")
+    like = abstract_params(model)
     if not path.exists():
-        raise InputError(f"config.init_from={path}: no such file or folder")
+        if name not in SHIPPED:
+            raise InputError(
+                f"config.init_from={path}: no such file or folder, and the included"
+                f" weights are {', '.join(SHIPPED)}"
+            )
+        path = SHIPPED[name]
     if path.suffix != ".safetensors" and path.is_file():
         raise InputError(
             f"config.init_from={path}: a {path.suffix or 'file of another'} format cannot"

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from eddsrn_jax.mesh import DATA_AXIS
-from eddsrn_jax.ops.degradation import training_triple
+from eddsrn_jax.ops.degradation import paired_triple, training_triple
 from eddsrn_jax.training.losses import joint_loss
 from eddsrn_jax.training.state import TrainState
 
@@ -40,7 +40,8 @@ def train_step(
 
     Args:
         state: replicated state.
-        batch: "hr" uint8 [n, H, H, 3] and "key" uint32 [n, 2], see CropSampler.
+        batch: "hr" uint8 [n, H, H, 3], "key" uint32 [n, 2] and, of pairs, "lr", see
+            CropSampler.
         model: network that maps lr_blur to outputs, see eddsrn_jax.models.
         optimizer: optimizer of the parameters.
         scale: factor of the super-resolution.
@@ -70,10 +71,19 @@ def train_step(
     )
 
 
-def degrade(batch: dict[str, jax.Array], **degradation: Any) -> dict[str, jax.Array]:
-    """Makes the network's inputs and targets from crops, see `training_triple`."""
+def degrade(
+    batch: dict[str, jax.Array], *, scale: int, **degradation: Any
+) -> dict[str, jax.Array]:
+    """Makes the network's inputs and targets from crops.
+
+    See `training_triple`; for crops of pairs, which have inputs of their own, see
+    `paired_triple`.
+    """
     keys = jax.random.wrap_key_data(batch["key"], impl="threefry2x32")
-    make = functools.partial(training_triple, **degradation)
+    if "lr" in batch:
+        make = functools.partial(paired_triple, scale=scale)
+        return jax.vmap(make)(keys, batch["hr"], batch["lr"])
+    make = functools.partial(training_triple, scale=scale, **degradation)
     return jax.vmap(make)(keys, batch["hr"])
 
 

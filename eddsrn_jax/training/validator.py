@@ -12,7 +12,7 @@ import numpy as np
 
 from eddsrn_jax.checkpoints.ranking import VALIDATION_SET
 from eddsrn_jax.evaluation.inputs import SPOILINGS
-from eddsrn_jax.evaluation.scoring import Photo, validate
+from eddsrn_jax.evaluation.scoring import Pair, Photo, validate
 from eddsrn_jax.restoration.restorer import Restorer
 from eddsrn_jax.training.progress import Reporter
 from eddsrn_jax.training.step_metrics import ADVICE
@@ -29,7 +29,7 @@ class Validator:
     def __init__(
         self,
         model: nn.Module,
-        photos: Sequence[Photo],
+        photos: Sequence[Photo | Pair],
         reporter: Reporter,
         *,
         sigmas: Sequence[float],
@@ -39,7 +39,7 @@ class Validator:
 
         Args:
             model: network to score.
-            photos: names and uint8 [H, W, 3].
+            photos: see `scoring.validate`.
             reporter: reporter of the scores and pictures.
             sigmas: see `scoring.validate`.
             degradation: name of a list of spoilings, "paper" or "photo".
@@ -82,7 +82,8 @@ class Validator:
     def _set(self) -> int:
         """A number that identifies the photos and degradations."""
         number = zlib.crc32(repr((self._sigmas, self._degradation)).encode())
-        for name, image in self._photos:
-            number = zlib.crc32(f"{name}{image.shape}".encode(), number)
-            number = zlib.crc32(np.ascontiguousarray(image), number)
+        for name, *images in self._photos:
+            for image in images:
+                number = zlib.crc32(f"{name}{image.shape}".encode(), number)
+                number = zlib.crc32(np.ascontiguousarray(image), number)
         return number

@@ -10,23 +10,9 @@ from PIL import Image
 from eddsrn_jax.data.pairs import pairs_source
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.evaluation.baselines.bicubic import bicubic, untouched
-from eddsrn_jax.evaluation.inputs import degrade_photo
 from eddsrn_jax.evaluation.network import open_folders, read_photos
 from eddsrn_jax.evaluation.results import format_gains, format_table, write_results
 from eddsrn_jax.evaluation.scoring import evaluate
-
-
-@pytest.fixture
-def pairs(tmp_path, photo):
-    """Writes two pairs of sigma 1.5; returns the value that names their folders."""
-    for i, name in enumerate(("a", "b/c")):
-        hr = photo[8 * i : 8 * i + 98, : 130 + i]
-        _, lr = degrade_photo(hr[:96, :128], 1.5, max_sigma=2.0)
-        for folder, suffix, image in (("small", "x4" * i, lr), ("sharp", "", hr)):
-            path = tmp_path / folder / f"{name}{suffix}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image).save(path)
-    return f"pairs:{tmp_path / 'small'},{tmp_path / 'sharp'}"
 
 
 class ToldSigma:

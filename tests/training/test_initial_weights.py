@@ -6,9 +6,10 @@ import optax
 import pytest
 from tiny import PLAIN, tiny_config
 
+from eddsrn_jax.checkpoints.found_weights import SHIPPED
 from eddsrn_jax.checkpoints.manager import Checkpoints
 from eddsrn_jax.checkpoints.parameters import merge
-from eddsrn_jax.checkpoints.weights import Network, write_network
+from eddsrn_jax.checkpoints.weights import Network, read_network, write_network
 from eddsrn_jax.config_values import from_json
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.mesh import make_mesh
@@ -65,6 +66,16 @@ def test_the_weights_may_be_those_of_a_run(weights, tmp_path):
     random = init_params(LARGER, jax.random.key(0))
     found = load_params(tmp_path / "run", LARGER, start=random)
     assert_mixed(jax.device_get(found), taken, random)
+
+
+def test_included_weights_are_found_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    network = read_network(SHIPPED["eddsrn-lite"])
+    found = load_params("eddsrn-lite", network.model)
+    jax.tree.map(np.testing.assert_array_equal, found, network.params)
+    message = "init_from=eddsrn: no such .* included weights are photo, gaussian, eddsrn-"
+    with pytest.raises(InputError, match=message):
+        load_params("eddsrn", network.model)
 
 
 def test_weights_of_another_shape_keep_their_start(caplog):
