@@ -63,8 +63,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.data = ml_collections.ConfigDict()
     # Photos to train and validate on: "tfds:div2k", "folder:DIR", "bundled" for those
-    # inside scikit-image, or "pairs:LR_DIR,HR_DIR" for your own pairs of a small photo and
-    # a sharp one.
+    # inside scikit-image, or "pairs:LR_DIR,HR_DIR" for pairs of your own, each a small
+    # photo and a sharp one.
     config.data.source = "tfds:div2k"
     # Photos to validate on, in the same form. Empty: those that data.source itself sets
     # apart for validation.
