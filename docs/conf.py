@@ -1,5 +1,6 @@
 """Settings of the site that make docs builds."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 # The project itself need not be installed.
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+os.environ["PYTHONPATH"] = str(ROOT)  # for the notebook
 
 import eddsrn_jax  # noqa: E402
 
@@ -15,7 +17,7 @@ author = copyright = "the eddsrn_jax contributors"
 version = release = eddsrn_jax.__version__
 
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.mathjax",
@@ -29,6 +31,14 @@ suppress_warnings = [
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
+# The notebook is run at each build, and an error in it is an error of the build.
+nb_execution_mode = "force"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 900
+nb_execution_show_tb = True
+# Where log messages and progress bars go.
+nb_output_stderr = "remove"
+nb_merge_streams = True
 # Indented blocks are shell commands, which need no colours.
 highlight_language = "text"
 
