@@ -42,8 +42,8 @@ def connect(
 
     Args:
         coordinator: HOST:PORT of the first process. If None, it comes from the
-            environment of SLURM's srun or of a TPU pod. Without either, the run has one
-            process.
+            environment of SLURM's srun, of Open MPI's mpirun or of a TPU pod. Without one
+            of them, the run has one process.
         num_processes: number of processes of the run.
         process_id: index of this process, from 0.
 
@@ -74,7 +74,8 @@ def connect(
         _log.info("waiting for the other processes")
     try:
         _initialize(coordinator, num_processes, process_id)
-    except (ValueError, OSError) as error:
+    # Open MPI 5 without the package mpi4py is a RuntimeError.
+    except (ValueError, OSError, RuntimeError) as error:
         if several:
             raise UsageError(f"the other processes cannot be found: {error}") from error
         _log.warning("no TPU pod was found, so this is the only process: %s", error)
@@ -149,9 +150,10 @@ def lost_a_process(error: BaseException) -> bool:
 
 
 def _several_by_environment() -> bool:
-    """Returns whether srun, or Kubernetes with TPUs, has started several processes."""
-    by_srun = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
-    return by_srun or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+    """Returns whether srun, mpirun or Kubernetes with TPUs started several processes."""
+    counts = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+    by_launcher = any(int(os.environ.get(name, 1)) > 1 for name in counts)
+    return by_launcher or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
 
 
 def require_equal(value: Any, difference: str) -> None:

@@ -29,7 +29,10 @@ def free_port():
 
 
 def joined(how, count):
-    """Yields flags and environment of each process, as by flags, srun or a TPU pod."""
+    """Yields the flags and environment of each process of a run.
+
+    They are given by flags, or as by srun, by mpirun of Open MPI 4 or by a TPU pod.
+    """
     port = free_port()
     for i in range(count):
         if how == "flags":
@@ -44,6 +47,16 @@ def joined(how, count):
                 "SLURM_STEP_NUM_TASKS": str(count),
                 "SLURM_PROCID": str(i),
                 "SLURM_LOCALID": str(i),
+            }
+            yield (), variables
+        elif how == "mpirun":
+            variables = {
+                # JAX derives the coordinator's port from the first number.
+                "OMPI_MCA_orte_hnp_uri": f"{port * 2**12}.0;tcp://127.0.0.1:1",
+                "OMPI_COMM_WORLD_SIZE": str(count),
+                "OMPI_COMM_WORLD_RANK": str(i),
+                "OMPI_COMM_WORLD_LOCAL_RANK": str(i),
+                "OMPI_VERSION": "4.1.4",
             }
             yield (), variables
         else:
@@ -108,7 +121,7 @@ def test_two_processes_log_the_same_metrics_as_one(finished, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["flags", "srun", "tpu"])
+@pytest.mark.parametrize("how", ["flags", "srun", "mpirun", "tpu"])
 def test_four_processes_log_the_same_metrics_as_one(finished, tmp_path, how):
     folder, _ = finished
     flags = tiny_flags(folder, tmp_path / "four", **CHANGES)
