@@ -92,7 +92,14 @@ def test_estimates_and_removes_a_gaussian_blur(drawing, sigma, error, gain):
 
 
 # Measured: gains of 3.9, 4.5 and 3.4 dB.
-@pytest.mark.parametrize("sigma, gain", [(1.0, 3.0), (1.5, 3.5), (2.0, 2.5)])
+@pytest.mark.parametrize(
+    "sigma, gain",
+    [
+        pytest.param(1.0, 3.0, marks=pytest.mark.slow),
+        (1.5, 3.5),
+        pytest.param(2.0, 2.5, marks=pytest.mark.slow),
+    ],
+)
 def test_deblurs_a_photo(photo, sigma, gain):
     lr_sharp, lr_blur = degrade_photo(photo, sigma, max_sigma=2.0)
     restored = DarkChannel()(lr_blur)

@@ -81,8 +81,8 @@ def test_restorer_returns_rounded_network_outputs(restorer, photo, size):
 @pytest.mark.parametrize(
     "model",
     [
-        SRResNet(features=4, num_blocks=1),
-        SCGAN(features=4, num_layers=2),
+        pytest.param(SRResNet(features=4, num_blocks=1), marks=pytest.mark.slow),
+        pytest.param(SCGAN(features=4, num_layers=2), marks=pytest.mark.slow),
         LapSRN(features=4, num_layers=2),
         VDSR(features=4, num_layers=4),
         DeblurCNN(layers=((5, 4), (1, 4), (3, 3))),
@@ -101,7 +101,9 @@ def test_windows_reproduce_whole_photo_outputs_of_other_networks(model, photo):
             assert np.abs(result - whole).max() < 1e-4
 
 
-@pytest.mark.parametrize("size", [(300, 448), (250, 411)])
+@pytest.mark.parametrize(
+    "size", [pytest.param((300, 448), marks=pytest.mark.slow), (250, 411)]
+)
 def test_tiled_result_matches_result_in_a_single_window(whole, tiled, photo, size):
     image = photo[: size[0], : size[1]]
     window, tiles = tiled._planner.plan(size)

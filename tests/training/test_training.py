@@ -192,7 +192,7 @@ def test_run_without_a_deblurring_head_writes_no_deblurring_metrics(finished):
     assert {m["output"] for m in json.loads(results)["means"]} == {"sr"}
 
 
-@pytest.mark.parametrize("rate", [1e3, 1e12])
+@pytest.mark.parametrize("rate", [1e3, pytest.param(1e12, marks=pytest.mark.slow)])
 def test_nonfinite_value_stops_the_run_and_names_step_and_batch(finished, tmp_path, rate):
     folder, _ = finished
     config = tiny_config(
