@@ -184,7 +184,8 @@ class HalfSizeEDDSRNTwin(Twin):
 
         sr, deblurred = head(x, "sr_head"), head(x, "deblur_head")
         if self.model.detail_features:
-            # The first layer's weights expect channels as depth_to_space orders them.
+            # The weights of detail_stem expect channels in the order (row, column, C) of
+            # depth_to_space. PyTorch's pixel_shuffle orders them (C, row, column).
             n, c, h, w = x.shape
             y = x.reshape(n, 2, 2, c // 4, h, w).permute(0, 3, 1, 2, 4, 5)
             y = F.pixel_shuffle(y.reshape(n, c, h, w), 2)

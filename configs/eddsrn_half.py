@@ -40,7 +40,9 @@ def get_config(size: str = "small") -> ml_collections.ConfigDict:
     config.model.features = (64, 128, 192)
     config.model.num_pairs = (1, 2, 3, 2, 2)
     config.model.front_end = "gaussian-1-084c6179"
+    # Width of the layers at the photo's size that follow the trunk. 0: none.
     config.model.detail_features = 0
+    # Number of pairs of convolutions in those layers.
     config.model.detail_pairs = 2
     config.model.dtype = "float32"
 

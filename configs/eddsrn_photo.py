@@ -1,10 +1,11 @@
 """ED-DSRN at half size for real photos, beyond the paper's blurs.
 
 Departs from the paper. The training crops have blurs of sigma 0 to 3 pixels of the small
-image, some of them stronger in one direction. One in seven has no blur at all. Half of
-the crops have sensor noise of up to 12 grey levels. Half have JPEG compression of quality
-30 to 100. A quarter has neither. The network is that of configs/eddsrn_half.py, with a
-bank of filters for this range.
+image, some of them stronger in one direction. Three in ten have no blur at all. A third
+of the crops has sensor noise of up to 12 grey levels, a third has JPEG compression of
+quality 30 to 100, and four in ten have neither. The network is that of
+configs/eddsrn_half.py, with a bank of filters for this range and with layers at the
+photo's size.
 
     python train.py --config=configs/eddsrn_photo.py --config.data.source=folder:DIR
 
@@ -17,7 +18,7 @@ from configs import eddsrn_half
 
 
 def get_config(size: str = "small") -> ml_collections.ConfigDict:
-    """Returns the recipe of eddsrn_half with another bank and other degradations.
+    """Returns the recipe of eddsrn_half with another network and other degradations.
 
     Args:
         size: "small", for CPUs, or "large", for GPUs.

@@ -8,7 +8,8 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 # The project itself need not be installed.
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
-os.environ["PYTHONPATH"] = str(ROOT)  # for the notebook
+# The notebook, and the command that it starts, import the project from here.
+os.environ["PYTHONPATH"] = str(ROOT)
 
 import eddsrn_jax  # noqa: E402
 
@@ -36,7 +37,7 @@ nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 900
 nb_execution_show_tb = True
-# Where log messages and progress bars go.
+# stderr has only log messages and progress bars.
 nb_output_stderr = "remove"
 nb_merge_streams = True
 # Indented blocks are shell commands, which need no colours.

@@ -42,8 +42,8 @@ def connect(
 
     Args:
         coordinator: HOST:PORT of the first process. If None, it comes from the
-            environment of SLURM's srun, of Open MPI's mpirun or of a TPU pod. Without one
-            of them, the run has one process.
+            environment of SLURM's srun, of Open MPI's mpirun or of a TPU pod. Without
+            these, the run has one process.
         num_processes: number of processes of the run.
         process_id: index of this process, from 0.
 
@@ -74,8 +74,12 @@ def connect(
         _log.info("waiting for the other processes")
     try:
         _initialize(coordinator, num_processes, process_id)
-    # Open MPI 5 without the package mpi4py is a RuntimeError.
-    except (ValueError, OSError, RuntimeError) as error:
+    except RuntimeError as error:
+        # Under Open MPI 5, JAX needs the package mpi4py.
+        if "mpi4py" not in str(error):
+            raise
+        raise UsageError(f"the other processes cannot be found: {error}") from error
+    except (ValueError, OSError) as error:
         if several:
             raise UsageError(f"the other processes cannot be found: {error}") from error
         _log.warning("no TPU pod was found, so this is the only process: %s", error)

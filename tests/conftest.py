@@ -43,7 +43,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # Compiling makes many Python objects, among which Python would often look for garbage.
 gc.set_threshold(100_000, 50, 100)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# As in commands: which messages Orbax logs depended on the tests that ran before.
+# The commands do this too. Without it, Orbax's messages depend on the tests before.
 absl_logging.set_verbosity(absl_logging.FATAL)
 enable_compilation_cache()
 
@@ -117,7 +117,7 @@ def shared_data(name: str) -> Path:
 
 
 def _train(tmp_path_factory, photo: np.ndarray, **changes) -> tuple[Path, Path]:
-    """Returns a folder of photos and a workdir, trained once for all workers of xdist."""
+    """Trains a run once for all xdist workers; returns its photos' folder and workdir."""
     root = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         root = root.parent
@@ -133,7 +133,7 @@ def _train(tmp_path_factory, photo: np.ndarray, **changes) -> tuple[Path, Path]:
             config = tiny_config(folder, **changes)
             assert train_and_evaluate(config, root / "run") is None
             done.touch()
-    # Some tests write into the workdir.
+    # Each worker gets a copy, because some tests write into the workdir.
     workdir = tmp_path_factory.mktemp("run") / "run"
     return folder, shutil.copytree(root / "run", workdir)
 

@@ -14,7 +14,8 @@ from eddsrn_jax.models.layers import Conv, depth_to_space
 from eddsrn_jax.ops.resize import bicubic_upscale
 from eddsrn_jax.training.state import create_train_state
 
-# The network of the archived run in checkpoints/, whose programs are then shared.
+# Widths of the archived run in tests/checkpoints/. With equal widths, tests share their
+# compiled programs.
 SMALL = {
     "features": (4, 4, 4, 4),
     "num_pairs": 1,

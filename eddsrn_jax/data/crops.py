@@ -54,7 +54,7 @@ def crop_plan(
         crops_per_image: passes over the photos. Rows that do not fill a last batch are
             dropped.
         patch_size: side of a crop in pixels.
-        align: number that divides every corner's coordinates.
+        align: the corners' coordinates are multiples of this number.
     """
     rng = np.random.default_rng([seed, epoch])
     count = len(sizes)

@@ -228,7 +228,7 @@ def _check_room(source: Source, folder: Path, pixels: Sequence[int]) -> None:
 
 
 def _count_pixels(file: File) -> int:
-    """Returns the headers' pixel count, or 0 if one is broken, which decoding reports."""
+    """Returns the pixel count in the headers; 0 if decoding will report a broken one."""
     # Only a pack has files that are decoded already, and it is not packed again.
     assert not isinstance(file.content, np.ndarray)
     assert not isinstance(file.lr, np.ndarray)

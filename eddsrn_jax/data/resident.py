@@ -38,13 +38,9 @@ def resident_batches(
         `shard_batch`.
 
     Raises:
-        InputError: the photos do not fit in a device's memory, or are those of pairs.
+        InputError: the photos do not fit in a device's memory.
     """
-    if sampler.small:
-        raise InputError(
-            "config.data.pipeline='resident' cannot cut pairs of photos; use 'stream'"
-            " instead"
-        )
+    assert not sampler.small, "config_checks refuses pairs"
     sizes = [3 * height * width for height, width in sampler.sizes]
     count = -(-sum(sizes) // _BLOCK) + _blocks_touched(sampler.patch_size)
     memory = device_memory(mesh.local_devices[0])

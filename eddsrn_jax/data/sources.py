@@ -73,10 +73,11 @@ def open_split(
             the files for validation, chosen by their names), or "bundled" (photos inside
             scikit-image's wheel). A folder with DIV2K_train_HR and DIV2K_valid_HR has its
             own validation set too. Several folders are separated by commas:
-            "folder:A,folder:B". "pairs:LR_DIR,HR_DIR" names pairs, see `find_pairs`.
-        validation_source: separate source for validation, in the same form. Folders are
-            then used whole; other sources keep their own split. Photos of this source are
-            left out of the training.
+            "folder:A,folder:B". "pairs:LR_DIR,HR_DIR" are pairs, see `find_pairs`; 5 % of
+            them are held out too.
+        validation_source: separate source for validation, in the same form. Folders and
+            pairs are then used whole; other sources keep their own split. Photos of this
+            source are left out of the training.
         tfds_data_dir: folder of tensorflow-datasets' data; empty for its default.
         tfds_download: whether tensorflow-datasets may download and prepare missing data.
         workdir: workdir of the run, which is never a part of a source.
@@ -148,7 +149,7 @@ def _open_folder(folder: Path, excluded: list[Path]) -> _Part:
 
 
 def _hold_out(photos: _Photos | Source) -> tuple[_Photos, _Photos]:
-    """Holds out a twentieth of a folder's photos; exact copies stay together."""
+    """Holds out a twentieth of the photos or pairs; exact copies stay together."""
     assert isinstance(photos, _Photos)
     files = photos.files
     if len(files) < 2:
@@ -226,7 +227,7 @@ def _joined(parts: Sequence[_Photos | Source]) -> Source:
         assert isinstance(part, _Photos)
         name = f"{part.name}-{number}" if part.name in names else part.name
         names.append(name)
-        files += [PhotoFile(f"{name}/{file.name}", file.path) for file in part.files]
+        files += [file._replace(name=f"{name}/{file.name}") for file in part.files]
     title = "+".join(names)
     if len(title) > _LONGEST_NAME:
         title = f"{names[0]}+{len(names) - 1} more"

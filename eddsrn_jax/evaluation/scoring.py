@@ -306,7 +306,7 @@ def validate(
         photos: names and uint8 [H, W, 3]; of a pair also the input.
         sigmas, spoilings: every combination of them is one degradation. Photos and
             degradations are matched in order; the shorter list repeats until the longer
-            one ends. Pairs have none of them.
+            one ends. Pairs are scored once each, without degradation.
         num_examples: number of photos, from the first on, to return pictures of.
 
     Returns:
@@ -318,8 +318,9 @@ def validate(
     values: dict[str, list[float]] = defaultdict(list)
     exact: dict[str, None] = {}
     degradations = list(itertools.product(spoilings, sigmas))
-    made_inputs = [] if len(photos[0]) > 2 else degradations
-    for i in range(max(len(photos), len(made_inputs))):
+    are_pairs = len(photos[0]) > 2
+    count = len(photos) if are_pairs else max(len(photos), len(degradations))
+    for i in range(count):
         name, photo, *given = photos[i % len(photos)]
         hr = cut_to_scale(photo)
         spoiling, sigma = degradations[i % len(degradations)]

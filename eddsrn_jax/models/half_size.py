@@ -85,7 +85,8 @@ class HalfSizeEDDSRN(nn.Module):
             and 1/4, middle at 1/8, decoder at 1/4 and 1/2.
         front_end: name of a filter bank, see models/front_end.py.
         detail_features: width of the layers at the photo's size that follow the trunk; 0
-            for none. They add what a sharp photo needs and half the size lacks.
+            for none. They add the fine detail of a sharp photo, which the trunk loses at
+            half size, and need a first width that is a multiple of 4.
         detail_pairs: number of pairs of convolutions in their residual block.
         dtype: computation dtype of the convolutions; filtering, mixing, parameters and
             outputs are float32.
@@ -181,7 +182,8 @@ class HalfSizeEDDSRN(nn.Module):
         """Receptive-field radius in pixels of the small image, from a multiple of STRIDE.
 
         The computation goes back from the output, as in EDDSRN.receptive_radius: bicubic
-        enlargement, mix convolution and last block at 1/2; up-convolution and block at
+        enlargement and mix convolution, or the layers at the photo's size if they reach
+        further; the last block at 1/2; up-convolution and block at
         1/4 and at 1/8; then the encoder.
         """
         encoder1, encoder2, middle, decoder2, decoder1 = (2 * n for n in self.num_pairs)

@@ -259,7 +259,8 @@ def paired_triple(
         scale: whole factor.
 
     Returns:
-        What `training_triple` returns; "lr_blur" is `lr`.
+        The same names and shapes as `training_triple`; "lr_blur" is the augmented `lr`,
+            in [0, 1].
     """
     augment_key, _ = jax.random.split(key)
     hr, lr = augment(augment_key, hr), augment(augment_key, lr)

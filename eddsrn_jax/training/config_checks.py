@@ -7,6 +7,7 @@ from typing import Any
 import ml_collections
 
 from eddsrn_jax.config_values import Config, flatten
+from eddsrn_jax.data.pairs import PAIRS
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.evaluation.inputs import SPOILINGS
 from eddsrn_jax.models import (
@@ -141,7 +142,7 @@ OWN_CODE: Mapping[str, Callable[[str], None]] = {
     "loss.sr": import_loss,
     "loss.deblurred": import_loss,
 }
-# Integer fields of networks that may be 0, which leaves those layers out.
+# Integer fields of networks that may be 0; 0 leaves out their layers.
 _NONE_IS_ZERO = ("deblur_features", "detail_features")
 
 
@@ -183,6 +184,9 @@ def check(config: Config) -> None:
     require(steps, values[steps] >= 1, "1 or more")
     has_weights = bool(values["init_from"]) or not values["init_from_partial"]
     require("init_from_partial", has_weights, "False, because config.init_from is empty")
+    streamed = values["data.pipeline"] == "stream"
+    of_pairs = values["data.source"].startswith(PAIRS)
+    require("data.pipeline", streamed or not of_pairs, "'stream', since it reads pairs")
     side = values["data.hr_patch_size"]
     require("data.hr_patch_size", side % SCALE == 0, f"a multiple of {SCALE}")
     _check_model(config, require)
@@ -212,6 +216,9 @@ def _check_model(config: Config, require: Callable[[str, bool, str], None]) -> N
             count = len(default)
             holds = _are_counts(value, count)
             require(f"model.{name}", holds, f"{count} whole numbers of 1 or more")
+    if model.get("detail_features"):
+        expected = "a first width that is a multiple of 4, as for any detail_features"
+        require("model.features", model.features[0] % 4 == 0, expected)
     if "dtype" in model:
         # JAX would compute in float32 instead of float64, and only warn.
         expected = "a floating type: 'float32', 'bfloat16' or 'float16'"

@@ -59,7 +59,7 @@ _OF_A_PROCESS = (
 
 @dataclasses.dataclass(frozen=True)
 class _Run:
-    """What a run trains with.
+    """The parts of a run that stay the same for all its steps.
 
     Attributes:
         config: values of the run.

@@ -73,8 +73,9 @@ def open_data(config: Config, workdir: Path | None = None) -> tuple[CropSampler,
     )
     if sampler.small:
         _log.info(
-            "the inputs are the small photos of the pairs; of config.degradation only"
-            " sigma_range has a use: restore warns of blurs outside it"
+            "training on pairs: the inputs are the small photos, so config.degradation"
+            " has no effect on the training. Its sigma_range is saved with the weights,"
+            " and restore warns of blurs outside it"
         )
     held_out = held_out.at_least(_MIN_VALIDATION_SIDE, "the minimum for validation")
     most = range(min(len(held_out.images), config.validation.max_photos))
@@ -208,12 +209,12 @@ def new_state(
 
 
 def load_params(path: Path | str, model: nn.Module, *, start: Any = None) -> Any:
-    """Loads weights from a .safetensors file, a folder of weights, or a workdir.
+    """Loads included weights, a .safetensors file, a folder of weights, or a workdir.
 
     Of a run's workdir it loads the best checkpoint.
 
     Args:
-        path: file or folder; or, if there is none of that name, a name in SHIPPED.
+        path: name in SHIPPED, or path of a file or folder.
         model: network that the weights are for.
         start: parameters that the network keeps where no weights have their name and
             shape; None if all weights must fit.
@@ -222,15 +223,13 @@ def load_params(path: Path | str, model: nn.Module, *, start: Any = None) -> Any
         InputError: the weights are missing, damaged, of another architecture, or in a
             format that cannot be read; or none fits.
     """
-    name, path = str(path), local_path(path, "config.init_from")
     like = abstract_params(model)
+    path = SHIPPED.get(str(path)) or local_path(path, "config.init_from")
     if not path.exists():
-        if name not in SHIPPED:
-            raise InputError(
-                f"config.init_from={path}: no such file or folder, and the included"
-                f" weights are {', '.join(SHIPPED)}"
-            )
-        path = SHIPPED[name]
+        raise InputError(
+            f"config.init_from={path}: no such file or folder; the included weights are"
+            f" {', '.join(SHIPPED)}"
+        )
     if path.suffix != ".safetensors" and path.is_file():
         raise InputError(
             f"config.init_from={path}: a {path.suffix or 'file of another'} format cannot"

@@ -40,8 +40,8 @@ def train_step(
 
     Args:
         state: replicated state.
-        batch: "hr" uint8 [n, H, H, 3], "key" uint32 [n, 2] and, of pairs, "lr", see
-            CropSampler.
+        batch: "hr" uint8 [n, H, H, 3], "key" uint32 [n, 2] and, for pairs, "lr"; see
+            CropSampler.batch.
         model: network that maps lr_blur to outputs, see eddsrn_jax.models.
         optimizer: optimizer of the parameters.
         scale: factor of the super-resolution.
@@ -76,8 +76,8 @@ def degrade(
 ) -> dict[str, jax.Array]:
     """Makes the network's inputs and targets from crops.
 
-    See `training_triple`; for crops of pairs, which have inputs of their own, see
-    `paired_triple`.
+    `training_triple` describes them. Crops of pairs already have inputs; `paired_triple`
+    describes those.
     """
     keys = jax.random.wrap_key_data(batch["key"], impl="threefry2x32")
     if "lr" in batch:

@@ -31,7 +31,8 @@ def free_port():
 def joined(how, count):
     """Yields the flags and environment of each process of a run.
 
-    They are given by flags, or as by srun, by mpirun of Open MPI 4 or by a TPU pod.
+    Flags connect the processes, or the environment variables of srun, of Open MPI 4's
+    mpirun or of a TPU pod.
     """
     port = free_port()
     for i in range(count):

@@ -21,9 +21,10 @@ from eddsrn_jax.training.loop import train_and_evaluate
 
 @pytest.fixture
 def grids(tmp_path):
-    """Writes three pairs whose pixels hold their place; returns the value of a source.
+    """Writes three pairs whose pixel values are their coordinates; returns the source.
 
-    A sharp pixel holds its coordinates divided by 4, as the small pixel there does.
+    A sharp pixel's value is its coordinates divided by 4, like that of the small pixel at
+    its place.
     """
     for i in range(3):
         y, x = np.mgrid[: 80 + 4 * i, :122] // 4
@@ -80,7 +81,7 @@ def test_a_run_trains_validates_and_scores_on_pairs(pairs, tmp_path, caplog):
     config.data.crops_per_image = 20
     with caplog.at_level("INFO", "eddsrn_jax"):
         assert train_and_evaluate(config, tmp_path / "run") is None
-    assert "the inputs are the small photos of the pairs" in caplog.text
+    assert "training on pairs: the inputs are the small photos" in caplog.text
     assert "photos: 1 for training, 1 for validation" in caplog.text
     (score,) = (
         row["val/psnr_y_crop4"]
@@ -119,7 +120,7 @@ def test_the_resident_pipeline_refuses_pairs(pairs, tmp_path):
     changes = {"data.source": pairs, "data.pipeline": "resident"}
     config = tiny_config(tmp_path / "sharp", **changes)
     config.data.crops_per_image = 20
-    with pytest.raises(InputError, match="resident' cannot cut pairs of photos; use"):
+    with pytest.raises(InputError, match="pipeline='resident': expected 'stream', since"):
         train_and_evaluate(config, tmp_path / "run")
 
 
@@ -129,6 +130,6 @@ def test_pairs_cannot_be_one_of_several_sources(grids, tmp_path):
         open_split(source)
 
 
-def test_an_error_of_a_source_of_pairs_names_its_flag(tmp_path):
+def test_errors_in_a_source_of_pairs_name_the_flag(tmp_path):
     with pytest.raises(InputError, match="config.data.source=pairs:a: expected pairs:LR"):
         open_split("pairs:a")
