@@ -12,6 +12,7 @@ from eddsrn_jax.models import EDDSRN, abstract_params, make_network
 from eddsrn_jax.models.complexity import count_parameters, macs_per_pixel
 from eddsrn_jax.training.config_checks import check
 from eddsrn_jax.training.losses import joint_loss
+from eddsrn_jax.training.setup import load_params
 
 FILES = {path.stem for path in (ROOT / "configs").glob("[a-z]*.py")} - {"sizes", "table1"}
 # Configs that come in the sizes "full" and "lite".
@@ -200,3 +201,25 @@ def test_every_training_config_takes_a_front_end(name):
     config = load(name)
     config.model.front_end = "gaussian-1-084c6179"
     check(config)
+
+
+def test_layers_for_details_need_a_first_width_that_is_a_multiple_of_four():
+    config = load("eddsrn_photo")
+    config.model.features = (62, 128, 192)
+    with pytest.raises(
+        InputError, match=r"features=\(62, 128, 192\): expected a first w"
+    ):
+        check(config)
+
+
+@pytest.mark.parametrize(
+    "name, weights",
+    [
+        ("eddsrn_photo", "photo"),
+        ("eddsrn_half", "gaussian"),
+        ("eddsrn_lite", "eddsrn-lite"),
+    ],
+)
+def test_training_can_start_from_the_included_weights_of_its_config(name, weights):
+    config = load(name)
+    assert load_params(weights, make_network(config.network, config.model))
