@@ -146,7 +146,7 @@ def finished(tmp_path_factory, photo):
 
 @pytest.fixture(scope="session")
 def finished_eddsrn(tmp_path_factory, photo):
-    """Trains a small ED-DSRN, which has both outputs; returns photos and workdir."""
+    """Trains a small ED-DSRN with averaged weights; returns photos and workdir."""
     return _train(tmp_path_factory, photo, network="EDDSRN", ema_decay=0.9)
 
 

@@ -133,7 +133,14 @@ def with_half_of_its_arrays(checkpoint):
         os.truncate(path, path.stat().st_size // 2)
 
 
-@pytest.mark.parametrize("spoil", [damage, without_arrays, with_half_of_its_arrays])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        damage,
+        pytest.param(without_arrays, marks=pytest.mark.slow),
+        pytest.param(with_half_of_its_arrays, marks=pytest.mark.slow),
+    ],
+)
 def test_train_resumes_from_the_newest_undamaged_checkpoint(trained, call, spoil):
     folder, workdir = trained
     spoil(workdir / "checkpoints" / "10")

@@ -83,7 +83,7 @@ def test_restorer_returns_rounded_network_outputs(restorer, photo, size):
     [
         pytest.param(SRResNet(features=4, num_blocks=1), marks=pytest.mark.slow),
         pytest.param(SCGAN(features=4, num_layers=2), marks=pytest.mark.slow),
-        LapSRN(features=4, num_layers=2),
+        pytest.param(LapSRN(features=4, num_layers=2), marks=pytest.mark.slow),
         VDSR(features=4, num_layers=4),
         DeblurCNN(layers=((5, 4), (1, 4), (3, 3))),
     ],

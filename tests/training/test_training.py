@@ -274,17 +274,22 @@ def test_resident_pipeline_matches_streaming_without_tensorflow(finished, tmp_pa
     assert metrics_rows(tmp_path / "run") == metrics_rows(workdir)
 
 
-def test_checkpoint_params_are_the_averaged_weights(finished, tmp_path):
-    """The average is also bit-identical in a run that stops and resumes."""
-    folder, _ = finished
-    config = tiny_config(folder, ema_decay=0.9)
-    train_and_evaluate(config, tmp_path / "whole")
-    with Checkpoints(tmp_path / "whole") as checkpoints:
+def test_checkpoint_params_are_the_averaged_weights(finished_eddsrn):
+    _, workdir = finished_eddsrn
+    with Checkpoints(workdir) as checkpoints:
         kept = checkpoints.restore_params(10)[2]
-    raw = final_state(tmp_path / "whole", 10, ema=True)
+    raw = final_state(workdir, 10, ema=True)
     jax.tree.map(np.testing.assert_array_equal, kept, raw.ema_params)
     apart = jax.tree.map(lambda a, b: np.abs(a - b).max(), raw.params, raw.ema_params)
     assert max(jax.tree.leaves(apart)) > 1e-4
+
+
+@pytest.mark.slow
+def test_the_average_is_bit_identical_in_a_run_that_stops_and_resumes(finished, tmp_path):
+    folder, _ = finished
+    config = tiny_config(folder, ema_decay=0.9)
+    train_and_evaluate(config, tmp_path / "whole")
+    raw = final_state(tmp_path / "whole", 10, ema=True)
     stopped = tmp_path / "stopped"
     assert train_and_evaluate(config, stopped, max_minutes=0.0) is None
     assert not (stopped / "evaluation").exists()
