@@ -190,7 +190,7 @@ class HalfSizeEDDSRNTwin(Twin):
             y = x.reshape(n, 2, 2, c // 4, h, w).permute(0, 3, 1, 2, 4, 5)
             y = F.pixel_shuffle(y.reshape(n, c, h, w), 2)
             y = self.conv("detail_stem", torch.cat([full_size, y], 1))
-            y = self._block("detail", self.model.detail_pairs, y)
+            y = self._block("detail", self.model.num_detail_pairs, y)
             sr = sr + head(y, "sr_detail")
             deblurred = deblurred + head(y, "deblur_detail")
         return {

@@ -43,7 +43,7 @@ def get_config(size: str = "small") -> ml_collections.ConfigDict:
     # Width of the layers at the photo's size that follow the trunk. 0: none.
     config.model.detail_features = 0
     # Number of pairs of convolutions in those layers.
-    config.model.detail_pairs = 2
+    config.model.num_detail_pairs = 2
     config.model.dtype = "float32"
 
     # The score is a mean of PSNRs, which are logarithms of the squared error.

@@ -74,12 +74,10 @@ def connect(
         _log.info("waiting for the other processes")
     try:
         _initialize(coordinator, num_processes, process_id)
-    except RuntimeError as error:
-        # Under Open MPI 5, JAX needs the package mpi4py.
-        if "mpi4py" not in str(error):
+    except (ValueError, OSError, RuntimeError) as error:
+        # Under Open MPI 5, JAX raises RuntimeError if the package mpi4py is missing.
+        if isinstance(error, RuntimeError) and "mpi4py" not in str(error):
             raise
-        raise UsageError(f"the other processes cannot be found: {error}") from error
-    except (ValueError, OSError) as error:
         if several:
             raise UsageError(f"the other processes cannot be found: {error}") from error
         _log.warning("no TPU pod was found, so this is the only process: %s", error)

@@ -87,7 +87,7 @@ class HalfSizeEDDSRN(nn.Module):
         detail_features: width of the layers at the photo's size that follow the trunk; 0
             for none. They add the fine detail of a sharp photo, which the trunk loses at
             half size, and need a first width that is a multiple of 4.
-        detail_pairs: number of pairs of convolutions in their residual block.
+        num_detail_pairs: number of pairs of convolutions in their residual block.
         dtype: computation dtype of the convolutions; filtering, mixing, parameters and
             outputs are float32.
     """
@@ -98,8 +98,17 @@ class HalfSizeEDDSRN(nn.Module):
     num_pairs: tuple[int, int, int, int, int] = (1, 2, 3, 2, 2)
     front_end: str = "gaussian-1-084c6179"
     detail_features: int = 0
-    detail_pairs: int = 2
+    num_detail_pairs: int = 2
     dtype: DTypeLike = "float32"
+
+    def __post_init__(self) -> None:
+        # Half-size features are rearranged into a quarter as many at full size.
+        if self.detail_features and any(width % 4 for width in self.features[:1]):
+            raise TypeError(
+                f"features={self.features}: detail_features need a first width that is a"
+                " multiple of 4"
+            )
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, lr_blur: jax.Array) -> dict[str, jax.Array]:
@@ -157,7 +166,7 @@ class HalfSizeEDDSRN(nn.Module):
         if self.detail_features:
             y = jnp.concatenate([full_size, depth_to_space(x, 2)], axis=-1)
             y = conv(self.detail_features, "detail_stem")(y)
-            settings = (self.detail_features, self.detail_pairs, self.dtype)
+            settings = (self.detail_features, self.num_detail_pairs, self.dtype)
             y = ResidualBlock(*settings, name="detail")(y)
             sr += head(y, 3, SCALE, "sr_detail")
             deblurred += head(y, 3, 1, "deblur_detail")
@@ -187,7 +196,7 @@ class HalfSizeEDDSRN(nn.Module):
         1/4 and at 1/8; then the encoder.
         """
         encoder1, encoder2, middle, decoder2, decoder1 = (2 * n for n in self.num_pairs)
-        detail = 1 + self.detail_pairs if self.detail_features else 0
+        detail = 1 + self.num_detail_pairs if self.detail_features else 0
         pixels = max(2, detail) + decoder1
         pixels = -(-pixels // 2) + 1 + decoder2
         pixels = -(-pixels // 2) + 1 + middle + 1

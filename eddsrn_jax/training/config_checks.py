@@ -216,9 +216,6 @@ def _check_model(config: Config, require: Callable[[str, bool, str], None]) -> N
             count = len(default)
             holds = _are_counts(value, count)
             require(f"model.{name}", holds, f"{count} whole numbers of 1 or more")
-    if model.get("detail_features"):
-        expected = "a first width that is a multiple of 4, as for any detail_features"
-        require("model.features", model.features[0] % 4 == 0, expected)
     if "dtype" in model:
         # JAX would compute in float32 instead of float64, and only warn.
         expected = "a floating type: 'float32', 'bfloat16' or 'float16'"

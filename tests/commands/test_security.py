@@ -140,9 +140,12 @@ def test_rejects_weights_with_invalid_network_fields(tmp_path, shipped, changed)
     [
         *({"num_pairs": n} for n in ([10**9] * 5, [1] * 4, [1, 1, 1, 1, "x"], 3, [])),
         *({"features": w} for w in ([-1] * 3, [64] * 1000, None)),
+        {"detail_features": 4, "features": [3, 4, 4]},
+        {"detail_features": 4, "features": [4, 4, 4], "num_detail_pairs": 10**9},
+        *({"detail_features": w} for w in (-1, "x", [4])),
         *({"front_end": name} for name in ("gaussian-0", "", 3, ["gaussian-0"])),
     ],
-    ids=lambda changed: "{}={:.20}".format(*map(str, *changed.items())),
+    ids=lambda changed: f"{changed!s:.40}",
 )
 def test_rejects_weights_with_invalid_half_size_network_fields(tmp_path, changed):
     model = HalfSizeEDDSRN(features=(2, 2, 2), num_pairs=(1, 1, 1, 1, 1))

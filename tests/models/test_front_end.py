@@ -45,7 +45,7 @@ NAME = HalfSizeEDDSRN.front_end
 PHOTO = eddsrn_photo.get_config().model.front_end
 
 SMALL_HALF = HalfSizeEDDSRN(
-    features=(4, 4, 8), num_pairs=(1, 1, 1, 1, 1), detail_features=4, detail_pairs=1
+    features=(4, 4, 8), num_pairs=(1, 1, 1, 1, 1), detail_features=4, num_detail_pairs=1
 )
 
 

@@ -34,7 +34,7 @@ def test_half_size_network_has_the_cost_counted_by_hand():
 
 def test_layers_for_details_have_the_cost_counted_by_hand():
     plain = HalfSizeEDDSRN()
-    detailed = HalfSizeEDDSRN(detail_features=64, detail_pairs=2)
+    detailed = HalfSizeEDDSRN(detail_features=64, num_detail_pairs=2)
     # Photo, five changes and mix, and the trunk's 64 features at twice their size.
     inputs = 3 + 5 + 3 + 64 // 4
     kernels = 9 * 64 * (inputs + 4 * 64 + 3 * 16 + 3)
@@ -48,7 +48,7 @@ def test_layers_for_details_change_nothing_before_training(small, photo):
     """A trained network that gets these layers starts with its own outputs."""
     model, params = small
     x = photo[None, :32, :40].astype(np.float32) / 255
-    detailed = model.clone(detail_features=4, detail_pairs=1)
+    detailed = model.clone(detail_features=4, num_detail_pairs=1)
     added = init_params(detailed, jax.random.key(1))
     for name in ("sr", "deblurred"):
         expected = jax.jit(model.apply)({"params": params}, x)[name]
@@ -134,7 +134,7 @@ def test_the_radius_bounds_the_receptive_field(pairs, detail_features):
     The blur estimator sees 24 pixels further than the trunk. Changes that it alone sees
     have too little effect to show in float32.
     """
-    detail = {"detail_features": detail_features, "detail_pairs": 2}
+    detail = {"detail_features": detail_features, "num_detail_pairs": 2}
     model = HalfSizeEDDSRN(features=(4, 2, 2), num_pairs=pairs, **detail)
     params = init_params(model, jax.random.key(0))
     params = jax.tree.map(lambda x: x + 0.2, params)

@@ -206,9 +206,7 @@ def test_every_training_config_takes_a_front_end(name):
 def test_layers_for_details_need_a_first_width_that_is_a_multiple_of_four():
     config = load("eddsrn_photo")
     config.model.features = (62, 128, 192)
-    with pytest.raises(
-        InputError, match=r"features=\(62, 128, 192\): expected a first w"
-    ):
+    with pytest.raises(InputError, match=r"features=\(62, 128, 192\): detail_features"):
         check(config)
 
 
