@@ -27,11 +27,13 @@ def random_batch(size: int, side: int) -> Batch:
 
 
 def prepare_step(config: ml_collections.ConfigDict, batch: Batch) -> tuple[Any, Any, Any]:
-    """Returns a jitted step for one device, its first state, and the placed batch."""
+    """Returns a jitted step for one device, its first state, and the placed batch.
+
+    The optimizer is Adam, like that of the PyTorch twin.
+    """
     model = make_network(config.network, config.model)
-    optimizer, _ = make_optimizer(
-        **config.optimizer, steps_per_epoch=1000, total_steps=100_000
-    )
+    options = {**config.optimizer, "name": "adam"}
+    optimizer, _ = make_optimizer(**options, steps_per_epoch=1000, total_steps=100_000)
     mesh = make_mesh(jax.devices()[:1])
     params = init_params(model, jax.random.key(0))
     state = create_train_state(params, optimizer)

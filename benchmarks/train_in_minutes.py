@@ -12,6 +12,7 @@ which are quick to transfer.
 """
 
 import concurrent.futures
+import functools
 import json
 import math
 import os
@@ -156,16 +157,19 @@ def _first_params(config: Any, model: Any) -> Any:
 
 
 def _make_optimizer(config: Any) -> optax.GradientTransformation:
-    """Returns Adam with a learning rate that is set before each step.
+    """Returns the config's optimizer with a learning rate that is set before each step.
 
     The learning rate is part of the state. A schedule would be part of the program, which
     would have to be compiled again once the number of steps is known.
     """
-    adam = optax.inject_hyperparams(optax.adam)(
-        learning_rate=0.0, b1=0.9, b2=config.optimizer.b2
+    from eddsrn_jax.training.optimizer import OPTIMIZERS
+
+    optimizer = functools.partial(
+        OPTIMIZERS[config.optimizer.name], b2=config.optimizer.b2
     )
+    adjustable = optax.inject_hyperparams(optimizer)(0.0)
     clip = optax.clip_by_global_norm(config.optimizer.clip_norm or math.inf)
-    return optax.chain(clip, adam)
+    return optax.chain(clip, adjustable)
 
 
 class _Log:
@@ -210,9 +214,9 @@ def learning_rate_at(share: float) -> float:
 
 def with_learning_rate(state: Any, rate: jax.Array) -> Any:
     """Returns a state whose next step uses that learning rate."""
-    clip, adam = state.opt_state
-    adam = adam._replace(hyperparams={**adam.hyperparams, "learning_rate": rate})
-    return state.replace(opt_state=(clip, adam))
+    clip, optimizer = state.opt_state
+    hyperparams = {**optimizer.hyperparams, "learning_rate": rate}
+    return state.replace(opt_state=(clip, optimizer._replace(hyperparams=hyperparams)))
 
 
 def write_pieces(out: Path, model: Any, state: Any, config: Any) -> None:

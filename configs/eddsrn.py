@@ -136,8 +136,10 @@ def get_config() -> ml_collections.ConfigDict:
     # Convolutions of the discriminator, each of which halves the image.
     config.adversarial.num_layers = 4
 
-    # Adam.
+    # The optimizer and its learning rate.
     config.optimizer = ml_collections.ConfigDict()
+    # "adam" or "muon".
+    config.optimizer.name = "adam"
     # "step_decay", "warmup_cosine" or "warmup_constant_decay".
     config.optimizer.schedule = "step_decay"
     # Learning rate at the start, or after the warm-up.

@@ -50,6 +50,8 @@ def get_config(size: str = "small") -> ml_collections.ConfigDict:
     config.loss.sr = "log_mse"
     config.loss.deblurred = "log_mse"
 
+    # For the same number of steps it is better than Adam by 0.2 dB, see MODEL_CARD.md.
+    config.optimizer.name = "muon"
     config.optimizer.schedule = "warmup_constant_decay"
     # At 1e-3 training diverged for some steps.
     config.optimizer.learning_rate = 5e-4

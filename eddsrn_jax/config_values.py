@@ -15,6 +15,9 @@ from eddsrn_jax.errors import InputError
 # starts.
 Config: TypeAlias = Any
 
+# Values of sections that old configs lack.
+_LACKING = (("checkpoint", "keep_every_steps", 0), ("optimizer", "name", "adam"))
+
 
 def flatten(config: Config) -> dict[str, Any]:
     """Returns the values of a config by their dotted names."""
@@ -46,10 +49,9 @@ def from_json(values: dict[str, Any]) -> Config:
     # Values that old configs lack. EDDSRN was the only network.
     old = {"network": "EDDSRN", "init_from_partial": False}
     config = ml_collections.ConfigDict({**old, **restore(values)})
-    checkpoint = config.get("checkpoint")
-    if isinstance(checkpoint, ml_collections.ConfigDict):
-        # A value that old configs lack.
-        checkpoint.keep_every_steps = checkpoint.get("keep_every_steps", 0)
+    for section, name, value in _LACKING:
+        if isinstance(config.get(section), ml_collections.ConfigDict):
+            config[section][name] = config[section].get(name, value)
     return config.lock()
 
 

@@ -12,6 +12,7 @@ from eddsrn_jax.config_values import flatten
 from eddsrn_jax.models import init_params
 from eddsrn_jax.models.layers import Conv, depth_to_space
 from eddsrn_jax.ops.resize import bicubic_upscale
+from eddsrn_jax.training.optimizer import OPTIMIZERS
 from eddsrn_jax.training.state import create_train_state
 
 # Widths of the archived run in tests/checkpoints/. With equal widths, tests share their
@@ -94,14 +95,11 @@ def tiny_flags(folder, workdir, *, network="VDSR", **changes):
     ]
 
 
-def final_state(workdir, step, *, ema=False):
+def final_state(workdir, step, *, ema=False, optimizer="adam"):
     """Returns the newest checkpoint's state of a tiny run; it must be of that step."""
     params = init_params(read_run(workdir).model, jax.random.key(0))
-    like = create_train_state(
-        params,
-        optax.chain(optax.identity(), optax.adam(optax.constant_schedule(1.0))),
-        ema=ema,
-    )
+    rule = OPTIMIZERS[optimizer](optax.constant_schedule(1.0), b2=0.999)
+    like = create_train_state(params, optax.chain(optax.identity(), rule), ema=ema)
     with Checkpoints(workdir) as checkpoints:
         state = checkpoints.restore_latest(like).state
     assert state.step == step

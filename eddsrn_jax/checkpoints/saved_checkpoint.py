@@ -152,11 +152,12 @@ class SavedStep:
 
     def _check_state(self, like: Any) -> None:
         """Raises InputError if a run of another kind saved the state."""
-        names = self._shapes("train").keys()
-        if (saved := "params" in names) != ("params" in like):
+        saved = self._shapes("train")
+        names = saved.keys()
+        if (averaged := "params" in names) != ("params" in like):
             raise InputError(
-                f"{self._folder} was saved with {'an' if saved else 'no'} average of the"
-                " weights, and config.ema_decay cannot be switched on or off within a"
+                f"{self._folder} was saved with {'an' if averaged else 'no'} average of"
+                " the weights, and config.ema_decay cannot be switched on or off within a"
                 " run; config.init_from starts another run from its weights"
             )
         if names != like.keys():
@@ -165,6 +166,18 @@ class SavedStep:
                 " run (adversarial or not) saved it; config.init_from starts another run"
                 " from its weights"
             )
+        if _leaf_names(saved["opt_state"]) != _leaf_names(like["opt_state"]):
+            raise InputError(
+                f"{self._folder} was saved by another optimizer, and"
+                " config.optimizer.name cannot change within a run; config.init_from"
+                " starts another run from its weights"
+            )
+
+
+def _leaf_names(tree: Any) -> set[str]:
+    """Returns the paths of a tree's leaves, whether its nodes are tuples or dicts."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(p, simple=True, separator="/") for p, _ in leaves}
 
 
 def why_no_workdir(workdir: Path) -> str:

@@ -19,6 +19,7 @@ from eddsrn_jax.models import (
 )
 from eddsrn_jax.own_code import is_import_path
 from eddsrn_jax.training.losses import LOSSES, import_loss
+from eddsrn_jax.training.optimizer import OPTIMIZERS
 
 # Steps, sizes and counts are 32-bit integers in JAX's programs.
 _MOST = 2**31 - 1
@@ -121,7 +122,8 @@ _VALUES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "adversarial.feature_weight": _NUMBER,
     "adversarial.features": _COUNT,
     "adversarial.num_layers": _COUNT,
-    # make_optimizer checks the name.
+    "optimizer.name": _one_of(OPTIMIZERS),
+    # make_optimizer checks this name.
     "optimizer.schedule": _TEXT,
     "optimizer.learning_rate": _POSITIVE,
     "optimizer.halve_every_epochs": _COUNT,

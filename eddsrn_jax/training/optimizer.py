@@ -1,11 +1,18 @@
-"""Adam and its learning-rate schedules; durations are in steps."""
+"""Adam, Muon and their learning-rate schedules; durations are in steps."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import optax
+import optax.contrib
 
 from eddsrn_jax.errors import InputError
+
+# Muon's updates have this root mean square, times the learning rate. It is about that of
+# Adam's updates, so the same rates suit both.
+# Source: Liu et al., "Muon is Scalable for LLM Training", arXiv 2502.16982.
+_MUON_RMS = 0.2
 
 
 def step_decay(learning_rate: float, *, halve_every_steps: int) -> optax.Schedule:
@@ -55,8 +62,45 @@ def warmup_constant_decay(
     return optax.join_schedules(parts, [warmup_steps, total_steps - decay_steps])
 
 
+def muon(
+    learning_rate: optax.ScalarOrSchedule, *, b2: float
+) -> optax.GradientTransformation:
+    """Returns Muon for the kernels of convolutions, and Adam for all other parameters.
+
+    Both have Nesterov momentum.
+
+    Muon replaces the momentum of a kernel, as a matrix of inputs by outputs, with an
+    almost orthogonal matrix. Directions with small gradients then change as fast as
+    others. This matters for deblurring, where their gradients differ by orders of
+    magnitude.
+
+    Args:
+        learning_rate: learning rate of both.
+        b2: decay of Adam's second moment.
+    """
+    kernel = optax.contrib.MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3)
+
+    def kernels(params: Any) -> Any:
+        return jax.tree.map(lambda x: kernel if x.ndim == 4 else None, params)
+
+    return optax.contrib.muon(
+        learning_rate,
+        adam_b2=b2,
+        consistent_rms=_MUON_RMS,
+        muon_weight_dimension_numbers=kernels,
+    )
+
+
+# Functions of a learning rate and b2, by the names in configs.
+OPTIMIZERS: Mapping[str, Callable[..., optax.GradientTransformation]] = {
+    "adam": optax.adam,
+    "muon": muon,
+}
+
+
 def make_optimizer(
     *,
+    name: str,
     schedule: str,
     learning_rate: float,
     halve_every_epochs: int,
@@ -67,9 +111,10 @@ def make_optimizer(
     steps_per_epoch: int,
     total_steps: int,
 ) -> tuple[optax.GradientTransformation, Callable[[int], Any]]:
-    """Makes Adam and its schedule from a config's `optimizer` section.
+    """Makes the optimizer and its schedule from a config's `optimizer` section.
 
     Args:
+        name: "adam" (the paper's) or "muon".
         schedule: "step_decay" (the paper's), "warmup_cosine" or "warmup_constant_decay".
         learning_rate: rate at the start, or after the warm-up.
         halve_every_epochs: epochs between halvings, for "step_decay".
@@ -107,4 +152,4 @@ def make_optimizer(
             " 'warmup_cosine' or 'warmup_constant_decay'"
         )
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
-    return optax.chain(clip, optax.adam(rate, b2=b2)), rate
+    return optax.chain(clip, OPTIMIZERS[name](rate, b2=b2)), rate

@@ -1,4 +1,5 @@
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
@@ -11,6 +12,7 @@ from eddsrn_jax.training.optimizer import (
 )
 
 OPTIONS = {
+    "name": "adam",
     "schedule": "step_decay",
     "learning_rate": 5e-4,
     "halve_every_epochs": 30,
@@ -94,6 +96,32 @@ def test_gradients_are_clipped_by_global_norm_before_adam():
     _, state = optimizer.update(jnp.array([30.0, 40.0]), state)
     first_moment = optax.tree.get(state, "mu")
     assert first_moment.tolist() == pytest.approx([0.06, 0.08])
+
+
+def test_muon_moves_all_directions_of_a_kernel_alike():
+    optimizer, _ = make_optimizer(**OPTIONS | {"name": "muon"})
+    # The gradients of the outputs differ by up to a factor of 100.
+    gradient = np.random.default_rng(0).normal(size=(3, 3, 4, 8)) * np.logspace(-2, 0, 8)
+    params = {"kernel": jnp.zeros((3, 3, 4, 8)), "bias": jnp.zeros(8)}
+    grads = {"kernel": jnp.array(gradient), "bias": jnp.array(gradient[0, 0, 0])}
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    moved = np.asarray(updates["kernel"]).reshape(36, 8)
+    # An orthogonal 36 x 8 matrix times 0.2 sqrt(36) has a root mean square of 0.2.
+    singular_values = np.linalg.svd(moved, compute_uv=False) / (5e-4 * 0.2 * 6)
+    assert 0.6 < singular_values.min() < singular_values.max() < 1.3
+    # It goes downhill.
+    assert np.sum(moved * gradient.reshape(36, 8)) < 0
+
+
+def test_muon_leaves_parameters_other_than_kernels_to_adam():
+    gradient = jnp.array([300.0, -0.1])
+    params = {"kernel": jnp.zeros((3, 3, 1, 2)), "bias": jnp.zeros(2)}
+    grads = {"kernel": jnp.ones((3, 3, 1, 2)), "bias": gradient}
+    optimizer, _ = make_optimizer(**OPTIONS | {"name": "muon"})
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    # Adam with Nesterov momentum, as in optax.contrib.muon.
+    step = 5e-4 * (0.9 * 0.1 / (1 - 0.9**2) + 0.1 / (1 - 0.9))
+    assert updates["bias"].tolist() == pytest.approx([-step, step], rel=1e-4)
 
 
 def test_rejects_unknown_schedule():

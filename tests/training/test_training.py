@@ -284,6 +284,23 @@ def test_checkpoint_params_are_the_averaged_weights(finished_eddsrn):
     assert max(jax.tree.leaves(apart)) > 1e-4
 
 
+def test_a_run_with_muon_resumes_bit_for_bit_and_only_with_muon(finished, tmp_path):
+    folder, adam = finished
+    config = tiny_config(folder, total_steps=3, **{"optimizer.name": "muon"})
+    train_and_evaluate(config, tmp_path / "whole")
+    stopped = tmp_path / "stopped"
+    assert train_and_evaluate(config, stopped, max_minutes=0.0) is None
+    train_and_evaluate(config, stopped)
+    whole, resumed = (
+        final_state(tmp_path / name, 3, optimizer="muon") for name in ("whole", "stopped")
+    )
+    jax.tree.map(np.testing.assert_array_equal, whole, resumed)
+    for workdir, name in ((stopped, "adam"), (adam, "muon")):
+        config = tiny_config(folder, total_steps=12, **{"optimizer.name": name})
+        with pytest.raises(InputError, match="saved by another optimizer, .*init_from"):
+            train_and_evaluate(config, workdir)
+
+
 @pytest.mark.slow
 def test_the_average_is_bit_identical_in_a_run_that_stops_and_resumes(finished, tmp_path):
     folder, _ = finished
