@@ -25,8 +25,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.num_epochs = 120
     # Length of the run in steps. 0: num_epochs sets the length.
     config.total_steps = 0
-    # Weights to start from: a .safetensors file, the workdir of a run, or the name of
-    # included weights, such as "photo". Empty: random weights.
+    # Weights to start from: a .safetensors file, a folder of weights, the workdir of a
+    # run, or the name of included weights, such as "photo". Empty: random weights.
     config.init_from = ""
     # Whether init_from takes only those weights whose name and shape fit the network. The
     # others stay random, and the log names them.

@@ -66,7 +66,7 @@ html_theme_options = {
 
 # Links in included files, as they are written there, and on the site.
 _LINKS = {
-    "../../README.md#results": "results.md",
+    "../../docs/results.md": "results.md",
     "../README.md": "index.md",
 }
 
