@@ -14,7 +14,12 @@ from typing import Any
 from absl import flags
 
 from eddsrn_jax.commands.command_line import run_command
-from eddsrn_jax.commands.demo_page import make_page, restore_upload, write_examples
+from eddsrn_jax.commands.demo_page import (
+    OUTPUTS,
+    make_page,
+    restore_upload,
+    write_examples,
+)
 from eddsrn_jax.commands.network_flags import define_network_flags, import_own_networks
 from eddsrn_jax.errors import InputError
 
@@ -86,9 +91,8 @@ def main() -> None:
 
     @functools.cache
     def restorer_for(name: str) -> Restorer:
-        if name == FLAGS.workdir:
-            return Restorer.from_pretrained(workdir=name, weights=FLAGS.weights)
-        return Restorer.from_pretrained(weights=name)
+        source = {"workdir" if name == FLAGS.workdir else "weights": name}
+        return Restorer.from_pretrained(**source, outputs=OUTPUTS)
 
     # Wrong flags fail here, before the page is served.
     restorer_for(next(iter(choices.values())))

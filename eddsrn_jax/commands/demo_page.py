@@ -1,6 +1,7 @@
 """The web page of the command demo: its parts, and the restoring behind them."""
 
 import re
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,6 +12,8 @@ import numpy as np
 
 from eddsrn_jax.errors import InputError
 
+# The outputs that the page shows.
+OUTPUTS = ("sr", "deblurred")
 # The most runs that may wait.
 _LONGEST_QUEUE = 8
 # The page's words for messages of the restore command, as regular expressions.
@@ -46,7 +49,7 @@ def restore_upload(
     (job,) = restore_files(
         [path],
         lambda: restorer,
-        placing=Placing(("sr", "deblurred"), folder=Path(tempfile.mkdtemp(dir=folder))),
+        placing=Placing(OUTPUTS, folder=Path(tempfile.mkdtemp(dir=folder))),
         limits=Limits(input_pixels=max_input_pixels),
         strength=strength,
     )
@@ -205,7 +208,7 @@ def make_page(
         examples: files to offer as examples.
         folder: folder for archives of results.
     """
-    run, run_again, cancel = _make_handlers(gr, work, folder)
+    run, run_again, cancel = make_handlers(gr, work, folder)
     with gr.Blocks(title="ED-DSRN", analytics_enabled=False) as page:
         gr.Markdown(
             "# ED-DSRN\nUpload small photos to get two images of each: a deblurred one of"
@@ -237,10 +240,12 @@ def make_page(
     return page.queue(max_size=_LONGEST_QUEUE, default_concurrency_limit=1)
 
 
-def _make_handlers(gr: Any, work: Any, folder: str | Path) -> tuple[Any, Any, Any]:
+def make_handlers(gr: Any, work: Any, folder: str | Path) -> tuple[Any, Any, Any]:
     """Returns the functions that restore photos, restore one again, and cancel."""
     # Sessions, one for each open page, whose runs are to stop.
     cancelled: set[str] = set()
+    # Folders of each session's results, which its next results replace.
+    folders: dict[str, set[Path]] = {}
 
     def run(
         paths: list[tuple[str, Any]] | None,
@@ -252,13 +257,18 @@ def _make_handlers(gr: Any, work: Any, folder: str | Path) -> tuple[Any, Any, An
             raise gr.Error("Choose a photo first.", print_exception=False)
         session = request.session_hash
         cancelled.discard(session)
+        for old in folders.pop(session, ()):
+            shutil.rmtree(old, ignore_errors=True)
         # The gallery gives each photo with a caption.
         photos = [Path(path) for path, _ in paths]
         steps = restore_all(work, photos, weights, strength, lambda: session in cancelled)
         results, note = {}, ""
         for results, note in steps:
+            folders[session] = {Path(file).parent for file in _downloads(results)}
             yield _shown(gr, results, note, can_cancel=len(results) < len(photos))
-        yield _shown(gr, results, note, archive=_archive(results, folder))
+        archive = _archive(results, folder)
+        folders[session] |= {Path(archive).parent} if archive else set()
+        yield _shown(gr, results, note, archive=archive)
 
     def run_again(
         paths: list[tuple[str, Any]] | None,
@@ -282,9 +292,14 @@ def _chosen(label: str, results: Mapping[str, tuple]) -> tuple:
     return results[label][:4]
 
 
+def _downloads(results: Mapping[str, tuple]) -> list[str]:
+    """Returns the files of all results; photos that failed have none."""
+    return [file for _, _, *found, _ in results.values() for file in found if file]
+
+
 def _archive(results: Mapping[str, tuple], folder: str | Path) -> str | None:
     """Returns an archive of several photos' results; None for a single photo."""
-    files = [file for _, _, *found, _ in results.values() for file in found if file]
+    files = _downloads(results)
     if len(results) < 2 or not files:
         return None
     target = Path(tempfile.mkdtemp(dir=folder), "restored.zip")

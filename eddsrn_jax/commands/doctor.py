@@ -66,14 +66,16 @@ def _version(distribution: str) -> str:
 
 
 def _describe_devices() -> Iterator[str]:
-    import jax
+    from eddsrn_jax.compiler import set_xla_flags
+    from eddsrn_jax.errors import InputError
+    from eddsrn_jax.mesh import device_memory, find_devices
 
-    from eddsrn_jax.mesh import device_memory
-
+    # Before JAX starts, as in the other commands.
+    set_xla_flags()
     try:
-        devices = jax.local_devices()
-    except RuntimeError as error:
-        yield f"devices: JAX finds none ({str(error).splitlines()[0]})"
+        devices = find_devices()
+    except InputError as error:
+        yield f"devices: {error}"
         return
     for device in devices:
         memory = device_memory(device) / 1e9
@@ -85,14 +87,18 @@ def _describe_cache() -> str:
     from eddsrn_jax.files import cache_root
 
     folder = cache_root()
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    if existing == folder:
-        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        state = f"{size / 1e6:,.1f} MB"
-    else:
-        state = "not made yet"
-    if not os.access(existing, os.W_OK):
-        state += ", cannot be written; set XDG_CACHE_HOME to another folder"
+    advice = "set XDG_CACHE_HOME to another folder"
+    try:
+        existing = next(path for path in (folder, *folder.parents) if path.exists())
+        if existing == folder:
+            files = [path for path in folder.rglob("*") if path.is_file()]
+            state = f"{sum(path.stat().st_size for path in files) / 1e6:,.1f} MB"
+        else:
+            state = "not made yet"
+        if not os.access(existing, os.W_OK):
+            state += f", cannot be written; {advice}"
+    except OSError as error:
+        state = f"cannot be read: {error.strerror}; {advice}"
     return f"cache folder: {folder} ({state})"
 
 
@@ -103,10 +109,10 @@ def try_restoring() -> str:
     try:
         import numpy as np
 
-        from eddsrn_jax.compiler import set_xla_flags
+        from eddsrn_jax.mesh import find_devices
         from eddsrn_jax.restoration.restorer import Restorer
 
-        set_xla_flags()
+        find_devices()
         height, width = _SIZE
         photo = np.full((height, width, 3), 128, np.uint8)
         shape = np.shape(Restorer.from_pretrained()(photo).sr)

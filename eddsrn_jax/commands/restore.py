@@ -138,7 +138,8 @@ _MAX_INPUT = flags.DEFINE_float(
 _MAX_OUTPUT = flags.DEFINE_float(
     "max_output_megapixels",
     1000,
-    "Refuse photos whose results together have more than this many megapixels.",
+    "Refuse photos whose results together have more than this many megapixels, before"
+    " --scale or --width reduces them.",
     lower_bound=0,
     flag_values=FLAGS,
 )

@@ -165,9 +165,9 @@ def _working_on(job: Job) -> Iterator[None]:
 
 def _prepare(job: Job, limits: Limits, placing: Placing) -> None:
     """Reads the header; records the errors and losses that are known before decoding."""
-    if placing.skip_existing and not _lacks_results(job):
-        return
     with _working_on(job):
+        if placing.skip_existing and not _lacks_results(job):
+            return
         job.header = read_header(job.path)
         limits.check(job)
         job.reduced = placing.reduced_size(job.header)
@@ -204,9 +204,9 @@ def _check_folders(job: Job, problems: dict[Path, str | None]) -> None:
 
 def _writing_problem(folder: Path) -> str | None:
     """Returns why no file can be written to a folder, which need not exist yet."""
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
     try:
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
         # The permissions alone do not tell: a file system may be read-only.
         with tempfile.TemporaryFile(prefix=".eddsrn-", dir=folder):
             return None
@@ -254,15 +254,14 @@ def _in_turn(jobs: Sequence[Job], placing: Placing) -> Iterator[Job]:
     for wait, some in ((False, jobs), (True, busy)):
         for job in some:
             with contextlib.ExitStack() as stack:
-                mine = False
+                mine = lacking = False
                 with _working_on(job):
                     mine = stack.enter_context(claimed(job.path, wait=wait))
-                if job.status == "failed":
-                    continue
-                if not mine:
-                    busy.append(job)
-                elif _lacks_results(job):
+                    lacking = mine and _lacks_results(job)
+                if lacking:
                     yield job
+                elif not mine and job.status != "failed":
+                    busy.append(job)
 
 
 def _lacks_results(job: Job) -> bool:
@@ -279,13 +278,15 @@ def _restore(job: Job, restorer: Restorer, options: Options) -> Iterator[int]:
     """Restores one file; yields the number of its pixels that are done so far."""
     strength = options.strength
     pixels, metadata = read_picture(job.path, damaged=options.damaged)
+    if Header(*pixels.shape, pixels.dtype) != job.header:
+        raise InputError("the file was replaced by another one since it was found")
     # The blur is estimated without hidden colours, too.
     pixels = fill_hidden(pixels)
     job.sigma = estimate_sigma(_colour(pixels))
     if strength:
         _warn_of_blur(job, restorer.sigma_range)
     canvases = {
-        output: _Canvas(job.computed_header(output), target.suffix)
+        output: _Canvas(job, output, target.suffix)
         for output, target in job.targets.items()
     }
     for block in restorer.blocks(pixels, strength=strength):
@@ -342,8 +343,10 @@ def _warn_of_blur(job: Job, trained: tuple[float, float]) -> None:
 class _Canvas:
     """An output image assembled from parts, with the channels its format can hold."""
 
-    def __init__(self, header: Header, suffix: str):
-        self._channels, self._dtype, _ = fit_to_format(suffix, header)
+    def __init__(self, job: Job, output: str, suffix: str):
+        header = job.computed_header(output)
+        # The file will have its size after the reduction.
+        self._channels, self._dtype, _ = fit_to_format(suffix, job.target_header(output))
         if self._dtype == np.uint8:
             # Pillow writes its own images without a copy.
             mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[self._channels]

@@ -16,7 +16,7 @@ from eddsrn_jax.models import SCALE
 _log = logging.getLogger(__name__)
 
 # The ends of the names of results: a scale, a width, or "deblurred".
-_RESULT = re.compile(r"_(x[234]|w\d+|deblurred)$")
+_RESULT = re.compile(r"(?<=.)_(x[234]|w\d+|deblurred)$")
 _SCALES = {"sr": SCALE, "deblurred": 1}
 
 
@@ -177,7 +177,10 @@ class Placing:
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """The largest pixel counts allowed for a photo and for all its results together."""
+    """The largest pixel counts allowed for a photo and for all its results together.
+
+    A result that is reduced from x4 counts with its pixels at x4, which take memory.
+    """
 
     input_pixels: float = 100_000_000
     output_pixels: float = 1_000_000_000
@@ -251,7 +254,7 @@ def _photographs(folder: Path, recursive: bool, left_out: dict[Path, str]) -> li
         path
         for path in found
         if not _RESULT.search(path.stem)
-        or path.with_name(_RESULT.sub("", path.stem) or ".") not in names
+        or path.with_name(_RESULT.sub("", path.stem)) not in names
     ]
     if len(originals) < len(found):
         count = len(found) - len(originals)

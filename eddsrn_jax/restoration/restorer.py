@@ -144,10 +144,9 @@ class Restorer:
         """
         size = (height, width)
         if size not in self._prepared:
-            self._prepared.add(size)
             self._planner.fit(size)
-            window, (tile, *_) = self._planner.plan(size)
-            self._restore(np.zeros((*size, 3), np.uint8), tile, window, 1.0)
+            next(self.blocks(np.zeros((*size, 3), np.uint8)))
+            self._prepared.add(size)
 
     def expect(self, sizes: Iterable[tuple[int, int]]) -> None:
         """Chooses windows that suit the (height, width) of each photo to come.

@@ -7,6 +7,7 @@ import shutil
 import sys
 import tomllib
 from pathlib import Path
+from unittest import mock
 
 import jax
 import numpy as np
@@ -248,6 +249,25 @@ def test_doctor_finds_a_cache_folder_that_cannot_be_written(monkeypatch, tmp_pat
     assert line.endswith(
         "not made yet, cannot be written; set XDG_CACHE_HOME to another folder)"
     )
+
+
+def test_doctor_reports_a_cache_folder_that_cannot_be_read(monkeypatch):
+    def exists(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(doctor.Path, "exists", exists)
+    *_, line = doctor.describe()
+    assert "(cannot be read: Permission denied; set XDG_CACHE_HOME to" in line
+
+
+def test_doctor_reports_that_no_device_can_be_used(monkeypatch, capsys):
+    # JAX raises this without a message if JAX_PLATFORMS names a device that is absent.
+    monkeypatch.setattr(jax, "devices", mock.Mock(side_effect=AssertionError))
+    assert doctor.main() == 1
+    out = capsys.readouterr().out
+    assert "devices: JAX_PLATFORMS=" in out
+    assert "restore: does not work (InputError: JAX_PLATFORMS=" in out
+    assert "no device can be used (none is found)" in out
 
 
 def test_help_lists_every_command(monkeypatch, capsys):

@@ -1,6 +1,8 @@
 """The web page's results and messages, tested without a browser."""
 
 import zipfile
+from pathlib import Path
+from unittest import mock
 
 import jax
 import numpy as np
@@ -12,6 +14,7 @@ from tiny import SMALL
 from eddsrn_jax.commands.demo_page import (
     before,
     in_page_words,
+    make_handlers,
     restore_all,
     restore_upload,
     show,
@@ -118,6 +121,24 @@ def test_the_archive_has_every_result_under_a_name_of_its_own(tmp_path):
     with zipfile.ZipFile(write_zip([*map(str, paths)], tmp_path / "all.zip")) as archive:
         contents = {name: archive.read(name)[0] for name in archive.namelist()}
     assert contents == {"a_x4.png": 0, "a_x4-2.png": 1, "b_x4.png": 2, "a_x4-3.png": 3}
+
+
+def test_new_results_of_a_page_replace_its_earlier_ones(work, tmp_path):
+    gradio = mock.MagicMock()
+    run, _, _ = make_handlers(gradio, work, tmp_path)
+    path = tmp_path / "photo.png"
+    Image.new("RGB", (9, 8), (90, 60, 30)).save(path)
+
+    def restored(session):
+        *_, (*files, _, _, _, _, _) = run([(path, None)], "", 1.0, session)
+        return [Path(file) for pair in files[:2] for file in pair]
+
+    first, other = mock.Mock(session_hash="a"), mock.Mock(session_hash="b")
+    files, kept = restored(first), restored(other)
+    assert all(file.exists() for file in files + kept)
+    new = restored(first)
+    assert not any(file.exists() for file in files)
+    assert all(file.exists() for file in new + kept)
 
 
 def test_messages_of_the_command_become_those_of_the_page():

@@ -43,7 +43,14 @@ def restore(restorer, tmp_path, caplog):
     def restore(*paths, outputs=BOTH, limits=None, by=restorer, **options):
         placing = {
             name: options.pop(name)
-            for name in ("path", "folder", "suffix", "overwrite", "skip_existing")
+            for name in (
+                "path",
+                "folder",
+                "suffix",
+                "overwrite",
+                "skip_existing",
+                "scale",
+            )
             if name in options
         }
         try:
@@ -261,6 +268,30 @@ def test_checks_size_limits_before_decoding(restore, blurry, tmp_path, monkeypat
     )
 
 
+def test_a_format_need_not_hold_the_result_before_it_is_reduced(restore, tmp_path):
+    wide = save(tmp_path / "wide.png", np.zeros((1, 4200, 3), np.uint8))
+    (job,) = restore(wide, suffix=".webp", scale=2, outputs=["sr"])
+    header = read_header(job.targets["sr"])
+    assert (job.status, header.height, header.width) == ("restored", 2, 8400)
+
+
+@pytest.mark.parametrize("size", [(60, 80, 3), (75, 112), (80, 120, 3)])
+def test_a_photo_that_is_replaced_by_another_one_fails_alone(
+    restore, blurry, tmp_path, monkeypatch, size
+):
+    def replace_and_read(path, **options):
+        if path.name == "a.png":
+            save(path, np.zeros(size, np.uint8))
+        return read_picture(path, **options)
+
+    paths = [save(tmp_path / name, blurry) for name in ("a.png", "b.png")]
+    monkeypatch.setattr(batch, "read_picture", replace_and_read)
+    replaced, other = restore(*paths, outputs=["deblurred"])
+    assert replaced.error == "the file was replaced by another one since it was found"
+    assert not replaced.targets["deblurred"].exists()
+    assert other.status == "restored"
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 700), (700, 1), (9, 2)])
 def test_restores_tiny_and_narrow_photos(restore, tmp_path, size):
     (job,) = restore(save(tmp_path / "photo.png", np.full((*size, 3), 70, np.uint8)))
@@ -270,7 +301,8 @@ def test_restores_tiny_and_narrow_photos(restore, tmp_path, size):
 
 def test_accepts_unusual_file_names_and_rejects_too_long_ones(restore, blurry, tmp_path):
     long = "n" * 242 + ".png"
-    for name in ("naïve 写真.png", long, "-dash.png", "many.dots.png"):
+    ends = ("_x4.png", "_deblurred.png")
+    for name in ("naïve 写真.png", long, "-dash.png", "many.dots.png", *ends):
         save(tmp_path / name, blurry[:9, :9])
     status = {job.path.name: job for job in restore(tmp_path)}
     error = status.pop(long).error
@@ -278,6 +310,15 @@ def test_accepts_unusual_file_names_and_rejects_too_long_ones(restore, blurry, t
     assert {job.status for job in status.values()} == {"restored"}
     assert (tmp_path / "naïve 写真_x4.png").exists()
     assert (tmp_path / "many.dots_x4.png").exists()
+    for name in ends:
+        assert (tmp_path / name.replace(".png", "_x4.png")).exists()
+
+
+def test_a_path_that_cannot_be_examined_fails_alone(restore, blurry, tmp_path):
+    long = save(tmp_path / ("n" * 249 + ".png"), blurry[:9, :9])
+    other = save(tmp_path / "photo.png", blurry[:9, :9])
+    failed, restored = restore(long, other, skip_existing=True)
+    assert (failed.status, restored.status) == ("failed", "restored")
 
 
 def test_warns_once_of_blur_outside_the_trained_range(restore, photo, tmp_path):
