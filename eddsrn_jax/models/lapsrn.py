@@ -28,7 +28,7 @@ class LapSRN(nn.Module):
     Attributes:
         features: width of the hidden layers.
         num_layers: number of convolutions in each level.
-        num_levels: number of levels; each doubles the size.
+        num_levels: number of levels, 2; each doubles the size.
         front_end: name of a filter bank, see models/front_end.py; empty for none.
         dtype: computation dtype; parameters and outputs are float32.
     """
@@ -40,6 +40,12 @@ class LapSRN(nn.Module):
     num_levels: int = 2
     front_end: str = ""
     dtype: DTypeLike = "float32"
+
+    def __post_init__(self) -> None:
+        # The rest of the project enlarges by 4 alone.
+        if self.num_levels != 2:
+            raise TypeError(f"num_levels={self.num_levels}: expected 2")
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, lr: jax.Array) -> dict[str, jax.Array]:

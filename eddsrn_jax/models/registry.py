@@ -1,6 +1,8 @@
 """Networks by name, and the functions that work with any network."""
 
+import dataclasses
 import functools
+import json
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
@@ -63,11 +65,13 @@ def make_network(
             untrusted file.
         fields: keyword arguments of the network.
         num_arrays: number of parameter arrays in an untrusted file. No field that counts
-            layers may exceed it; tracing a larger network would never end.
+            layers, and no length of a tuple, may exceed it; tracing a larger network
+            would never end.
 
     Raises:
         InputError: unknown network, field or front end, too few arrays, or a network
-            without one of the needed attributes.
+            that lacks a needed attribute, or has a stride or a field that the project
+            cannot use.
     """
     if is_import_path(name) and name not in NETWORKS:
         raise InputError(
@@ -77,25 +81,54 @@ def make_network(
     if name not in NETWORKS:
         raise InputError(f"no network {name!r}, only {', '.join(NETWORKS)}")
     try:
-        for field, value in fields.items():
-            counts = value if isinstance(value, tuple | list) else (value,)
-            several = field.startswith("num_") and num_arrays is not None
-            if several and max(counts) > num_arrays:
-                raise InputError(
-                    f"{name}: {field}={value}, but there are only {num_arrays} arrays"
-                )
+        if num_arrays is not None:
+            _check_counts(name, fields, num_arrays)
         if front_end := fields.get("front_end"):
             find_bank(front_end)
         model = NETWORKS[name](**fields)
     except TypeError as error:
         raise InputError(f"{name}: {error}") from error
+    _check_usable(name, model)
+    return model
+
+
+def _check_counts(name: str, fields: Mapping[str, Any], num_arrays: int) -> None:
+    """Raises InputError if fields ask for more layers than there are arrays."""
+    for field, value in fields.items():
+        several = isinstance(value, tuple | list)
+        counts = [len(value)] if several else []
+        if field.startswith("num_"):
+            counts += value if several else [value]
+        if max(counts, default=0) > num_arrays:
+            raise InputError(
+                f"{name}: {field}={value!s:.100}, but there are only {num_arrays} arrays"
+            )
+
+
+def _check_usable(name: str, model: nn.Module) -> None:
+    """Raises InputError if the rest of the project cannot work with a network."""
     for attribute in _ATTRIBUTES:
         if not hasattr(model, attribute):
             raise InputError(
                 f"{name} has no attribute {attribute!r}; a network needs"
                 f" {', '.join(_ATTRIBUTES)}"
             )
-    return model
+    # Windows of large photos begin at multiples of STRIDE.
+    stride: Any = model.stride  # pyright: ignore[reportAttributeAccessIssue]
+    if stride not in [n for n in range(1, STRIDE + 1) if STRIDE % n == 0]:
+        raise InputError(f"{name}: stride={stride!r}: expected a divisor of {STRIDE}")
+    for field in dataclasses.fields(model):
+        # Flax adds these two fields to every module.
+        if field.name in ("parent", "name"):
+            continue
+        value = getattr(model, field.name)
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"{name}: {field.name}={value!r}: expected text, a number or a tuple of"
+                " such values, which checkpoints can hold"
+            ) from error
 
 
 def init_params(model: nn.Module, key: jax.Array) -> Any:

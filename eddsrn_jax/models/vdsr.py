@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 from jax.typing import DTypeLike
 
+from eddsrn_jax.models.eddsrn import SCALE
 from eddsrn_jax.models.front_end import front_end_radius, network_input
 from eddsrn_jax.models.layers import RESIDUAL_NORMAL, Conv
 from eddsrn_jax.ops.color import luminance, with_chroma
@@ -22,7 +23,7 @@ class VDSR(nn.Module):
     Attributes:
         features: width of the hidden layers.
         num_layers: number of convolutions, including the first and last.
-        scale: integer factor.
+        scale: factor of the enlargement, 4.
         front_end: name of a filter bank, see models/front_end.py; empty for none.
         dtype: computation dtype; parameters and outputs are float32.
     """
@@ -34,6 +35,12 @@ class VDSR(nn.Module):
     scale: int = 4
     front_end: str = ""
     dtype: DTypeLike = "float32"
+
+    def __post_init__(self) -> None:
+        # The rest of the project enlarges by 4 alone.
+        if self.scale != SCALE:
+            raise TypeError(f"scale={self.scale}: expected {SCALE}")
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, lr: jax.Array) -> dict[str, jax.Array]:

@@ -40,6 +40,11 @@ class AdversarialState(TrainState):
     discriminator: Any
     discriminator_opt_state: Any
 
+    @property
+    def trained(self) -> Any:
+        """The parameters of the network and of the discriminator."""
+        return self.params, self.discriminator
+
 
 def with_discriminator(
     state: TrainState,

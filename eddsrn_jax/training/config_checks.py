@@ -13,6 +13,7 @@ from eddsrn_jax.evaluation.inputs import SPOILINGS
 from eddsrn_jax.models import (
     NETWORKS,
     SCALE,
+    STRIDE,
     abstract_outputs,
     import_network,
     make_network,
@@ -192,13 +193,44 @@ def check(config: Config) -> None:
     side = values["data.hr_patch_size"]
     require("data.hr_patch_size", side % SCALE == 0, f"a multiple of {SCALE}")
     _check_model(config, require)
-    _check_adversarial(config, require)
+    outputs = _output_shapes(config)
+    fits = not config.adversarial.weight or "sr" in outputs
+    require("adversarial.weight", fits, "0, because the network has no sr")
 
 
-def _check_adversarial(config: Config, require: Callable[[str, bool, str], None]) -> None:
-    if config.adversarial.weight:
-        outputs = abstract_outputs(make_network(config.network, config.model))
-        require("adversarial.weight", "sr" in outputs, "0, because the network has no sr")
+def _output_shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of the network's outputs for a small image, by name.
+
+    Raises:
+        InputError: the network cannot be traced, or an output has an unexpected shape.
+    """
+    model = make_network(config.network, config.model)
+    try:
+        shapes = {name: x.shape for name, x in abstract_outputs(model).items()}
+    # A user's own network may raise anything.
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(
+            f"config.model: {config.network} cannot be computed with these values"
+            f" ({type(error).__name__}: {reason})"
+        ) from error
+    expected = {
+        "sr": (1, SCALE * STRIDE, SCALE * STRIDE, 3),
+        "deblurred": (1, STRIDE, STRIDE, 3),
+    }
+    if not shapes.keys() & expected.keys():
+        raise InputError(
+            f"config.network={config.network}: its outputs are {', '.join(shapes)};"
+            f" expected {' or '.join(expected)}"
+        )
+    for name in shapes.keys() & expected.keys():
+        if shapes[name] != expected[name]:
+            raise InputError(
+                f"config.network={config.network}: its output {name!r} has the shape"
+                f" {shapes[name]} for an image of {STRIDE} x {STRIDE} pixels, expected"
+                f" {expected[name]}"
+            )
+    return shapes
 
 
 def _check_model(config: Config, require: Callable[[str, bool, str], None]) -> None:

@@ -35,6 +35,11 @@ class TrainState:
         trained = self.params if self.ema_params is None else self.ema_params
         return join_params(trained, self.batch_stats)
 
+    @property
+    def trained(self) -> Any:
+        """All parameters that a step updates with gradients."""
+        return self.params
+
     def split(self) -> tuple[Any, dict[str, Any]]:
         """Splits the state into `used_params` and the other fields by name."""
         rest = {name: getattr(self, name) for name in self.__dataclass_fields__}

@@ -144,7 +144,7 @@ def discard_if_nonfinite(
         "bad_part", int32: index in CHECKED_PARTS of the first non-finite part, or -1.
     """
     # A norm is finite only if every value is, and none is so large that it overflows.
-    checked = (old.params, losses["loss"], grads, new.params)
+    checked = (old.trained, losses, grads, new.trained)
     norms = [optax.tree.norm(part) for part in checked]
     bad = ~jnp.isfinite(jnp.stack(norms))
     kept = jax.tree.map(lambda a, b: jnp.where(bad.any(), a, b), old, new)

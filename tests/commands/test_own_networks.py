@@ -39,6 +39,37 @@ class NoRadius(nn.Module):
     stride = 1
     dtype: str = "float32"
 
+class Base(nn.Module):
+    stride = 1
+    receptive_radius = 0
+
+class CoarseGrid(Base):
+    stride = 16
+    dtype: str = "float32"
+
+class NumericType(Base):
+    dtype: type = jnp.float32
+
+class TwiceAsLarge(Base):
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x):
+        return {"deblurred": nn.Dense(3)(x).repeat(2, 1)}
+
+class OtherNames(Base):
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x):
+        return {"sharp": nn.Dense(3)(x)}
+
+class Failing(Base):
+    dtype: str = "float32"
+
+    def __call__(self, x):
+        return {"deblurred": x / (1 / 0)}
+
 def doubled(pred, target):
     return 2 * jnp.mean(jnp.abs(pred - target))
 """
@@ -111,6 +142,36 @@ def test_a_network_without_a_needed_attribute_is_refused(module):
     )
     with pytest.raises(InputError, match=f"^{message}$"):
         make_network(f"{module}:NoRadius", {})
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("CoarseGrid", "stride=16: expected a divisor of 8"),
+        ("NumericType", "dtype=.*float32.*: expected text, a number or a tuple"),
+    ],
+)
+def test_a_network_that_the_project_cannot_use_is_refused(module, name, message):
+    import_network(f"{module}:{name}")
+    with pytest.raises(InputError, match=message):
+        make_network(f"{module}:{name}", {})
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("TwiceAsLarge", r"'deblurred' has the shape \(1, 16, 8, 3\) .*\(1, 8, 8, 3\)"),
+        ("OtherNames", "its outputs are sharp; expected sr or deblurred"),
+        ("Failing", r"cannot be computed with these values \(ZeroDivisionError: "),
+    ],
+)
+def test_wrong_outputs_are_named_before_a_run_begins(module, name, message, tmp_path):
+    import_network(f"{module}:{name}")
+    config = tiny_config(tmp_path)
+    config.network = f"{module}:{name}"
+    config.model = ml_collections.ConfigDict({"dtype": "float32"})
+    with pytest.raises(InputError, match=message):
+        config_checks.check(config)
 
 
 OWN_CONFIG = f"""

@@ -15,7 +15,7 @@ from eddsrn_jax.checkpoints.found_weights import SHIPPED
 from eddsrn_jax.checkpoints.torch_weights import PEERS, read_peer
 from eddsrn_jax.checkpoints.weights import Network, read_network, write_network
 from eddsrn_jax.errors import InputError
-from eddsrn_jax.models import HalfSizeEDDSRN, init_params
+from eddsrn_jax.models import HalfSizeEDDSRN, init_params, make_network
 
 SOURCES = [*ROOT.glob("*.py"), *(ROOT / "eddsrn_jax").rglob("*.py")]
 SOURCES += [*(ROOT / "configs").glob("*.py")]
@@ -133,6 +133,20 @@ def test_rejects_weights_with_invalid_network_fields(tmp_path, shipped, changed)
     path = written(tmp_path, arrays, metadata)
     with pytest.raises(InputError, match=r"w.safetensors: (its|no) network "):
         read_network(path)
+
+
+@pytest.mark.parametrize(
+    "name, fields, message",
+    [
+        ("VDSR", {"scale": 10**6}, "scale=1000000: expected 4"),
+        ("LapSRN", {"num_levels": 30}, "num_levels=30: expected 2"),
+        ("DeblurCNN", {"layers": [[3, 1]] * 10**5}, "but there are only 40 arrays"),
+        ("HalfSizeEDDSRN", {"features": [64] * 1000}, "but there are only 40 arrays"),
+    ],
+)
+def test_untrusted_fields_cannot_ask_for_endless_layers(name, fields, message):
+    with pytest.raises(InputError, match=f"^{name}: .*{message}$"):
+        make_network(name, fields, num_arrays=40)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 """The adversarial training step, on one fixed batch of eight crops."""
 
+import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -13,7 +15,7 @@ from eddsrn_jax.models import init_params
 from eddsrn_jax.models.scgan import SCGAN, Discriminator
 from eddsrn_jax.training.adversarial import adversarial_step, with_discriminator
 from eddsrn_jax.training.state import create_train_state
-from eddsrn_jax.training.step import train_step
+from eddsrn_jax.training.step import CHECKED_PARTS, discard_if_nonfinite, train_step
 
 DISCRIMINATOR = Discriminator(features=4, num_layers=3)
 
@@ -42,6 +44,23 @@ def adversarial(weight, feature_weight):
         weight=weight,
         feature_weight=feature_weight,
     )
+
+
+@pytest.mark.parametrize("part", ["loss", "updated parameters"])
+def test_a_step_with_a_nonfinite_discriminator_is_discarded(part):
+    state = create_train_state({"kernel": jnp.ones(2)}, optax.sgd(1.0))
+    old = with_discriminator(state, DISCRIMINATOR, optax.sgd(1.0), key=jax.random.key(0))
+    changed = dataclasses.replace(old, step=old.step + 1, params={"kernel": jnp.zeros(2)})
+    losses = {"loss": jnp.ones(()), "loss_discriminator": jnp.ones(())}
+    if part == "loss":
+        losses["loss_discriminator"] *= jnp.nan
+    else:
+        worse = jax.tree.map(lambda x: x * jnp.nan, old.discriminator)
+        changed = dataclasses.replace(changed, discriminator=worse)
+    kept, metrics = discard_if_nonfinite(old, changed, grads=old.params, losses=losses)
+    assert CHECKED_PARTS[metrics["bad_part"]] == part
+    assert kept.step == 1
+    jax.tree.map(np.testing.assert_array_equal, kept.trained, old.trained)
 
 
 @pytest.mark.slow
