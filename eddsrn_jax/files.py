@@ -105,8 +105,18 @@ def locked(folder: Path, *, name: str = ".lock", wait: bool = False) -> Iterator
     Raises:
         InputError: another process holds the lock, and `wait` is False.
     """
-    with (folder / name).open("w") as file:
+    with _open_lock(folder / name) as file:
         yield _lock(file, folder, wait)
+
+
+def _open_lock(path: Path) -> TextIO:
+    try:
+        return path.open("w")
+    except PermissionError:
+        # Another user has made it. A lock needs no right to write.
+        if not path.exists():
+            raise
+        return path.open()
 
 
 def _lock(file: TextIO, folder: Path, wait: bool) -> bool:

@@ -1,7 +1,9 @@
 """Data parallelism: one axis of devices, a replicated state, sharded batches."""
 
+import contextlib
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import jax
@@ -14,15 +16,28 @@ from eddsrn_jax.errors import InputError
 _log = logging.getLogger(__name__)
 
 DATA_AXIS = "data"
+# Files with the memory limit of a Linux container, by cgroups of version 2 and 1.
+CONTAINER_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
 # Type checkers take this class of JAX for a variable.
 Device: TypeAlias = jax.Device  # pyright: ignore[reportInvalidTypeForm]
 
 
 def device_memory(device: Device) -> int:
-    """Returns the memory of a device in bytes; for a CPU, that of the machine."""
+    """Returns the memory of a device in bytes.
+
+    For a CPU it is that of the machine, or of the container that the process runs in.
+    """
     if stats := device.memory_stats():
         return stats["bytes_limit"]
-    return psutil.virtual_memory().total
+    limits = [psutil.virtual_memory().total]
+    for path in CONTAINER_LIMITS:
+        # A container without a limit has the word "max" in the file.
+        with contextlib.suppress(OSError, ValueError):
+            limits.append(int(path.read_text()))
+    return min(limits)
 
 
 def find_devices() -> list[Device]:

@@ -52,5 +52,6 @@ def import_object(path: str) -> Any:
             f"{path}: {module_name} cannot be imported ({reason})"
         ) from error
     if not hasattr(module, name):
-        raise InputError(f"{path}: {module.__file__} has no {name}")
+        place = getattr(module, "__file__", None) or module_name
+        raise InputError(f"{path}: {place} has no {name}")
     return getattr(module, name)

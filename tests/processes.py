@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 QUICK = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
 
 
-def command(script, *flags, cwd=None, stderr=subprocess.PIPE, **variables):
+def command(script, *flags, cwd=None, stdin=None, stderr=subprocess.PIPE, **variables):
     """Starts a script of the repository's root, or a module: "-m", then its name."""
     script = script if script == "-m" else ROOT / script
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
@@ -22,6 +22,7 @@ def command(script, *flags, cwd=None, stderr=subprocess.PIPE, **variables):
         env=environment,
         text=True,
         cwd=cwd,
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=stderr,
     )

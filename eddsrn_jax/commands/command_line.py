@@ -22,7 +22,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from eddsrn_jax.commands.extras import advice
-from eddsrn_jax.commands.signals import interruptible
+from eddsrn_jax.commands.signals import (
+    end_on_hangup,
+    interruptible,
+    survive_closed_stderr,
+)
 from eddsrn_jax.compiler import enable_compilation_cache, set_xla_flags
 from eddsrn_jax.config_values import flatten
 from eddsrn_jax.distributed import lost_a_process
@@ -95,6 +99,8 @@ def run_command(
         takes_arguments: see `execute`.
     """
     with interruptible():
+        end_on_hangup()
+        survive_closed_stderr()
         _show_messages()
         set_xla_flags()
         enable_compilation_cache()

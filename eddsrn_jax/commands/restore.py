@@ -14,11 +14,7 @@ from absl import flags
 
 from eddsrn_jax.commands.command_line import run_command
 from eddsrn_jax.commands.network_flags import define_network_flags, import_own_networks
-from eddsrn_jax.commands.signals import (
-    end_on_hangup,
-    interruptible,
-    survive_closed_stderr,
-)
+from eddsrn_jax.commands.signals import interruptible
 from eddsrn_jax.errors import UsageError
 from eddsrn_jax.paths import expand_home, local_path
 
@@ -236,6 +232,4 @@ def _path(flag: flags.FlagHolder[str | None]) -> Path | None:
 
 def run() -> None:
     """Runs the command as a process."""
-    end_on_hangup()
-    survive_closed_stderr()
     run_command(main, FLAGS, takes_arguments=True)

@@ -116,13 +116,22 @@ def _walk(folder: Path, excluded: Collection[str]) -> list[Path]:
         if current != folder and (reason := _not_a_source(real, names, excluded)):
             _log.warning("%s: left out, because it %s", current, reason)
             continue
-        folders = {entry.name for entry in entries if entry.is_dir()}
+        folders = {entry.name for entry in entries if _is_folder(entry)}
         files += [current / name for name in sorted(names - folders)]
         small = _smaller_copies(current, folders)
         for entry in sorted(entries, key=lambda entry: entry.name):
             if entry.name in folders - small:
                 (linked if entry.is_symlink() else pending).append(current / entry.name)
     return files
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    # A link to itself, or into a folder without access. Reading it as a photo fails, and
+    # the message then names it.
+    except OSError:
+        return False
 
 
 def _not_a_source(real: str, names: set[str], excluded: Collection[str]) -> str:

@@ -5,7 +5,7 @@ import hashlib
 import importlib.metadata
 import itertools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +199,7 @@ def score_sources(
         raise InputError(f"two sets have the same name: {', '.join(names)}")
     if not sources:
         raise InputError("nothing to score: give --dataset=NAME=DIR")
-    require_equal([*names, repr(scoring), *methods], "what they score differs")
+    _require_same(methods, sources, scoring, origin)
     share, rows = (jax.process_index(), jax.process_count()), []
     for source in sources:
         images = below(output_dir, "images", source.name)
@@ -228,6 +228,29 @@ def score_sources(
     return rows
 
 
+def _require_same(
+    methods: Iterable[str],
+    sources: Sequence[Source],
+    scoring: Scoring,
+    origin: Mapping[str, Any],
+) -> None:
+    """Raises InputError if the processes score other methods, photos or weights."""
+    values = {
+        "methods": [*methods],
+        "scoring": repr(scoring),
+        **{name: origin.get(name) for name in ("step", "sha256")},
+        "sets": [source.name for source in sources],
+    }
+    if jax.process_count() > 1:
+        # The folders of the processes may have different paths.
+        values |= {
+            f"{source.name}: size of {path.name}": path.stat().st_size
+            for source in sources
+            for path in source.origin
+        }
+    require_equal(values, "what they score differs")
+
+
 def _conditions(scoring: Scoring) -> dict[str, Any]:
     """Returns the conditions of an evaluation: its protocol, device and libraries."""
     return {
@@ -244,9 +267,9 @@ def _conditions(scoring: Scoring) -> dict[str, Any]:
 
 
 def _in_turn(shares: Sequence[list[dict[str, Any]]]) -> list[Row]:
-    """Merges the rows of all processes into the order that a single process has.
+    """Merges the rows of all processes; the photos of the processes alternate.
 
-    The photos of the processes alternate.
+    This is the order of a single process, if every photo can be scored.
     """
     groups = [
         [list(group) for _, group in itertools.groupby(share, lambda row: row["image"])]

@@ -176,7 +176,7 @@ def write_results(
     write_text(folder / "results.md", "\n\n".join(tables) + "\n")
     with (
         written_beside(folder / "results.csv") as temporary,
-        temporary.open("w", newline="") as file,
+        temporary.open("w", encoding="utf-8", newline="") as file,
     ):
         fields = [*by_image[0], "protocol"]
         writer = csv.DictWriter(file, fields, extrasaction="ignore")

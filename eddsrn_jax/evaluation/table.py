@@ -181,6 +181,8 @@ def _check_table(config: Config) -> None:
             " train.py takes it; evaluate.py takes a table such as configs/table1.py, and"
             " scores a trained network with --workdir=RUN"
         )
+    if values and not isinstance(values.get("name"), str):
+        raise InputError(f"config.name={values.get('name')!r}: expected text")
     expected = "a table has rows, such as configs/table1.py"
     if not isinstance(values.get("rows"), dict):
         raise InputError(f"config.rows={values.get('rows')!r}: {expected}")
@@ -189,10 +191,15 @@ def _check_table(config: Config) -> None:
         raise InputError(f"config.order={order!r}: expected names of config.rows")
     for name in order:
         row = values["rows"][name]
+        if not isinstance(row, dict):
+            raise InputError(f"config.rows.{name}={row!r}: expected a section")
         for key in ("title", "method", "paper", *_NEEDED.get(row.get("method"), ())):
             if key not in row:
                 raise InputError(f"config.rows.{name}.{key} is missing")
-        if later := {*row.get("parts", ())} - seen:
+        parts = row.get("parts", ())
+        if parts and len(parts) != 2:
+            raise InputError(f"config.rows.{name}.parts={parts!r}: expected two rows")
+        if later := {*parts} - seen:
             raise InputError(
                 f"config.rows.{name}.parts: {', '.join(sorted(later))} must come before"
                 " this row in config.order"
@@ -294,7 +301,7 @@ def _write(
     fields = dict.fromkeys(name for row in table for name in row)
     with (
         written_beside(path.with_suffix(".csv")) as temporary,
-        temporary.open("w", newline="") as file,
+        temporary.open("w", encoding="utf-8", newline="") as file,
     ):
         writer = csv.DictWriter(file, list(fields))
         writer.writeheader()

@@ -1,9 +1,10 @@
-"""Lists, decodes and writes image files as 8-bit RGB, for training and scoring.
+"""Lists image files, and reads and writes them as 8-bit RGB.
 
 `eddsrn_jax.images.pictures` keeps gray, alpha, 16 bits and metadata too.
 """
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -52,18 +53,11 @@ def list_images(
         raise InputError(f"{folder}: {reason}")
     known = patterns(extensions)
     found, others = [], []
-    for path in sorted(folder.glob("**/*" if recursive else "*")):
-        hidden = any(x.startswith(".") for x in path.relative_to(folder).parts)
-        if hidden:
-            continue
-        if path.is_dir():
-            # The search does not follow links, which might lead back to the folder.
-            if recursive and path.is_symlink():
-                left_out[path] = "a link to a folder"
-        elif path.suffix.lower() not in extensions:
+    for path in _files_below(folder, recursive, left_out):
+        if path.suffix.lower() not in extensions:
             others.append(path)
             left_out[path] = f"its name matches none of {known}"
-        elif path.is_file():
+        elif _is_file(path):
             found.append(path)
         else:
             left_out[path] = "it is not a file (a broken link?)"
@@ -73,6 +67,38 @@ def list_images(
     if not found:
         raise InputError(f"{folder}: no images found (looked for {known})")
     return found
+
+
+def _files_below(folder: Path, recursive: bool, left_out: dict[Path, str]) -> list[Path]:
+    """Returns the paths below a folder that are no folders and not hidden, sorted.
+
+    Links to folders are not followed, since they might lead back to the folder. They and
+    folders that cannot be read are added to `left_out`.
+    """
+
+    def unreadable(error: OSError) -> None:
+        path, reason = Path(error.filename), error.strerror
+        if path == folder:
+            raise InputError(f"{folder}: {reason}") from error
+        left_out[path] = f"it cannot be read: {reason}"
+        _log.warning("%s: left out, because it cannot be read: %s", path, reason)
+
+    paths = []
+    for parent, folders, names in os.walk(folder, onerror=unreadable):
+        paths += [Path(parent, name) for name in names if not name.startswith(".")]
+        shown = [name for name in folders if not name.startswith(".")]
+        folders[:] = shown if recursive else []
+        links = [Path(parent, x) for x in folders if Path(parent, x).is_symlink()]
+        left_out |= dict.fromkeys(links, "a link to a folder")
+    return sorted(paths)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    # It lies in a folder without access; reading it names the reason.
+    except OSError:
+        return True
 
 
 def patterns(extensions: Sequence[str]) -> str:

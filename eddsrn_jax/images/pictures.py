@@ -309,7 +309,7 @@ def _fitting(
         texts = tuple(
             (key, text)
             for key, text in texts
-            if key == "Comment" and len(text.encode()) <= _LARGEST_COMMENT
+            if key == "Comment" and len(_comment(text)) <= _LARGEST_COMMENT
         )[:1]
     elif file_format != "PNG":
         texts = ()
@@ -325,6 +325,11 @@ def _fitting(
         )
     dpi = None if file_format == "WebP" else metadata.dpi
     return Metadata(icc, exif, dpi, xmp, texts, colour)
+
+
+def _comment(text: str) -> bytes:
+    """Returns a text as a JPEG comment; bytes that were not UTF-8 are kept."""
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _write(
@@ -348,7 +353,7 @@ def _write(
         return
     options = {"exif": metadata.exif, "dpi": metadata.dpi, "xmp": metadata.xmp}
     if file_format == "JPEG" and metadata.texts:
-        options["comment"] = metadata.texts[0][1].encode()
+        options["comment"] = _comment(metadata.texts[0][1])
     if file_format == "PNG":
         options |= {"xmp": None, "pnginfo": encoding.png_info(metadata)}
     options = {key: value for key, value in options.items() if value}

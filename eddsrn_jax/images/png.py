@@ -4,6 +4,7 @@ libpng decodes the pixels: Pillow lacks 16-bit colour, and rejects a file for a 
 large text. A damaged chunk of metadata is left out with a message.
 """
 
+import contextlib
 import io
 import struct
 import zlib
@@ -132,6 +133,8 @@ class _Metadata:
         self.exif = b""
         self.notes: list[str] = []
         self.several = self.transparent = False
+        # Bytes that compressed metadata may still take.
+        self._room = _LARGEST
 
     def add(self, kind: bytes, content: bytes | None) -> None:
         """Adds a chunk; None as its content stands for a damaged one."""
@@ -160,7 +163,7 @@ class _Metadata:
                 colour.append((kind, content))
         elif kind == b"iCCP":
             _, _, rest = content.partition(b"\0")
-            self.info.setdefault("icc_profile", _inflated(rest[1:]))
+            self.info.setdefault("icc_profile", self._inflated(rest[1:]))
         elif kind == b"eXIf":
             self.exif = b"Exif\0\0" + content.removeprefix(b"Exif\0\0")
         elif kind == b"pHYs":
@@ -170,7 +173,30 @@ class _Metadata:
         elif kind == b"acTL":
             self.several = int.from_bytes(content[:4], "big") > 1
         else:
-            self._add_text(*_text(kind, content))
+            self._add_text(*self._text(kind, content))
+
+    def _text(self, kind: bytes, content: bytes) -> tuple[str, str]:
+        """Returns the key and the text of a text chunk."""
+        key, _, rest = content.partition(b"\0")
+        if kind == b"tEXt":
+            return key.decode("latin-1"), rest.decode("latin-1")
+        if kind == b"zTXt":
+            return key.decode("latin-1"), self._inflated(rest[1:]).decode("latin-1")
+        compressed, (_, _, text) = rest[0], rest[2:].split(b"\0", 2)
+        text = self._inflated(text) if compressed else text
+        return key.decode("latin-1"), text.decode("utf-8", "surrogateescape")
+
+    def _inflated(self, data: bytes) -> bytes:
+        """Returns decompressed data, as long as all of a file take less than _LARGEST."""
+        inflate = zlib.decompressobj()
+        # One more byte than allowed, as 0 would mean any number of bytes.
+        content = inflate.decompress(data, self._room + 1)
+        if len(content) > self._room:
+            raise _TooLargeError(f"the metadata have more than {_LARGEST // 2**20} MB")
+        if not inflate.eof:
+            raise ValueError("truncated")
+        self._room -= len(content)
+        return content
 
     def _add_text(self, key: str, text: str) -> None:
         if key == _XMP:
@@ -193,28 +219,6 @@ class _Metadata:
 
 class _TooLargeError(ValueError):
     pass
-
-
-def _inflated(data: bytes) -> bytes:
-    inflate = zlib.decompressobj()
-    content = inflate.decompress(data, _LARGEST)
-    if inflate.unconsumed_tail:
-        raise _TooLargeError(f"it has more than {_LARGEST // 2**20} MB")
-    if not inflate.eof:
-        raise ValueError("truncated")
-    return content
-
-
-def _text(kind: bytes, content: bytes) -> tuple[str, str]:
-    """Returns the key and the text of a text chunk."""
-    key, _, rest = content.partition(b"\0")
-    if kind == b"tEXt":
-        return key.decode("latin-1"), rest.decode("latin-1")
-    if kind == b"zTXt":
-        return key.decode("latin-1"), _inflated(rest[1:]).decode("latin-1")
-    compressed, (_, _, text) = rest[0], rest[2:].split(b"\0", 2)
-    text = _inflated(text) if compressed else text
-    return key.decode("latin-1"), text.decode("utf-8", "surrogateescape")
 
 
 def _decode(stream: BinaryIO, lenient: bool) -> np.ndarray:
@@ -245,7 +249,6 @@ def _repaired(
         if part[4:8] == b"IHDR" or bytes(part[4:8]) in is_palette_of_alpha
     ]
     data = b"".join(part[8:-4] for part in kept if part[4:8] == b"IDAT")
-    rows = _inflated_as_far_as_possible(data)
     interlaced = kept[0][8 + 12]
     bits_per_pixel = bits * (1 if colour == 3 else _COLOURS[colour][0])
     # A row begins with the number of its filter.
@@ -255,16 +258,15 @@ def _repaired(
         columns = (width - left + across - 1) // across
         if columns > 0:
             expected += (height - top + down - 1) // down * row_bytes(columns)
-    rows = rows[:expected] + bytes(max(expected - len(rows), 0))
+    rows = _inflated_as_far_as_possible(data, expected).ljust(expected, b"\0")
     return [*heads, chunk(b"IDAT", zlib.compress(rows, 1))]
 
 
-def _inflated_as_far_as_possible(data: bytes) -> bytes:
-    inflate, parts = zlib.decompressobj(), []
+def _inflated_as_far_as_possible(data: bytes, most: int) -> bytes:
+    """Returns decompressed data up to the first error, at most so many bytes."""
+    inflate, found = zlib.decompressobj(), bytearray()
     stream = io.BytesIO(data)
-    try:
-        while part := stream.read(2**12):
-            parts.append(inflate.decompress(part))
-    except zlib.error:
-        pass
-    return b"".join(parts)
+    with contextlib.suppress(zlib.error):
+        while len(found) < most and (part := stream.read(2**12)):
+            found += inflate.decompress(part, most - len(found))
+    return bytes(found)

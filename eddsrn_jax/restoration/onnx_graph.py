@@ -174,7 +174,8 @@ class _Graph:
             return np.array([int(text)])
         if text not in self._cache:
             match = _SIZE.fullmatch(text)
-            assert match, text
+            if match is None:
+                raise InputError(f"the size {text} cannot be written as ONNX")
             axis = "bhw".index(match[2])
             size = self._node("Shape", "image", start=axis, end=axis + 1)
             if axis:
@@ -212,13 +213,21 @@ class _Graph:
         return array
 
     def _convert_conv_general_dilated(
-        self, x, kernel, *, shape, padding, dimension_numbers, **_
+        self, x, kernel, *, padding, dimension_numbers, **options
     ):
+        if {*options["lhs_dilation"], options["batch_group_count"]} != {1}:
+            raise InputError("a transposed convolution cannot be written as ONNX")
         images, kernels, outputs = dimension_numbers
         (top, bottom), (left, right) = padding
+        attributes = {
+            "pads": [top, left, bottom, right],
+            "strides": options["window_strides"],
+            "dilations": options["rhs_dilation"],
+            "group": options["feature_group_count"],
+        }
         x = self._node("Transpose", x, perm=images)
         kernel = np.ascontiguousarray(np.transpose(kernel, kernels))
-        x = self._node("Conv", x, kernel, pads=[top, left, bottom, right])
+        x = self._node("Conv", x, kernel, **attributes)
         return self._node("Transpose", x, perm=np.argsort(outputs).tolist())
 
     def _convert_reshape(self, x, *, shape, **_):
@@ -268,6 +277,6 @@ class _Graph:
         return self._node("Where", which, on, off)
 
     def _convert_dot_general(self, x, y, *, dimension_numbers, **_):
-        (contracted, _), _ = dimension_numbers
-        assert contracted == (3,)
+        if dimension_numbers != (((3,), (0,)), ((), ())):
+            raise InputError("only products with a matrix can be written as ONNX")
         return self._node("MatMul", x, y)

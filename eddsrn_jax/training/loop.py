@@ -187,7 +187,7 @@ def _train(
     train_step = compile_step(config, model, optimizer, run.mesh)
     clock = Clock(config.batch_size)
     tracer = Tracer(run.workdir / "profile", profile_steps)
-    with _open_checkpoints(run) as checkpoints:
+    with tracer, _open_checkpoints(run) as checkpoints:
         state, progress = restore_or_create(
             checkpoints, config, model, optimizer, run.mesh, per_epoch
         )

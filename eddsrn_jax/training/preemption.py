@@ -9,9 +9,15 @@ import jax
 
 from eddsrn_jax.distributed import gather, request_stop, stop_requested
 
+# Windows has no such signal.
+_HANGUP = getattr(signal, "SIGHUP", None)
+_SIGNALS = [x for x in (signal.SIGTERM, signal.SIGINT, _HANGUP) if x is not None]
+
 
 class StopSignal:
-    """Remembers SIGTERM or SIGINT, so that a run stops after a step, not within it.
+    """Remembers SIGTERM, SIGINT or SIGHUP, so that a run stops after a step.
+
+    SIGHUP, which comes when the terminal is closed, stays ignored under nohup.
 
     A second signal takes effect immediately, as without this class. The run also stops
     when `max_minutes` have passed. If one of several processes has to stop, all stop
@@ -53,8 +59,9 @@ class StopSignal:
         self.received: signal.Signals | None = None
         self._previous = {}
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._previous[number] = signal.signal(number, self._receive)
+            for number in _SIGNALS:
+                if number != _HANGUP or signal.getsignal(number) is not signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._receive)
         return self
 
     def _receive(self, number: int, _: object) -> None:

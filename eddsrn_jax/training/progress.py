@@ -252,7 +252,10 @@ class Clock:
 
 
 class Tracer:
-    """Traces some steps with JAX's profiler, for TensorBoard or Perfetto."""
+    """Traces some steps with JAX's profiler, for TensorBoard or Perfetto.
+
+    As a context manager it also ends a trace for which too few steps were left.
+    """
 
     def __init__(self, folder: Path, steps: int):
         """Sets the folder of the trace and the number of steps; 0 traces nothing."""
@@ -272,6 +275,16 @@ class Tracer:
             self._running = True
         elif self._running and not self._left:
             jax.block_until_ready(result)
-            jax.profiler.stop_trace()
-            self._running = False
-            _log.info("the profiler's trace is in %s", self._folder)
+            self._stop()
+
+    def __enter__(self) -> "Tracer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._running:
+            self._stop()
+
+    def _stop(self) -> None:
+        jax.profiler.stop_trace()
+        self._running = False
+        _log.info("the profiler's trace is in %s", self._folder)

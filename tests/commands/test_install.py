@@ -18,9 +18,10 @@ from processes import ROOT
 
 import eddsrn_jax
 import eddsrn_jax.__main__ as entry
-from eddsrn_jax import files
+from eddsrn_jax import files, mesh
 from eddsrn_jax.commands import config_flag, doctor
 from eddsrn_jax.commands.command_line import execute
+from eddsrn_jax.errors import InputError
 from eddsrn_jax.mesh import device_memory
 
 # 2026-11: ml_collections loads config files by a deprecated method.
@@ -328,6 +329,31 @@ def test_written_files_are_flushed_through_a_handle_that_can_write(tmp_path, mon
     assert (tmp_path / "text").read_bytes() == b"\xc3\xa9\n"
 
 
-def test_memory_of_a_cpu_is_that_of_the_machine():
+def test_a_lock_file_of_another_user_can_be_locked(monkeypatch, tmp_path):
+    (tmp_path / ".lock").touch()
+    opened = Path.open
+
+    def refuse_writing(path, mode="r", **options):
+        if mode == "w":
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, mode, **options)
+
+    monkeypatch.setattr(Path, "open", refuse_writing)
+    with files.locked(tmp_path, name=".lock") as held:
+        assert held
+        other = files.locked(tmp_path, name=".lock")
+        with pytest.raises(InputError, match="another process"), other:
+            pass
+    with pytest.raises(PermissionError), files.locked(tmp_path, name=".absent"):
+        pass
+
+
+def test_memory_of_a_cpu_is_that_of_the_machine_or_container(monkeypatch, tmp_path):
+    limits = tmp_path / "memory.max", tmp_path / "absent"
+    monkeypatch.setattr(mesh, "CONTAINER_LIMITS", limits)
+    for text, expected in (("2000000000\n", 2e9), ("max\n", None)):
+        limits[0].write_text(text)
+        if expected:
+            assert device_memory(jax.local_devices()[0]) == expected
     pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     assert device_memory(jax.local_devices()[0]) == pytest.approx(pages, rel=0.01)

@@ -125,6 +125,11 @@ def test_a_path_without_a_network_is_refused(module, name, message):
     assert not any(":" in path for path in NETWORKS)
 
 
+def test_a_module_without_a_file_is_named_itself():
+    with pytest.raises(InputError, match="^sys:Shallow: sys has no Shallow$"):
+        import_network("sys:Shallow")
+
+
 def test_errors_in_a_module_are_one_line(module, tmp_path):
     (tmp_path / f"{module}_b.py").write_text("import absent_library\n")
     message = r"cannot be imported \(ModuleNotFoundError: No module named 'absent_libr"

@@ -36,8 +36,9 @@ def test_ctrl_c_during_imports_ends_with_130_and_no_traceback():
 
 
 @pytest.mark.parametrize("delay", [0.4, 1.5])
-def test_ctrl_c_soon_after_the_start_ends_with_130(tmp_path, delay):
-    run = command("restore.py", tmp_path)
+def test_ctrl_c_soon_after_the_start_ends_with_130(delay):
+    # After its start the command waits for its standard input.
+    run = command("restore.py", "-", stdin=subprocess.PIPE)
     time.sleep(delay)
     run.send_signal(signal.SIGINT)
     _, err = run.communicate(timeout=300)

@@ -74,11 +74,13 @@ def test_a_link_to_a_photo_elsewhere_counts(tmp_path):
 def test_unreadable_folders_broken_links_and_other_files_are_named(tmp_path, caplog):
     folder = write(tmp_path / "photos", "1.png")
     (folder / "gone.png").symlink_to("nowhere")
+    (folder / "itself.png").symlink_to("itself.png")
     (folder / "notes.txt").touch()
     (folder / ".hidden").mkdir()
     write(folder / ".hidden", "2.png")
     assert [file.name for file in find_photos(folder)] == ["1.png"]
-    assert "gone.png: left out, because it is not a file" in caplog.text
+    for name in ("gone.png", "itself.png"):
+        assert f"{name}: left out, because it is not a file" in caplog.text
     assert "1 files left out, because their names match none of" in caplog.text
 
 

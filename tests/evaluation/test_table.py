@@ -165,6 +165,36 @@ def test_read_entries_rejects_unknown_methods(config):
         read_entries(wrong, dtype=None, peers=None)
 
 
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"name": None}, "config.name=None: expected text"),
+        (
+            {"rows": {"a": "text"}, "order": ("a",)},
+            "config.rows.a='text': expected",
+        ),
+        (
+            {
+                "rows": {
+                    "a": {"title": "A", "method": "bicubic", "paper": ()},
+                    "b": {
+                        **{"title": "B", "method": "cascade", "paper": ()},
+                        "parts": ("a", "a", "a"),
+                    },
+                },
+                "order": ("a", "b"),
+            },
+            "config.rows.b.parts=.*: expected two rows",
+        ),
+    ],
+    ids=["name", "row", "parts"],
+)
+def test_read_entries_rejects_malformed_tables(change, message):
+    table = ml_collections.ConfigDict({"name": "mine"} | change)
+    with pytest.raises(InputError, match=message):
+        read_entries(table, dtype=None, peers=None)
+
+
 def test_compare_rejects_figures_of_missing_photos(config, photos, tmp_path):
     options = {"datasets": {"cats": photos}, "output_dir": tmp_path}
     with pytest.raises(InputError, match="no such photo, only .*chelsea.png"):

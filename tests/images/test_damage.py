@@ -2,6 +2,8 @@
 
 import io
 import struct
+import tracemalloc
+import zlib
 
 import imagecodecs
 import numpy as np
@@ -135,6 +137,19 @@ def test_restores_the_intact_beginning_of_a_damaged_png(picture, caplog, kind):
         elif damaged != content[: start + size * 3 // 4]:
             np.testing.assert_array_equal(pixels, whole)
     assert "parts of the image are damaged" in caplog.text
+
+
+def test_a_damaged_png_is_inflated_only_up_to_its_size(picture):
+    content = encoded(Image.new("RGB", (10, 10)), "PNG")
+    start = content.index(b"IDAT") - 4
+    bomb = zlib.compress(bytes(2**28))
+    data = b"IDAT" + bomb
+    content = content[:start] + struct.pack(">I", len(bomb)) + data + bytes(4)
+    tracemalloc.start()
+    pixels, _ = read_picture(picture(content), damaged="restore")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert pixels.shape == (10, 10, 3) and peak < 2**24
 
 
 def interlaced(gray: np.ndarray) -> bytes:

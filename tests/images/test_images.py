@@ -1,5 +1,7 @@
+import errno
 import io
 import logging
+import os
 
 import numpy as np
 import pytest
@@ -126,6 +128,27 @@ def test_error_names_a_truncated_file(tmp_path, photo, format):
     assert count_pixels(path, str(path)) == photo.shape[0] * photo.shape[1]
     with pytest.raises(InputError, match="half: cannot be decoded"):
         read_image(path)
+
+
+def test_list_images_names_folders_that_cannot_be_read(tmp_path, caplog, monkeypatch):
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        folder.mkdir()
+        Image.new("RGB", (9, 9)).save(folder / "photo.png")
+    scan = os.scandir
+
+    def scandir(path):
+        if str(path).startswith(str(locked)):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    locked, left_out = tmp_path / "a", {}
+    assert list_images(tmp_path, left_out=left_out) == [tmp_path / "b" / "photo.png"]
+    assert left_out == {locked: "it cannot be read: Permission denied"}
+    assert f"{locked}: left out, because it cannot be read" in caplog.text
+    locked = tmp_path
+    with pytest.raises(InputError, match=f"^{tmp_path}: Permission denied$"):
+        list_images(tmp_path)
 
 
 def test_list_images_recurses_sorts_and_warns_of_omitted_files(tmp_path, caplog):

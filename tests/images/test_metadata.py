@@ -120,10 +120,13 @@ def test_damaged_png_metadata_is_left_out_with_a_warning(rewritten, caplog, bad)
 
 
 def test_too_large_metadata_is_left_out_in_own_words(rewritten, caplog):
-    bomb = zlib.compress(bytes(65 * 2**20))
-    pixels, *_ = rewritten(png(chunk(b"zTXt", b"Comment\0\0" + bomb)))
+    # Each text has fewer than 64 MB, both together have more.
+    text = b"Comment\0\0" + zlib.compress(bytes(40 * 2**20))
+    pixels, metadata, *_ = rewritten(png(*(chunk(b"zTXt", text) for _ in range(2))))
     np.testing.assert_array_equal(pixels, FLAT)
-    assert "the PNG chunk zTXt was left out: it has more than 64 MB" in caplog.text
+    assert len(metadata.texts) == 1
+    message = "the PNG chunk zTXt was left out: the metadata have more than 64 MB"
+    assert caplog.text.count(message) == 1
 
 
 def exif_with_texts() -> Image.Exif:
@@ -205,6 +208,13 @@ def test_comments_and_texts_are_kept_or_named(rewritten):
     info.add_text("Author", "Eve")
     *_, messages = rewritten(encoded(IMAGE, "PNG", pnginfo=info), ".jpg")
     assert messages == ["text dropped: JPEG cannot hold it (Author)"]
+
+
+def test_comments_that_are_not_utf_8_are_kept(rewritten):
+    text = chunk(b"iTXt", b"Comment\0\0\0\0\0caf\xe9")
+    *_, target, messages = rewritten(png(text), ".jpg")
+    with Image.open(target) as image:
+        assert image.info["comment"] == b"caf\xe9" and not messages
 
 
 def test_iptc_data_is_named_once(rewritten, caplog):

@@ -3,6 +3,7 @@
 import math
 import sys
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from tiny import PLAIN, SMALL, TwoOutputs
 from eddsrn_jax.checkpoints.weights import Network, write_network
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.models import abstract_outputs, abstract_params, apply
+from eddsrn_jax.models.layers import depth_to_space
 from eddsrn_jax.models.registry import NETWORKS
 from eddsrn_jax.restoration.onnx_graph import write_onnx
 from eddsrn_jax.restoration.restorer import Restorer
@@ -46,6 +48,33 @@ def with_random_params(model):
     return jax.tree.map_with_path(draw, abstract_params(model))
 
 
+class Dilated(nn.Module):
+    """Convolutions with gaps, with steps, and within groups of channels."""
+
+    stride = 2
+    receptive_radius = 8
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Conv(6, (3, 3), kernel_dilation=2)(x)
+        x = nn.Conv(12, (3, 3), feature_group_count=3)(x)
+        return {"deblurred": depth_to_space(nn.Conv(12, (3, 3), strides=2)(x), 2)}
+
+
+class Transposed(Dilated):
+    @nn.compact
+    def __call__(self, x):
+        return {"sr": nn.ConvTranspose(3, (8, 8), strides=(4, 4))(x)}
+
+
+def test_a_convolution_that_onnx_export_lacks_is_named(tmp_path):
+    pytest.importorskip("onnx")
+    model = Transposed()
+    with pytest.raises(InputError, match="transposed convolution cannot be written"):
+        write_onnx(tmp_path / "x.onnx", model, with_random_params(model))
+
+
 @pytest.mark.parametrize(
     "model",
     [
@@ -58,6 +87,7 @@ def with_random_params(model):
             for name, model in NETS.items()
         ),
         TwoOutputs(),
+        Dilated(),
     ],
     ids=type,
 )

@@ -22,7 +22,8 @@ from eddsrn_jax.images import read_image
 from eddsrn_jax.models import VDSR, init_params
 from eddsrn_jax.training import validator
 from eddsrn_jax.training.loop import train_and_evaluate
-from eddsrn_jax.training.progress import Reporter
+from eddsrn_jax.training.preemption import StopSignal
+from eddsrn_jax.training.progress import Reporter, Tracer
 
 
 @pytest.fixture
@@ -126,6 +127,27 @@ def test_reporter_drops_malformed_and_later_metrics_rows(tmp_path):
     assert metrics_rows(tmp_path) == [
         {"step": step, "loss": loss} for step, loss in ((1, 0.5), (2, 0.5), (3, 0.25))
     ]
+
+
+def test_a_hang_up_stops_a_run_except_under_nohup():
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignal() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.reason(1) is None
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with StopSignal() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.reason(1) == "SIGHUP"
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, previous)
+
+
+def test_a_trace_ends_with_a_run_that_has_too_few_steps_left(tmp_path):
+    with Tracer(tmp_path, 5) as tracer:
+        tracer.after_step(jax.numpy.zeros(1))
+    assert [*tmp_path.rglob("*.xplane.pb")]
 
 
 def test_restarting_a_finished_run_adds_no_metrics(finished):
