@@ -48,7 +48,6 @@ _JOINT = {
     "edsrn": "ED-SRN",
     "eddsrn": "ED-DSRN",
 }
-_WEIGHTS = Path(eddsrn_jax.__file__).parent / "weights" / "table1"
 # 2,500 steps of eight 192 x 192 crops, 20,000 crops in all.
 _BUDGET = "--config.total_steps=2500 --config.model.dtype=bfloat16"
 

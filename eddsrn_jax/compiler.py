@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 _SHORTEST = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 
 
-def enable_compilation_cache(folder: Path | None = None) -> None:
+def enable_compilation_cache() -> None:
     """Keeps compiled programs between runs, where that is possible.
 
     The folder's name contains jaxlib's version and a hash of the processor's features: a
@@ -36,7 +36,7 @@ def enable_compilation_cache(folder: Path | None = None) -> None:
     features = _processor("flags", "Features")
     name = hashlib.sha256(features.encode()).hexdigest()[:8]
     name = f"jaxlib-{jaxlib.__version__}-{name}"
-    folder = (folder or cache_root() / "xla") / name
+    folder = cache_root() / "xla" / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

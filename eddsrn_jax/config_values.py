@@ -49,9 +49,10 @@ def from_json(values: dict[str, Any]) -> Config:
     # Values that old configs lack. EDDSRN was the only network.
     old = {"network": "EDDSRN", "init_from_partial": False}
     config = ml_collections.ConfigDict({**old, **restore(values)})
-    for section, name, value in _LACKING:
-        if isinstance(config.get(section), ml_collections.ConfigDict):
-            config[section][name] = config[section].get(name, value)
+    for name, field, value in _LACKING:
+        section = config.get(name)
+        if isinstance(section, ml_collections.ConfigDict):
+            section[field] = section.get(field, value)
     return config.lock()
 
 

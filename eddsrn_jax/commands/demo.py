@@ -91,8 +91,10 @@ def main() -> None:
 
     @functools.cache
     def restorer_for(name: str) -> Restorer:
-        source = {"workdir" if name == FLAGS.workdir else "weights": name}
-        return Restorer.from_pretrained(**source, outputs=OUTPUTS)
+        if name == FLAGS.workdir:
+            # Both flags together are an error.
+            return Restorer.from_pretrained(FLAGS.weights, workdir=name, outputs=OUTPUTS)
+        return Restorer.from_pretrained(weights=name, outputs=OUTPUTS)
 
     # Wrong flags fail here, before the page is served.
     restorer_for(next(iter(choices.values())))

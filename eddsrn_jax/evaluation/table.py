@@ -193,7 +193,7 @@ def _check_table(config: Config) -> None:
         row = values["rows"][name]
         if not isinstance(row, dict):
             raise InputError(f"config.rows.{name}={row!r}: expected a section")
-        for key in ("title", "method", "paper", *_NEEDED.get(row.get("method"), ())):
+        for key in ("title", "method", "paper", *_NEEDED.get(str(row.get("method")), ())):
             if key not in row:
                 raise InputError(f"config.rows.{name}.{key} is missing")
         parts = row.get("parts", ())

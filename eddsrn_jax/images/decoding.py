@@ -152,7 +152,6 @@ def _pillow(
         several=several,
         kind=kind or "",
         image=image,
-        page=page,
         notes=notes,
     )
     _add_metadata(photo, image)

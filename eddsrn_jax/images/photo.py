@@ -47,7 +47,6 @@ class Photo:
         decoder: function that returns the pixels, not turned upright; None takes those
             of `image`. Its argument tells whether to decode damaged data as far as
             possible.
-        page: index of the page in a TIFF file.
         notes: messages about losses and about damaged metadata.
     """
 
@@ -60,7 +59,6 @@ class Photo:
     kind: str
     image: Image.Image | None = None
     decoder: Callable[[bool], np.ndarray] | None = None
-    page: int = 0
     notes: list[str] = dataclasses.field(default_factory=list)
 
 

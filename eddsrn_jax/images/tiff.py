@@ -112,7 +112,6 @@ def open_wide_tiff(
         several=several,
         kind="TIFF",
         decoder=lambda _: _decode(stream, page, header.channels, exif),
-        page=page,
         notes=notes,
     )
 

@@ -278,7 +278,8 @@ def _restore(job: Job, restorer: Restorer, options: Options) -> Iterator[int]:
     """Restores one file; yields the number of its pixels that are done so far."""
     strength = options.strength
     pixels, metadata = read_picture(job.path, damaged=options.damaged)
-    if Header(*pixels.shape, pixels.dtype) != job.header:
+    height, width, channels = pixels.shape
+    if Header(height, width, channels, pixels.dtype) != job.header:
         raise InputError("the file was replaced by another one since it was found")
     # The blur is estimated without hidden colours, too.
     pixels = fill_hidden(pixels)
