@@ -4,8 +4,7 @@ Departs from the paper. The training crops have blurs of sigma 0 to 3 pixels of 
 image, some of them stronger in one direction. Three in ten have no blur at all. A third
 of the crops has sensor noise of up to 12 grey levels, a third has JPEG compression of
 quality 30 to 100, and four in ten have neither. The network is that of
-configs/eddsrn_half.py, with a bank of filters for this range and with layers at the
-photo's size.
+configs/eddsrn_half.py with a bank of filters for this range.
 
     python train.py --config=configs/eddsrn_photo.py --config.data.source=folder:DIR
 
@@ -30,7 +29,6 @@ def get_config(size: str = "small") -> ml_collections.ConfigDict:
     config.unlock()
     config.name = config.name.replace("half-size", "photo")
     config.model.front_end = "photo-1-3a2e862a"
-    config.model.detail_features = 64
     config.degradation.sigma_range = (0.0, 3.0)
     config.degradation.sharp_share = 0.3
     config.degradation.anisotropic_share = 0.3

@@ -2,11 +2,11 @@
 
 Images are float RGB in [0, 1], [N, h, w, 3]; outputs are not clipped.
 
-Differs from the paper's network (models/eddsrn.py) in four ways. A fixed bank of inverse
+Differs from the paper's network (models/eddsrn.py) in five ways. A fixed bank of inverse
 filters comes first, and a small network mixes them according to the photo's blur. The
 trunk's largest feature maps have half the photo's size, since a blurred photo has little
 detail that needs the full size. Skips are not convolved. Each head is a single sub-pixel
-convolution. For sharp photos, layers at the photo's size can follow the trunk.
+convolution. Layers at the photo's size can follow the trunk.
 """
 
 import flax.linen as nn
@@ -85,8 +85,8 @@ class HalfSizeEDDSRN(nn.Module):
             and 1/4, middle at 1/8, decoder at 1/4 and 1/2.
         front_end: name of a filter bank, see models/front_end.py.
         detail_features: width of the layers at the photo's size that follow the trunk; 0
-            for none. They add the fine detail of a sharp photo, which the trunk loses at
-            half size, and need a first width that is a multiple of 4.
+            for none. They add the fine detail of photos with little blur, which the trunk
+            loses at half size, and need a first width that is a multiple of 4.
         num_detail_pairs: number of pairs of convolutions in their residual block.
         dtype: computation dtype of the convolutions; filtering, mixing, parameters and
             outputs are float32.
