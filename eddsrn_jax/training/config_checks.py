@@ -10,6 +10,7 @@ from eddsrn_jax.config_values import Config, flatten
 from eddsrn_jax.data.pairs import PAIRS
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.evaluation.inputs import SPOILINGS
+from eddsrn_jax.mesh import find_devices
 from eddsrn_jax.models import (
     NETWORKS,
     SCALE,
@@ -202,8 +203,11 @@ def _output_shapes(config: Config) -> dict[str, tuple[int, ...]]:
     """Returns the shapes of the network's outputs for a small image, by name.
 
     Raises:
-        InputError: the network cannot be traced, or an output has an unexpected shape.
+        InputError: there is no device, the network cannot be traced, or an output has an
+            unexpected shape.
     """
+    # Tracing places shapes on a device, whose absence is no fault of the network.
+    find_devices()
     model = make_network(config.network, config.model)
     try:
         shapes = {name: x.shape for name, x in abstract_outputs(model).items()}
