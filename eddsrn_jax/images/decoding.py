@@ -94,15 +94,15 @@ def describe_excess(pixels: int, limit: int) -> str:
 
 
 @contextlib.contextmanager
-def open_photo(file: Path | bytes) -> Iterator[Photo]:
+def open_photo(file: str | Path | bytes) -> Iterator[Photo]:
     """Opens an image file, by path or content, and reads its header."""
     if isinstance(file, bytes):
         stream = io.BytesIO(file)
-    elif file.exists() and not file.is_file():
+    elif (path := Path(file)).exists() and not path.is_file():
         # Opening a named pipe would wait for its other end.
         raise InputError("not a file")
     else:
-        stream = file.open("rb")
+        stream = path.open("rb")
     with stream:
         head = stream.read(8)
         stream.seek(0)

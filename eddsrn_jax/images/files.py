@@ -130,7 +130,7 @@ def count_pixels(file: Path | bytes, name: str) -> int:
         return photo.header.height * photo.header.width
 
 
-def read_image(file: Path | bytes, name: str = "") -> np.ndarray:
+def read_image(file: str | Path | bytes, name: str = "") -> np.ndarray:
     """Decodes an image file to RGB.
 
     The EXIF orientation is applied. Gray becomes three equal channels. CMYK and palettes

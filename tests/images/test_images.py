@@ -23,8 +23,10 @@ def rgb(photo) -> np.ndarray:
 
 
 def test_png_round_trip_keeps_rgb_pixels(rgb, tmp_path):
-    write_image(tmp_path / "deep" / "photo.png", rgb)
-    np.testing.assert_array_equal(read_image(tmp_path / "deep" / "photo.png"), rgb)
+    path = tmp_path / "deep" / "photo.png"
+    write_image(path, rgb)
+    for file in (path, str(path), path.read_bytes()):
+        np.testing.assert_array_equal(read_image(file), rgb)
 
 
 def test_gray_becomes_three_equal_channels(rgb):
