@@ -320,10 +320,12 @@ def test_second_signal_to_one_process_aborts_the_whole_run(finished, tmp_path):
 @pytest.mark.slow
 def test_signal_to_one_process_aborts_a_multi_process_evaluation(finished, tmp_path):
     folder, workdir = finished
-    flags = (f"--workdir={workdir}", f"--dataset=mine={folder}", "--save_images")
-    processes = start(2, "evaluate.py", *flags, f"--output_dir={tmp_path / 'out'}")
+    # One set could be scored before the signal comes.
+    sets = [f"--dataset=set{i}={folder}" for i in range(20)]
+    flags = (f"--workdir={workdir}", "--save_images", f"--output_dir={tmp_path / 'out'}")
+    processes = start(2, "evaluate.py", *flags, *sets)
     deadline = time.monotonic() + 120
-    while not any(tmp_path.glob("out/images/mine/*/*.png")):
+    while not any(tmp_path.glob("out/images/set0/*/*.png")):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     processes[1].send_signal(signal.SIGTERM)

@@ -45,6 +45,25 @@ def test_ctrl_c_soon_after_the_start_ends_with_130(delay):
     assert run.returncode == 130 and "Traceback" not in err
 
 
+@pytest.mark.parametrize("number, code", [("SIGTERM", 143), ("SIGINT", -2)])
+def test_a_signal_in_a_callback_of_the_garbage_collector_is_not_lost(number, code):
+    run = python(
+        "import gc, signal, sys, time\n"
+        "from eddsrn_jax.commands.command_line import show_unraisable\n"
+        "sys.unraisablehook = show_unraisable\n"
+        "signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))\n"
+        "def callback(*_):\n"
+        "    gc.callbacks.remove(callback)\n"
+        f"    signal.raise_signal(signal.{number})\n"
+        "gc.callbacks.append(callback)\n"
+        "gc.collect()\n"
+        "time.sleep(60)"
+    )
+    run.communicate(timeout=300)
+    # The shell shows -2, the default for an uncaught KeyboardInterrupt, as 130.
+    assert run.returncode == code
+
+
 def test_a_hang_up_leaves_no_temporary_file(tmp_path):
     run = python(
         "import signal, time; from pathlib import Path\n"
