@@ -27,7 +27,7 @@ from eddsrn_jax.checkpoints.found_weights import (
 from eddsrn_jax.checkpoints.parameters import fitted, flat, merge
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.files import make_folder, write_text, written_beside
-from eddsrn_jax.models import abstract_params, make_network, network_name
+from eddsrn_jax.models import abstract_params, make_network, network_fields, network_name
 
 # Suffix of the name of an 8-bit kernel's scales, one for each output channel.
 _SCALE = ":scale"
@@ -73,18 +73,12 @@ def write_network(path: Path, network: Network, *, dtype: str = "float16") -> No
             parameter is not finite in the dtype.
     """
     arrays = _arrays_to_write(path, network.params, dtype)
-    fields = {
-        field.name: getattr(network.model, field.name)
-        for field in dataclasses.fields(network.model)
-        # Flax adds these two fields to every module.
-        if field.name not in ("parent", "name")
-    }
     description = {
         "name": network.name,
         "step": network.step,
         "sigma_range": network.sigma_range,
         "network": network_name(network.model),
-        "model": fields,
+        "model": network_fields(network.model),
     }
     if path.suffix == ".safetensors":
         metadata = {

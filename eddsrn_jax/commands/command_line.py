@@ -9,7 +9,6 @@ import os
 import re
 import signal
 import sys
-import threading
 import traceback
 import warnings
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from eddsrn_jax.commands.extras import advice
 from eddsrn_jax.commands.signals import (
     end_on_hangup,
     interruptible,
+    raised_again,
     survive_closed_stderr,
 )
 from eddsrn_jax.compiler import enable_compilation_cache, set_xla_flags
@@ -52,7 +52,7 @@ def _show_messages() -> None:
     # Orbax logs long messages, from its threads, about errors that it raises later.
     absl_logging.set_verbosity(absl_logging.FATAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    sys.unraisablehook = show_unraisable
+    sys.unraisablehook = _show_unraisable
     # These warnings are about broken EXIF data and do not name the file. `read_picture`
     # logs them itself, with the file's name.
     warnings.filterwarnings(
@@ -74,42 +74,18 @@ def _show_messages() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def show_unraisable(unraisable: Any) -> None:
+def _show_unraisable(unraisable: Any) -> None:
     """Shows an unraisable exception, unless it comes from orbax's abandoned I/O.
 
     When one of many reads or writes fails, orbax does not wait for the others. Nothing is
     left to receive the errors that tensorstore reports for them.
-
-    An exit or interruption by a signal comes here if the signal arrives during a callback
-    of the garbage collector, such as JAX's, where Python drops exceptions. The signal is
-    then raised again.
     """
-    number = _signal_of(unraisable.exc_value)
-    if number is not None:
-        threading.Timer(0.1, _interrupt_main_thread, (number,)).start()
+    if raised_again(unraisable.exc_value):
         return
     code = getattr(unraisable.object, "cr_code", None)
     of_orbax = code and f"{os.sep}orbax{os.sep}" in code.co_filename
     if not of_orbax and str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)
-
-
-def _interrupt_main_thread(number: int) -> None:
-    # A signal raised by another thread would not end the main thread's waiting. Windows
-    # cannot send a signal to a thread.
-    if hasattr(signal, "pthread_kill"):
-        signal.pthread_kill(threading.main_thread().ident or 0, number)
-    else:
-        signal.raise_signal(number)
-
-
-def _signal_of(error: BaseException | None) -> int | None:
-    """Returns the signal that raised an exception; None if no signal did."""
-    if isinstance(error, KeyboardInterrupt):
-        return signal.SIGINT
-    if isinstance(error, SystemExit) and isinstance(error.code, int):
-        return error.code - 128 if error.code > 128 else None
-    return None
 
 
 def run_command(

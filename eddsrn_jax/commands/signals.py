@@ -1,4 +1,4 @@
-"""Reactions of a command to an early Ctrl-C, to a hang-up, and to a closed stderr.
+"""Reactions of a command to signals, and to a closed stderr.
 
 This module imports nothing that takes time, so that Ctrl-C is answered at once.
 """
@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any, TextIO
 
@@ -44,6 +45,38 @@ def end_on_hangup() -> None:
     hangup = getattr(signal, "SIGHUP", None)
     if hangup and signal.getsignal(hangup) is signal.SIG_DFL:
         signal.signal(hangup, lambda number, _: sys.exit(128 + number))
+
+
+def raised_again(error: BaseException | None) -> bool:
+    """Raises a signal again if Python has dropped the exception of its handler.
+
+    Python does so if the signal arrives during a callback of the garbage collector, such
+    as JAX's.
+
+    Args:
+        error: exception that `sys.unraisablehook` was called with.
+
+    Returns:
+        Whether the exception was an exit or interruption by a signal.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        number = int(signal.SIGINT)
+    elif isinstance(error, SystemExit) and isinstance(error.code, int):
+        number = error.code - 128
+    else:
+        return False
+    if number > 0:
+        threading.Timer(0.1, _interrupt_main_thread, (number,)).start()
+    return number > 0
+
+
+def _interrupt_main_thread(number: int) -> None:
+    # A signal raised by another thread would not end the main thread's waiting. Windows
+    # cannot send a signal to a thread.
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
+    else:
+        signal.raise_signal(number)
 
 
 def survive_closed_stderr() -> None:

@@ -28,6 +28,7 @@ from eddsrn_jax.models.registry import (
     init_params,
     join_params,
     make_network,
+    network_fields,
     network_name,
     split_params,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "init_params",
     "join_params",
     "make_network",
+    "network_fields",
     "network_name",
     "split_params",
 ]

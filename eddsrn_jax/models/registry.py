@@ -55,6 +55,16 @@ def network_name(model: nn.Module) -> str:
     return (names or [type(model).__name__])[0]
 
 
+def network_fields(model: nn.Module) -> dict[str, Any]:
+    """Returns the keyword arguments that make a network like this one."""
+    return {
+        field.name: getattr(model, field.name)
+        for field in dataclasses.fields(model)
+        # Flax adds these two fields to every module.
+        if field.name not in ("parent", "name")
+    }
+
+
 def make_network(
     name: str, fields: Mapping[str, Any], *, num_arrays: int | None = None
 ) -> nn.Module:
@@ -117,16 +127,12 @@ def _check_usable(name: str, model: nn.Module) -> None:
     stride: Any = model.stride  # pyright: ignore[reportAttributeAccessIssue]
     if stride not in [n for n in range(1, STRIDE + 1) if STRIDE % n == 0]:
         raise InputError(f"{name}: stride={stride!r}: expected a divisor of {STRIDE}")
-    for field in dataclasses.fields(model):
-        # Flax adds these two fields to every module.
-        if field.name in ("parent", "name"):
-            continue
-        value = getattr(model, field.name)
+    for field, value in network_fields(model).items():
         try:
             json.dumps(value)
         except (TypeError, ValueError) as error:
             raise InputError(
-                f"{name}: {field.name}={value!r}: expected text, a number or a tuple of"
+                f"{name}: {field}={value!r}: expected text, a number or a tuple of"
                 " such values, which checkpoints can hold"
             ) from error
 

@@ -49,8 +49,8 @@ def test_ctrl_c_soon_after_the_start_ends_with_130(delay):
 def test_a_signal_in_a_callback_of_the_garbage_collector_is_not_lost(number, code):
     run = python(
         "import gc, signal, sys, time\n"
-        "from eddsrn_jax.commands.command_line import show_unraisable\n"
-        "sys.unraisablehook = show_unraisable\n"
+        "from eddsrn_jax.commands.signals import raised_again\n"
+        "sys.unraisablehook = lambda dropped: raised_again(dropped.exc_value)\n"
         "signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))\n"
         "def callback(*_):\n"
         "    gc.callbacks.remove(callback)\n"

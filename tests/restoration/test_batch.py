@@ -299,28 +299,6 @@ def test_restores_tiny_and_narrow_photos(restore, tmp_path, size):
     assert read_header(job.targets["deblurred"]).width == size[1]
 
 
-def test_accepts_unusual_file_names_and_rejects_too_long_ones(restore, blurry, tmp_path):
-    long = "n" * 242 + ".png"
-    ends = ("_x4.png", "_deblurred.png")
-    for name in ("naïve 写真.png", long, "-dash.png", "many.dots.png", *ends):
-        save(tmp_path / name, blurry[:9, :9])
-    status = {job.path.name: job for job in restore(tmp_path)}
-    error = status.pop(long).error
-    assert error.startswith("the result's name would have 256 bytes, more than 255")
-    assert {job.status for job in status.values()} == {"restored"}
-    assert (tmp_path / "naïve 写真_x4.png").exists()
-    assert (tmp_path / "many.dots_x4.png").exists()
-    for name in ends:
-        assert (tmp_path / name.replace(".png", "_x4.png")).exists()
-
-
-def test_a_path_that_cannot_be_examined_fails_alone(restore, blurry, tmp_path):
-    long = save(tmp_path / ("n" * 249 + ".png"), blurry[:9, :9])
-    other = save(tmp_path / "photo.png", blurry[:9, :9])
-    failed, restored = restore(long, other, skip_existing=True)
-    assert (failed.status, restored.status) == ("failed", "restored")
-
-
 def test_warns_once_of_blur_outside_the_trained_range(restore, photo, tmp_path):
     sharp = save(tmp_path / "sharp.png", photo)
     blurred = degrade_photo(photo, 4.0, max_sigma=4.0)[1]

@@ -95,6 +95,25 @@ def test_results_beside_photos_of_one_stem_are_never_inputs(restore, tmp_path):
         ]
 
 
+def test_accepts_unusual_file_names_and_rejects_too_long_ones(restore, tmp_path):
+    long = "n" * 249 + ".png"
+    ends = ("_x4.png", "_deblurred.png")
+    for name in ("naïve 写真.png", long, "-dash.png", "many.dots.png", *ends):
+        save(tmp_path / name)
+    status = {job.path.name: job for job in restore(tmp_path)}
+    error = status.pop(long).error
+    assert error.startswith("the result's name would have 256 bytes, more than 255")
+    assert {job.status for job in status.values()} == {"restored"}
+    for name in ("naïve 写真.png", "many.dots.png", *ends):
+        assert (tmp_path / name.replace(".png", "_x4.png")).exists()
+
+
+def test_a_path_that_cannot_be_examined_fails_alone(restore, tmp_path):
+    long, other = save(tmp_path / ("n" * 249 + ".png")), save(tmp_path / "photo.png")
+    failed, restored = restore(long, other, skip_existing=True)
+    assert (failed.status, restored.status) == ("failed", "restored")
+
+
 def test_results_that_would_replace_each_other_fail_alone(restore, tmp_path):
     paths = [save(tmp_path / name) for name in ("a.png", "deep/a.png", "b.png")]
     first, second, other = restore(*paths, folder=tmp_path / "out")
