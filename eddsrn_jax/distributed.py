@@ -1,6 +1,6 @@
 """The processes of a run: connecting them, gathering values, stopping together."""
 
-import ctypes
+import collections
 import json
 import logging
 import os
@@ -10,8 +10,10 @@ import socket
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
 
 from eddsrn_jax.errors import InputError, UsageError
 
@@ -22,13 +24,8 @@ _HEARTBEAT_TIMEOUT = 30
 # Matches errors of collective operations and of the coordination between processes.
 _FAILED = re.compile("Gloo|NCCL|[Cc]oordination|^UNAVAILABLE|^DEADLINE_EXCEEDED|^ABORTED")
 
-# Replaces the operating system's handler of a signal, which need not be Python's, and
-# returns the previous one.
-_exchange_handler = ctypes.pythonapi.PyOS_setsig
-_exchange_handler.argtypes = [ctypes.c_int, ctypes.c_void_p]
-_exchange_handler.restype = ctypes.c_void_p
-# JAX's handler of SIGTERM in a multi-process run.
-_jax_handler: int | None = None
+# Flags of `AnyFlag` that may be unread: enough to keep the devices busy.
+_FLAGS_IN_FLIGHT = 2
 
 
 def connect(
@@ -103,8 +100,9 @@ def _check_free(coordinator: str) -> None:
 def _initialize(
     coordinator: str | None, num_processes: int | None, process_id: int | None
 ) -> None:
-    """Connects the processes; restores Python's SIGTERM handler, which JAX replaces."""
-    global _jax_handler
+    """Connects the processes. Signals keep their handlers, and end the waiting."""
+    # JAX would otherwise handle SIGTERM in place of Python.
+    jax.config.update("jax_enable_preemption_service", False)
     # Python's handlers cannot run while JAX waits for the other processes; the system's
     # default handlers can.
     handlers = {
@@ -120,26 +118,32 @@ def _initialize(
             shutdown_timeout_seconds=_HEARTBEAT_TIMEOUT,
         )
     finally:
-        _jax_handler = _exchange_handler(signal.SIGTERM, None)
         for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
-def request_stop() -> None:
-    """Makes `stop_requested` return True in all processes, after the same later step."""
-    if _jax_handler is None:
-        raise RuntimeError(
-            "the processes are not connected; call distributed.connect first"
+class AnyFlag:
+    """Tells all processes, in the same call, that one of them has set its flag.
+
+    The answer comes two calls late, so that no call waits for the other processes.
+    """
+
+    def __init__(self):
+        devices = np.array(jax.devices()).reshape(jax.process_count(), -1)
+        self._mesh = jax.sharding.Mesh(devices, ("process", "device"))
+        self._rows = PartitionSpec("process")
+        everywhere = NamedSharding(self._mesh, PartitionSpec())
+        self._any = jax.jit(jnp.any, out_shardings=everywhere)
+        self._unread: collections.deque[jax.Array] = collections.deque()
+
+    def __call__(self, flag: bool) -> bool:
+        """Returns whether any flag was set two calls ago; all processes must call it."""
+        row = np.array([flag])
+        flags = multihost_utils.host_local_array_to_global_array(
+            row, self._mesh, self._rows
         )
-    # JAX takes SIGTERM as the notice that a machine is being preempted.
-    handler = _exchange_handler(signal.SIGTERM, _jax_handler)
-    signal.raise_signal(signal.SIGTERM)
-    _exchange_handler(signal.SIGTERM, handler)
-
-
-def stop_requested(step: int) -> bool:
-    """Returns whether all processes stop after this step; must be called at each step."""
-    return multihost_utils.reached_preemption_sync_point(step)
+        self._unread.append(self._any(flags))
+        return len(self._unread) > _FLAGS_IN_FLIGHT and bool(self._unread.popleft())
 
 
 def lost_a_process(error: BaseException) -> bool:

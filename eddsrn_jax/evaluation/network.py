@@ -26,11 +26,19 @@ from eddsrn_jax.evaluation.baselines.ensemble import self_ensemble
 from eddsrn_jax.evaluation.curves import write_score_curves
 from eddsrn_jax.evaluation.inputs import Spoiling
 from eddsrn_jax.evaluation.results import Row, format_gains, format_table, write_results
-from eddsrn_jax.evaluation.scoring import PAPER, Method, Pair, Photo, Scoring, evaluate
+from eddsrn_jax.evaluation.scoring import (
+    PAPER,
+    Method,
+    Pair,
+    Photo,
+    Scoring,
+    evaluate,
+    example_path,
+)
 from eddsrn_jax.files import make_folder
 from eddsrn_jax.mesh import find_devices
 from eddsrn_jax.models import abstract_outputs
-from eddsrn_jax.paths import below, local_path, printable, workdir_path
+from eddsrn_jax.paths import local_path, printable, workdir_path
 from eddsrn_jax.restoration.restorer import Restorer
 
 _log = logging.getLogger(__name__)
@@ -164,11 +172,6 @@ def open_folders(datasets: Mapping[str, Path | str]) -> list[Source]:
     ]
 
 
-def example_path(output_dir: Path, dataset: str) -> Path:
-    """Returns the path of a set's before/after picture."""
-    return below(output_dir, f"before_after_{dataset}.png")
-
-
 def score_sources(
     methods: Mapping[str, Method],
     sources: Sequence[Source],
@@ -202,16 +205,12 @@ def score_sources(
     _require_same(methods, sources, scoring, origin)
     share, rows = (jax.process_index(), jax.process_count()), []
     for source in sources:
-        images = below(output_dir, "images", source.name)
         found = evaluate(
             methods,
-            itertools.islice(read_photos(source), scoring.max_photos),
+            read_photos(source),
             dataset=source.name,
-            sigmas=scoring.sigmas,
-            spoilings=scoring.spoilings,
-            seed=scoring.seed,
-            save_dir=images if scoring.save_images else None,
-            example_path=None if share[0] else example_path(output_dir, source.name),
+            scoring=scoring,
+            output_dir=output_dir,
             share=share,
         )
         found = _in_turn(gather([dataclasses.asdict(row) for row in found]))

@@ -78,11 +78,8 @@ def evaluate(
     photos: Iterable[Photo | Pair],
     *,
     dataset: str,
-    sigmas: Sequence[float] | None = HEADLINE_SIGMAS,
-    spoilings: Sequence[Spoiling] = SPOILINGS["paper"],
-    seed: int = 0,
-    save_dir: Path | None = None,
-    example_path: Path | None = None,
+    scoring: Scoring = PAPER,
+    output_dir: Path | None = None,
     share: tuple[int, int] = (0, 1),
 ) -> list[Row]:
     """Scores methods on photos.
@@ -95,11 +92,12 @@ def evaluate(
         photos: names and uint8 [H, W, 3]; of a pair also the input. Methods that take
             the true sigma are not scored on pairs, where it is unknown.
         dataset: name of the set.
-        sigmas, spoilings, seed: see `Scoring`.
-        save_dir: folder for all images; None writes none.
-        example_path: file for a before/after picture of the first photo at the middle
-            sigma; None writes none.
-        share: (i, n) selects photos i, i + n, i + 2 n and so on.
+        scoring: which photos are scored, and with which degradations.
+        output_dir: folder for a before/after picture of the first photo at the middle
+            sigma (see `example_path`) and, if all images are written, for `images`; None
+            writes none.
+        share: (i, n) selects photos i, i + n, i + 2 n and so on. The share with i = 0
+            writes the before/after picture.
 
     Returns:
         A row for each output of each method, photo, sigma and spoiling.
@@ -107,7 +105,8 @@ def evaluate(
     rows: list[Row] = []
     stems: set[str] = set()
     # One for all photos, because degrade_photo compiles for each value.
-    max_sigma = max(sigmas or RANDOM_SIGMA_RANGE)
+    max_sigma = max(scoring.sigmas or RANDOM_SIGMA_RANGE)
+    photos = itertools.islice(photos, scoring.max_photos)
     with (
         concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
         Progress(f"scoring {dataset}") as bar,
@@ -121,18 +120,24 @@ def evaluate(
             if given:
                 cells = [_given_input(hr, given[0], max_sigma=max_sigma)]
             else:
-                cells = _inputs(name, hr, sigmas, spoilings, seed, max_sigma=max_sigma)
+                cells = _inputs(name, hr, scoring, max_sigma=max_sigma)
             for cell in cells:
                 found = list(_apply(methods, cell.input, cell.sigma))
                 results.append((cell, found))
-                if save_dir:
-                    folder = save_dir / _folder_name(cell.sigma, cell.spoiling)
+                if output_dir and scoring.save_images:
+                    images = below(output_dir, "images", dataset)
+                    folder = images / _folder_name(cell.sigma, cell.spoiling)
                     _save(folder, file_name, _captioned(cell.input, found))
-                if example_path and not rows and cell.is_example:
-                    _write_example(example_path, cell, found, hr)
+                if output_dir and cell.is_example and share[0] == 0 and not rows:
+                    _write_example(example_path(output_dir, dataset), cell, found, hr)
             # Scoring waits until here, so that it does not disturb the methods' times.
             rows += _score(pool, dataset, name, hr, results)
     return rows
+
+
+def example_path(output_dir: Path, dataset: str) -> Path:
+    """Returns the path of a set's before/after picture."""
+    return below(output_dir, f"before_after_{dataset}.png")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,23 +185,18 @@ def _is_too_small(name: str, photo: np.ndarray) -> bool:
 
 
 def _inputs(
-    name: str,
-    hr: np.ndarray,
-    sigmas: Sequence[float] | None,
-    spoilings: Sequence[Spoiling],
-    seed: int,
-    max_sigma: float,
+    name: str, hr: np.ndarray, scoring: Scoring, *, max_sigma: float
 ) -> Iterator[_Cell]:
     """Yields the inputs made from a photo, one for each sigma and spoiling.
 
-    The arguments are those of `evaluate`; `max_sigma` is the largest sigma of the set.
+    `max_sigma` is the largest sigma of the set.
     """
-    sigmas = sigmas or (random_sigma(seed, name),)
-    example = (middle(sigmas), spoilings[0])
+    sigmas = scoring.sigmas or (random_sigma(scoring.seed, name),)
+    example = (middle(sigmas), scoring.spoilings[0])
     for sigma in sigmas:
         lr_sharp, lr_blur = degrade_photo(hr, sigma, max_sigma=max_sigma)
-        for spoiling in spoilings:
-            spoiled = spoil(lr_blur, spoiling, seed=seed, name=name)
+        for spoiling in scoring.spoilings:
+            spoiled = spoil(lr_blur, spoiling, seed=scoring.seed, name=name)
             is_example = (sigma, spoiling) == example
             yield _Cell(sigma, spoiling, is_example, spoiled, lr_sharp)
 

@@ -123,33 +123,13 @@ class HalfSizeEDDSRN(nn.Module):
             "sr": float32 [N, 4h, 4w, 3]; "deblurred": float32 [N, h, w, 3].
         """
         _, h, w, _ = lr_blur.shape
-        half, quarter, eighth = self.features
-        pairs: dict[str, int] = dict(zip(_BLOCKS, self.num_pairs, strict=True))
-
-        def conv(features: int, name: str) -> Conv:
-            settings = {"kernel_init": LINEAR_NORMAL, "dtype": self.dtype}
-            return Conv(features, **settings, name=name)
-
-        def block(x: jax.Array, name: str) -> jax.Array:
-            return ResidualBlock(x.shape[-1], pairs[name], self.dtype, name=name)(x)
-
         image = pad_to_multiple(lr_blur, STRIDE)
         changes = FrontEnd(self.front_end, name="bank")(lr_blur)
         changes = pad_to_multiple(changes, STRIDE)
         energies = log_energies(changes)
         coarse = BlurEstimator(dtype=self.dtype, name="blur_estimator")(energies)
-        x = full_size = self._channels(image, changes, image + mix(coarse, changes))
-
-        # There is no ReLU between blocks: a dead unit there would silence everything
-        # after it.
-        x = skip1 = block(conv(half, "stem")(space_to_depth(x, 2)), "encoder1")
-        x = skip2 = block(conv(quarter, "widen2")(max_pool_2x2(x)), "encoder2")
-        x = jnp.concatenate([max_pool_2x2(x), energies.astype(x.dtype)], axis=-1)
-        x = block(conv(eighth, "widen3")(x), "middle")
-        x = depth_to_space(conv(4 * quarter, "up2")(x), 2)
-        x = block(x + skip2, "decoder2")
-        x = depth_to_space(conv(4 * half, "up1")(x), 2)
-        x = block(x + skip1, "decoder1")
+        full_size = self._channels(image, changes, image + mix(coarse, changes))
+        x = self._trunk(full_size, energies)
 
         def head(x: jax.Array, channels: int, scale: int, name: str) -> jax.Array:
             """Returns an image of `scale` times the features' size; 0 before training."""
@@ -165,9 +145,8 @@ class HalfSizeEDDSRN(nn.Module):
         deblurred = head(x, 3, 2, "deblur_head")
         if self.detail_features:
             y = jnp.concatenate([full_size, depth_to_space(x, 2)], axis=-1)
-            y = conv(self.detail_features, "detail_stem")(y)
-            settings = (self.detail_features, self.num_detail_pairs, self.dtype)
-            y = ResidualBlock(*settings, name="detail")(y)
+            y = self._conv(y, self.detail_features, "detail_stem")
+            y = self._block(y, self.num_detail_pairs, "detail")
             sr += head(y, 3, SCALE, "sr_detail")
             deblurred += head(y, 3, 1, "deblur_detail")
         sr = _RESIDUAL_SCALE * sr[:, : SCALE * h, : SCALE * w]
@@ -185,6 +164,32 @@ class HalfSizeEDDSRN(nn.Module):
         channels = front_end_channels(image, gray, bank=self.front_end, dtype=self.dtype)
         levels = ((255.0 * estimate - 128.0) / PHOTO_SCALE).astype(self.dtype)
         return jnp.concatenate([channels, levels], axis=-1)
+
+    def _trunk(self, full_size: jax.Array, energies: jax.Array) -> jax.Array:
+        """Returns features at half size, from input at full size and blur at 1/8.
+
+        There is no ReLU between blocks: a dead unit there would silence everything after
+        it.
+        """
+        half, quarter, eighth = self.features
+        encoder1, encoder2, middle, decoder2, decoder1 = self.num_pairs
+        x = self._conv(space_to_depth(full_size, 2), half, "stem")
+        x = skip1 = self._block(x, encoder1, "encoder1")
+        x = self._conv(max_pool_2x2(x), quarter, "widen2")
+        x = skip2 = self._block(x, encoder2, "encoder2")
+        x = jnp.concatenate([max_pool_2x2(x), energies.astype(x.dtype)], axis=-1)
+        x = self._block(self._conv(x, eighth, "widen3"), middle, "middle")
+        x = depth_to_space(self._conv(x, 4 * quarter, "up2"), 2)
+        x = self._block(x + skip2, decoder2, "decoder2")
+        x = depth_to_space(self._conv(x, 4 * half, "up1"), 2)
+        return self._block(x + skip1, decoder1, "decoder1")
+
+    def _conv(self, x: jax.Array, features: int, name: str) -> jax.Array:
+        settings = {"kernel_init": LINEAR_NORMAL, "dtype": self.dtype}
+        return Conv(features, **settings, name=name)(x)
+
+    def _block(self, x: jax.Array, num_pairs: int, name: str) -> jax.Array:
+        return ResidualBlock(x.shape[-1], num_pairs, self.dtype, name=name)(x)
 
     @property
     def receptive_radius(self) -> int:
@@ -206,9 +211,6 @@ class HalfSizeEDDSRN(nn.Module):
         # at 1/8.
         pixels = STRIDE * (-(-2 * pixels // STRIDE) + 3)
         return pixels + front_end_radius(self.front_end)
-
-
-_BLOCKS = ("encoder1", "encoder2", "middle", "decoder2", "decoder1")
 
 
 def mix(logits: jax.Array, changes: jax.Array) -> jax.Array:

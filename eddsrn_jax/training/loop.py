@@ -218,7 +218,7 @@ def _train(
                         metrics.finish()
                         scores = validator(step, state.used_params)
                     # Read once: a signal during the save acts after the next step.
-                    reason = stop.reason(step)
+                    reason = stop.reason()
                     if reason or scores or "save" in due:
                         metrics.finish()
                         reporter.keep()

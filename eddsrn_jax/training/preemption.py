@@ -7,7 +7,7 @@ import time
 
 import jax
 
-from eddsrn_jax.distributed import gather, request_stop, stop_requested
+from eddsrn_jax.distributed import AnyFlag, gather
 
 # Windows has no such signal.
 _HANGUP = getattr(signal, "SIGHUP", None)
@@ -33,11 +33,13 @@ class StopSignal:
 
     def __init__(self, max_minutes: float = math.inf):
         self._max_minutes = max_minutes
+        self._any_received = AnyFlag()
 
-    def reason(self, step: int) -> str | None:
-        """Returns why the run has to stop after this step, or None if it goes on.
+    def reason(self) -> str | None:
+        """Returns why the run has to stop now, or None if it goes on.
 
-        In a multi-process run it must be called after every step.
+        All processes must call it after every step. Several processes stop two steps
+        after the signal.
         """
         late = time.monotonic() - self._start > 60 * self._max_minutes
         if jax.process_count() == 1:
@@ -46,7 +48,7 @@ class StopSignal:
             return f"{self._max_minutes:g} minutes have passed" if late else None
         if late and not self.received:
             self._receive(signal.SIGTERM, None)
-        if stop_requested(step):
+        if self._any_received(self.received is not None):
             return self.received.name if self.received else "SIGTERM in another process"
         return None
 
@@ -67,8 +69,6 @@ class StopSignal:
     def _receive(self, number: int, _: object) -> None:
         self.received = signal.Signals(number)
         self._restore()
-        if jax.process_count() > 1:
-            request_stop()
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

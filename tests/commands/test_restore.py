@@ -17,7 +17,7 @@ from tiny import SMALL
 from eddsrn_jax.checkpoints.weights import Network, write_network
 from eddsrn_jax.data.sources import folder_source
 from eddsrn_jax.evaluation.network import read_photos
-from eddsrn_jax.evaluation.scoring import evaluate
+from eddsrn_jax.evaluation.scoring import Scoring, evaluate
 from eddsrn_jax.images.pictures import read_header, read_picture
 from eddsrn_jax.models import EDDSRN, init_params
 from eddsrn_jax.restoration.batch import restore_files
@@ -173,10 +173,10 @@ def test_invalid_calls_print_a_one_line_error(
 def test_restored_set14_equals_the_images_saved_by_evaluation(tmp_path):
     photos = read_photos(folder_source(shared_data("Set14")))
     restorer = Restorer.from_pretrained()
-    evaluate(
-        {"m": restorer}, photos, dataset="Set14", sigmas=(1.5,), save_dir=tmp_path / "set"
-    )
-    scored = tmp_path / "set" / "sigma_1.5"
+    scoring = Scoring(sigmas=(1.5,), save_images=True)
+    methods = {"m": restorer}
+    evaluate(methods, photos, dataset="Set14", scoring=scoring, output_dir=tmp_path)
+    scored = tmp_path / "images" / "Set14" / "sigma_1.5"
     inputs = sorted(scored.glob("*_input.png"))
     assert len(inputs) == 14
     jobs = restore_files(

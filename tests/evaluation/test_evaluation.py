@@ -28,7 +28,7 @@ from eddsrn_jax.evaluation.results import (
     means,
     write_results,
 )
-from eddsrn_jax.evaluation.scoring import evaluate, validate
+from eddsrn_jax.evaluation.scoring import Scoring, evaluate, validate
 from eddsrn_jax.images import read_image
 from eddsrn_jax.restoration.outputs import Restored
 
@@ -56,7 +56,8 @@ def test_every_output_is_scored_against_its_own_truth(photo):
     truths = [degrade_photo(cut, sigma, max_sigma=2.0)[0] for sigma in (1.0, 2.0)]
     perfect = Perfect({"sr": cut, "deblurred": truth} for truth in truths)
     methods = {**BASELINES, "perfect": perfect}
-    rows = evaluate(methods, [("a", hr)], dataset="set", sigmas=(1.0, 2.0))
+    scoring = Scoring(sigmas=(1.0, 2.0))
+    rows = evaluate(methods, [("a", hr)], dataset="set", scoring=scoring)
     assert len(rows) == 8
     assert perfect.prepared == [(25, 32)] * 2
     for row in rows:
@@ -71,7 +72,8 @@ def test_every_output_is_scored_against_its_own_truth(photo):
 
 
 def test_more_blur_lowers_the_ssim(photo):
-    rows = evaluate(BASELINES, [("a", photo)], dataset="set", sigmas=(1.0, 1.5, 2.0))
+    scoring = Scoring(sigmas=(1.0, 1.5, 2.0))
+    rows = evaluate(BASELINES, [("a", photo)], dataset="set", scoring=scoring)
     for output in ("sr", "deblurred"):
         values = [r.scores["ssim_rgb_crop0"] for r in rows if r.output == output]
         assert values[0] > values[1] > values[2]
@@ -83,8 +85,9 @@ def test_random_sigmas_depend_on_seed_and_name_alone(photo):
     assert draws[:2] == [random_sigma(0, "image0"), random_sigma(0, "image1")]
     assert random_sigma(1, "image0") != draws[0]
     part = photo[:100, :100]
-    both = evaluate(BASELINES, [("a", part), ("b", part)], dataset="s", sigmas=None)
-    alone = evaluate(BASELINES, [("b", part)], dataset="s", sigmas=None)
+    options = {"dataset": "s", "scoring": Scoring(sigmas=None)}
+    both = evaluate(BASELINES, [("a", part), ("b", part)], **options)
+    alone = evaluate(BASELINES, [("b", part)], **options)
     assert [r.scores for r in both if r.image == "b"] == [r.scores for r in alone]
     assert {r.sigma for r in alone} == {random_sigma(0, "b")}
 
@@ -94,7 +97,7 @@ def test_skips_photos_too_small_to_score_and_warns(photo, caplog):
         BASELINES,
         [("tiny.png", photo[:70, :200]), ("fits.png", photo[:76, :76])],
         dataset="set",
-        sigmas=(1.0,),
+        scoring=Scoring(sigmas=(1.0,)),
     )
     assert {row.image for row in rows} == {"fits.png"}
     assert "tiny.png: left out, because 200 x 70 is smaller than the 76" in caplog.text
@@ -103,27 +106,27 @@ def test_skips_photos_too_small_to_score_and_warns(photo, caplog):
 def test_logs_that_a_photo_is_gray(photo, caplog):
     gray = photo[:80, :80, :1].repeat(3, axis=2)
     with caplog.at_level(logging.INFO, "eddsrn_jax"):
-        evaluate(BASELINES, [("gray.png", gray)], dataset="set", sigmas=(1.0,))
+        scoring = Scoring(sigmas=(1.0,))
+        evaluate(BASELINES, [("gray.png", gray)], dataset="set", scoring=scoring)
     assert "gray.png: gray photo, scored as three equal channels" in caplog.text
 
 
 def test_saved_images_are_the_scored_ones(photo, tmp_path):
     hr = photo[:80, :96]
-    example = tmp_path / "example.png"
     evaluate(
         {"bicubic": bicubic},
         [("deep/cat.jpg", hr)],
         dataset="set",
-        sigmas=(1.0, 2.0),
-        save_dir=tmp_path / "images",
-        example_path=example,
+        scoring=Scoring(sigmas=(1.0, 2.0), save_images=True),
+        output_dir=tmp_path,
     )
-    folder = tmp_path / "images" / "sigma_2" / "deep"
+    folder = tmp_path / "images" / "set" / "sigma_2" / "deep"
     _, lr_blur = degrade_photo(hr, 2.0, max_sigma=2.0)
     np.testing.assert_array_equal(read_image(folder / "cat_input.png"), lr_blur)
     expected = bicubic(lr_blur).sr
     np.testing.assert_array_equal(read_image(folder / "cat_bicubic_sr.png"), expected)
-    assert read_image(example).shape == (80 + 16, 3 * 96 + 2 * 4, 3)
+    example = read_image(tmp_path / "before_after_set.png")
+    assert example.shape == (80 + 16, 3 * 96 + 2 * 4, 3)
 
 
 def test_spoil_adds_seeded_noise_and_then_jpeg():
@@ -145,8 +148,10 @@ def test_spoil_adds_seeded_noise_and_then_jpeg():
 def test_every_blur_is_scored_with_every_spoiling(photo, tmp_path):
     hr = photo[:96, :128]
     spoilings = SPOILINGS["photo"]
-    options = {"dataset": "s", "sigmas": (0.0, 2.0), "spoilings": spoilings}
-    rows = evaluate(BASELINES, [("a", hr)], **options, save_dir=tmp_path)
+    scoring = Scoring(sigmas=(0.0, 2.0), spoilings=spoilings, save_images=True)
+    rows = evaluate(
+        BASELINES, [("a", hr)], dataset="s", scoring=scoring, output_dir=tmp_path
+    )
     cells = [(r.sigma, r.noise, r.jpeg) for r in rows if r.output == "sr"]
     assert cells == [(s, x.noise, x.jpeg) for s in (0.0, 2.0) for x in spoilings]
     for row in rows:
@@ -155,7 +160,7 @@ def test_every_blur_is_scored_with_every_spoiling(photo, tmp_path):
         expected = spoil(lr_blur, spoiling, seed=0, name="a")
         if row.output == "sr":
             assert row.scores == score(bicubic(expected).sr, hr)
-    assert {path.name for path in tmp_path.iterdir()} == {
+    assert {path.name for path in (tmp_path / "images" / "s").iterdir()} == {
         f"sigma_{sigma}{suffix}"
         for sigma in (0, 2)
         for suffix in ("", "_noise_5", "_jpeg_75", "_noise_5_jpeg_75")
@@ -190,7 +195,7 @@ def test_validate_scores_one_photo_per_pair_of_blur_and_spoiling(photo):
     photos = [("a", photo[:100, :120]), ("b", photo[100:200, :120])]
     options = {"sigmas": (1.0, 2.0), "spoilings": SPOILINGS["photo"][:2]}
     found, _ = validate(bicubic, photos, **options)
-    rows = evaluate({"bicubic": bicubic}, photos, dataset="s", **options)
+    rows = evaluate({"bicubic": bicubic}, photos, dataset="s", scoring=Scoring(**options))
     cells = [("a", 1.0, 0.0), ("b", 2.0, 0.0), ("a", 1.0, 5.0), ("b", 2.0, 5.0)]
     chosen = [row for row in rows if (row.image, row.sigma, row.noise) in cells]
     assert len(chosen) == 4
@@ -200,24 +205,27 @@ def test_validate_scores_one_photo_per_pair_of_blur_and_spoiling(photo):
 
 def test_saves_photos_that_differ_only_in_extension_separately(photo, tmp_path):
     photos = [("a.jpg", photo[:80, :80]), ("a.png", photo[80:160, :80])]
-    evaluate({"b": bicubic}, photos, dataset="s", sigmas=(1.0,), save_dir=tmp_path)
-    assert sorted(path.name for path in (tmp_path / "sigma_1").iterdir()) == [
+    scoring = Scoring(sigmas=(1.0,), save_images=True)
+    evaluate({"b": bicubic}, photos, dataset="s", scoring=scoring, output_dir=tmp_path)
+    folder = tmp_path / "images" / "s" / "sigma_1"
+    assert sorted(path.name for path in folder.iterdir()) == [
         *("a.png_b_sr.png", "a.png_input.png", "a_b_sr.png", "a_input.png")
     ]
 
 
 @pytest.mark.parametrize("name, method", [("a.png", "/../../x"), ("../../x.png", "b")])
 def test_refuses_to_save_images_outside_the_folder(photo, tmp_path, name, method):
-    folder = tmp_path / "images"
+    folder = tmp_path / "out"
     with pytest.raises(InputError, match="would be written outside this"):
         evaluate(
             {method: bicubic},
             [(name, photo[:80, :80])],
             dataset="s",
-            sigmas=(1.0,),
-            save_dir=folder,
+            scoring=Scoring(sigmas=(1.0,), save_images=True),
+            output_dir=folder,
         )
-    assert {path.name for path in tmp_path.iterdir()} <= {"images"}
+    written = {path.relative_to(tmp_path) for path in tmp_path.rglob("*.png")}
+    assert {path.parts[:3] for path in written} <= {("out", "images", "s")}
 
 
 def test_bicubic_rounds_and_clips():
@@ -241,7 +249,8 @@ def test_validate_equals_evaluate_on_one_photo_per_sigma(photo):
     assert {name: sheet.shape for name, sheet in examples.items()} == {
         "a": (100 + 16, 4 * 120 + 3 * 4, 3)
     }
-    rows = evaluate({"m": method}, photos, dataset="s", sigmas=(1.0, 2.0, 1.5))
+    scoring = Scoring(sigmas=(1.0, 2.0, 1.5))
+    rows = evaluate({"m": method}, photos, dataset="s", scoring=scoring)
     for output, name in (("sr", ""), ("deblurred", "deblurred_")):
         expected = [
             row.scores["psnr_y_crop4"]

@@ -40,7 +40,8 @@ def test_psnr_never_exceeds_the_value_of_equal_images():
 def test_a_mean_with_exact_images_is_finite_and_names_them(photo, caplog):
     photos = [("black.png", BLACK), ("cat.png", photo[:96, :96]), ("white.png", WHITE)]
     with caplog.at_level(logging.INFO, "eddsrn_jax"):
-        rows = evaluate(METHODS, photos, dataset="set", sigmas=(1.0, 2.0))
+        scoring = Scoring(sigmas=(1.0, 2.0))
+        rows = evaluate(METHODS, photos, dataset="set", scoring=scoring)
     scores = {
         (row.image, row.sigma): row.scores["psnr_y_crop4"]
         for row in rows

@@ -12,7 +12,7 @@ from eddsrn_jax.errors import InputError
 from eddsrn_jax.evaluation.baselines.bicubic import bicubic, untouched
 from eddsrn_jax.evaluation.network import open_folders, read_photos
 from eddsrn_jax.evaluation.results import format_gains, format_table, write_results
-from eddsrn_jax.evaluation.scoring import evaluate
+from eddsrn_jax.evaluation.scoring import Scoring, evaluate
 
 
 class ToldSigma:
@@ -31,9 +31,9 @@ def test_a_pair_made_by_the_degradation_scores_like_its_photo(pairs):
     assert names == ("a.png", "b/c.png")
     assert [x.shape for x in small] == [(24, 32, 3)] * 2
     found = evaluate(METHODS, photos, dataset="mine")
-    expected = evaluate(
-        METHODS, [*zip(names, sharp, strict=True)], dataset="mine", sigmas=(1.5,)
-    )
+    whole = [*zip(names, sharp, strict=True)]
+    scoring = Scoring(sigmas=(1.5,))
+    expected = evaluate(METHODS, whole, dataset="mine", scoring=scoring)
     assert [(row.image, row.output, row.sigma) for row in found] == [
         (name, output, None) for name in names for output in ("sr", "deblurred")
     ]
@@ -57,11 +57,11 @@ def test_tables_and_files_of_pairs_give_no_sigma(pairs, tmp_path):
     (source,) = open_folders({"mine": pairs})
     pair, _ = read_photos(source)
     methods = {**METHODS, "Wiener": ToldSigma()}
-    rows = evaluate(
-        methods, [pair, pair[:2]], dataset="mine", sigmas=(1.0,), save_dir=tmp_path / "im"
-    )
+    scoring = Scoring(sigmas=(1.0,), save_images=True)
+    photos = [pair, pair[:2]]
+    rows = evaluate(methods, photos, dataset="mine", scoring=scoring, output_dir=tmp_path)
     assert [row.sigma for row in rows if row.method == "Wiener"] == [1.0]
-    assert (tmp_path / "im" / "pairs" / "a_input.png").is_file()
+    assert (tmp_path / "images" / "mine" / "pairs" / "a_input.png").is_file()
     assert "| unknown |" in format_table(rows, by_sigma=True)
     unknown = next(x for x in format_gains(rows).splitlines() if "unknown" in x)
     assert unknown.split("|")[-2].strip() == ""

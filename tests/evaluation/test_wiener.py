@@ -6,7 +6,7 @@ from eddsrn_jax.evaluation.baselines.bicubic import bicubic
 from eddsrn_jax.evaluation.baselines.wiener import Wiener, deblur
 from eddsrn_jax.evaluation.inputs import cut_to_scale, degrade_photo
 from eddsrn_jax.evaluation.metrics import psnr, psnr_y
-from eddsrn_jax.evaluation.scoring import evaluate
+from eddsrn_jax.evaluation.scoring import Scoring, evaluate
 
 
 def blurred(image, sigma):
@@ -39,9 +39,8 @@ def test_deblur_without_noise_inverts_the_blur(photo):
 
 def test_evaluate_scores_wiener_above_bicubic(photo):
     hr = cut_to_scale(photo)
-    rows = evaluate(
-        {"w": Wiener(), "b": bicubic}, [("a", hr)], dataset="s", sigmas=(2.0,)
-    )
+    methods = {"w": Wiener(), "b": bicubic}
+    rows = evaluate(methods, [("a", hr)], dataset="s", scoring=Scoring(sigmas=(2.0,)))
     # The filter was given the true sigma, which deblurs better than another one.
     lr_sharp, lr_blur = degrade_photo(hr, 2.0, max_sigma=2.0)
     scores = {

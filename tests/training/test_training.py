@@ -134,11 +134,11 @@ def test_a_hang_up_stops_a_run_except_under_nohup():
     try:
         with StopSignal() as stop:
             os.kill(os.getpid(), signal.SIGHUP)
-            assert stop.reason(1) is None
+            assert stop.reason() is None
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
         with StopSignal() as stop:
             os.kill(os.getpid(), signal.SIGHUP)
-            assert stop.reason(1) == "SIGHUP"
+            assert stop.reason() == "SIGHUP"
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
     finally:
         signal.signal(signal.SIGHUP, previous)
