@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from eddsrn_jax.errors import InputError
 
 # The outputs that the page shows.
@@ -73,16 +71,14 @@ def before(path: Path, result: Path) -> Path:
     profile, depth and transparency.
     """
     from eddsrn_jax.images.pictures import read_header, read_picture, write_picture
-    from eddsrn_jax.ops.resize import bicubic_upscale
+    from eddsrn_jax.restoration.resizing import enlarged
     from eddsrn_jax.restoration.transparency import fill_hidden
 
     pixels, metadata = read_picture(path)
     pixels = fill_hidden(pixels)
     scale = read_header(result).height // len(pixels)
     if scale > 1:
-        peak = np.iinfo(pixels.dtype).max
-        large = bicubic_upscale(pixels[None].astype(np.float32), scale)[0]
-        pixels = np.floor(np.clip(large, 0, peak) + 0.5).astype(pixels.dtype)
+        pixels = enlarged(pixels, scale)
     target = result.with_name(f"{result.stem}_before.png")
     write_picture(target, pixels, metadata)
     return target

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from eddsrn_jax.images.pixels import rounded
 from eddsrn_jax.models import SCALE
 from eddsrn_jax.ops.degradation import degrade, round_to_8_bits
 from eddsrn_jax.restoration.tiles import cut
@@ -128,7 +129,7 @@ def spoil(image: np.ndarray, spoiling: Spoiling, *, seed: int, name: str) -> np.
     if spoiling.noise:
         rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
         noisy = image + spoiling.noise * rng.standard_normal(image.shape)
-        image = np.floor(np.clip(noisy, 0, 255) + 0.5).astype(np.uint8)
+        image = rounded(noisy, np.uint8)
     if spoiling.jpeg is not None:
         file = io.BytesIO()
         Image.fromarray(image).save(

@@ -10,7 +10,7 @@ from PIL import Image
 
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.images.photo import ORIENTATION, Header, Photo, parsed_exif, turned
-from eddsrn_jax.images.pixels import from_unit_range, widened, without_xmp
+from eddsrn_jax.images.pixels import CHANNELS, from_unit_range, widened, without_xmp
 
 READ = "BMP, PNG, JPEG, TIFF, WebP, GIF, HEIC, AVIF, JPEG XL and JPEG 2000"
 _HEIC_BRANDS = (
@@ -81,7 +81,7 @@ def _open_heic(stream: BinaryIO, head: bytes) -> Photo:
     mode, _, depth = file.mode.partition(";")
     bits = int(depth or 8)
     width, height = file.size
-    channels = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}.get(mode)
+    channels = CHANNELS.get(mode)
     if channels is None:
         raise InputError(f"is HEIC with {file.mode} pixels, which are not read")
     notes: list[str] = []

@@ -24,11 +24,9 @@ from eddsrn_jax.images.decoding import (
     EXTENSIONS,
     Header,
     Photo,
-    convert,
     decode,
     naming,
     open_photo,
-    to_pillow,
 )
 from eddsrn_jax.images.metadata import (
     Metadata,
@@ -41,6 +39,7 @@ from eddsrn_jax.images.metadata import (
     upright_exif,
 )
 from eddsrn_jax.images.photo import EXIF_DAMAGED
+from eddsrn_jax.images.pixels import CHANNELS, MODES, convert, to_pillow
 
 _log = logging.getLogger(__name__)
 _MAX_SIDE = {"WebP": 16383, "JPEG": 65535}
@@ -51,7 +50,6 @@ _FORMATS: dict[str, str] = dict(
 _LARGEST_TIFF = 4_000_000_000
 # The most bytes of XMP and of a comment in a JPEG file.
 _LARGEST_XMP, _LARGEST_COMMENT = 65_502, 65_533
-_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 _OPTIONS = {
     "JPEG": {"subsampling": "4:4:4"},
     "PNG": {"compress_level": encoding.PNG_LEVEL},
@@ -265,7 +263,7 @@ def write_picture(
         if file_format != "TIFF" and dtype == np.uint8:
             pixels = to_pillow(pixels)
     elif channels != header.channels:
-        pixels = pixels.convert(_MODES[channels])
+        pixels = pixels.convert(MODES[channels])
     metadata = _fitting(metadata, file_format, channels, messages)
     without_exif = dataclasses.replace(metadata, exif=None)
     for kept in (metadata, without_exif, Metadata()):
@@ -286,8 +284,7 @@ def _header_of(pixels: Image.Image | np.ndarray) -> Header:
     if isinstance(pixels, np.ndarray):
         height, width, channels = pixels.shape
         return Header(height, width, channels, pixels.dtype)
-    channels = {mode: count for count, mode in _MODES.items()}[pixels.mode]
-    return Header(pixels.height, pixels.width, channels, np.dtype(np.uint8))
+    return Header(pixels.height, pixels.width, CHANNELS[pixels.mode], np.dtype(np.uint8))
 
 
 def _fitting(

@@ -6,9 +6,11 @@ from PIL import ExifTags, Image, ImageCms
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.images.photo import SIDEWAYS
 
+# The number of channels by mode, and the mode by number of channels.
 CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
+MODES = {count: mode for mode, count in CHANNELS.items()}
 # The mode of the pixels in memory, by the mode in which Pillow decodes.
-_MODES = {
+_MODE_IN_MEMORY = {
     **dict.fromkeys(("1", "L"), "L"),
     **dict.fromkeys(("LA", "La"), "LA"),
     **dict.fromkeys(("P", "RGB", "RGBX", "CMYK", "YCbCr", "LAB"), "RGB"),
@@ -30,14 +32,14 @@ def pixel_mode(image: Image.Image) -> str:
     Raises:
         InputError: the value range of the pixels is unknown.
     """
-    if image.mode not in _MODES:
+    if image.mode not in _MODE_IN_MEMORY:
         kinds = {"F": "floating-point", "I": "32-bit integer"}
         kind = kinds.get(image.mode, image.mode)
         raise InputError(
             f"the value range of {kind} pixels is unknown; convert the image to RGB,"
             " RGBA, L, LA or I;16 first"
         )
-    mode = _MODES[image.mode]
+    mode = _MODE_IN_MEMORY[image.mode]
     if "transparency" in image.info:
         return {"L": "LA", "RGB": "RGBA"}.get(mode, mode)
     return mode
@@ -98,6 +100,12 @@ def convert(pixels: np.ndarray, channels: int, dtype: np.typing.DTypeLike) -> np
     if pixels.shape[2] == channels:
         return pixels
     return np.take(pixels, _TAKEN[pixels.shape[2], channels], axis=2)
+
+
+def rounded(levels: np.ndarray, dtype: np.typing.DTypeLike) -> np.ndarray:
+    """Clips grey levels to the range of an integer dtype and rounds them, halves up."""
+    peak = np.iinfo(dtype).max
+    return np.floor(np.clip(levels, 0, peak) + 0.5).astype(dtype)
 
 
 def widened(pixels: np.ndarray, bits: int) -> np.ndarray:

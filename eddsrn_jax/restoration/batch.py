@@ -21,19 +21,20 @@ from tqdm import tqdm
 
 from eddsrn_jax.errors import InputError, UsageError
 from eddsrn_jax.files import make_folder, written_beside
-from eddsrn_jax.images.decoding import Header, convert, to_pillow
+from eddsrn_jax.images.decoding import Header
 from eddsrn_jax.images.pictures import (
     fit_to_format,
     read_header,
     read_picture,
     write_picture,
 )
+from eddsrn_jax.images.pixels import MODES, convert, to_pillow
 from eddsrn_jax.models import SCALE
 from eddsrn_jax.paths import printable
 from eddsrn_jax.restoration.blur_estimate import estimate_sigma, outside_trained_range
 from eddsrn_jax.restoration.claims import claimed
 from eddsrn_jax.restoration.jobs import Job, Limits, Placing, find_jobs, place
-from eddsrn_jax.restoration.reduction import reduced
+from eddsrn_jax.restoration.resizing import reduced
 from eddsrn_jax.restoration.restorer import Restorer
 from eddsrn_jax.restoration.transparency import fill_hidden
 
@@ -350,8 +351,8 @@ class _Canvas:
         self._channels, self._dtype, _ = fit_to_format(suffix, job.target_header(output))
         if self._dtype == np.uint8:
             # Pillow writes its own images without a copy.
-            mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[self._channels]
-            self.picture = Image.new(mode, (header.width, header.height))
+            size = (header.width, header.height)
+            self.picture = Image.new(MODES[self._channels], size)
         else:
             shape = (header.height, header.width, self._channels)
             self.picture = np.zeros(shape, self._dtype)

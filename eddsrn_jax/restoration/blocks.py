@@ -5,9 +5,8 @@ import dataclasses
 import numpy as np
 
 from eddsrn_jax.models import SCALE
-from eddsrn_jax.ops.resize import bicubic_upscale
 from eddsrn_jax.restoration.outputs import Restored
-from eddsrn_jax.restoration.tile_network import peak_of
+from eddsrn_jax.restoration.resizing import enlarged
 from eddsrn_jax.restoration.tiles import Tile, cut
 
 
@@ -54,7 +53,9 @@ def make_block(
     if alpha is not None:
         # Bicubic interpolation reads two pixels beyond the part on each side.
         around = cut(alpha, top - 2, left - 2, (bottom - top + 4, right - left + 4))
-        parts = {"sr": _enlarged(around), "deblurred": around[2:-2, 2:-2]}
+        border = 2 * SCALE
+        large = enlarged(around, SCALE)[border:-border, border:-border]
+        parts = {"sr": large, "deblurred": around[2:-2, 2:-2]}
         images = {
             name: np.concatenate([image, parts[name]], axis=2)
             for name, image in images.items()
@@ -62,12 +63,3 @@ def make_block(
     images = {name: image.astype(dtype, copy=False) for name, image in images.items()}
     size = {"height": bottom - top, "width": right - left}
     return Block(**images, top=top, left=left, **size)
-
-
-def _enlarged(around: np.ndarray) -> np.ndarray:
-    """Enlarges an image bicubically by 4, then cuts off its border of two pixels."""
-    large = bicubic_upscale(around[None].astype(np.float32), SCALE)[0]
-    large = large[2 * SCALE : -2 * SCALE, 2 * SCALE : -2 * SCALE]
-    if around.dtype.kind == "f":
-        return np.clip(large, 0, 1)
-    return np.floor(np.clip(large, 0, peak_of(around.dtype)) + 0.5).astype(around.dtype)

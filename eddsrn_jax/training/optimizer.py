@@ -1,18 +1,12 @@
-"""Adam, Muon and their learning-rate schedules; durations are in steps."""
+"""Optimizers and learning-rate schedules; durations are in steps."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import optax
-import optax.contrib
 
 from eddsrn_jax.errors import InputError
-
-# Muon's updates have this root mean square, times the learning rate. It is about that of
-# Adam's updates, so the same rates suit both.
-# Source: Liu et al., "Muon is Scalable for LLM Training", arXiv 2502.16982.
-_MUON_RMS = 0.2
+from eddsrn_jax.training.muon import muon
 
 
 def step_decay(learning_rate: float, *, halve_every_steps: int) -> optax.Schedule:
@@ -60,35 +54,6 @@ def warmup_constant_decay(
         optax.linear_schedule(learning_rate, 0.0, decay_steps),
     ]
     return optax.join_schedules(parts, [warmup_steps, total_steps - decay_steps])
-
-
-def muon(
-    learning_rate: optax.ScalarOrSchedule, *, b2: float
-) -> optax.GradientTransformation:
-    """Returns Muon for the kernels of convolutions, and Adam for all other parameters.
-
-    Both have Nesterov momentum.
-
-    Muon replaces the momentum of a kernel, as a matrix of inputs by outputs, with an
-    almost orthogonal matrix. Directions with small gradients then change as fast as
-    others. This matters for deblurring, where their gradients differ by orders of
-    magnitude.
-
-    Args:
-        learning_rate: learning rate of both.
-        b2: decay of Adam's second moment.
-    """
-    kernel = optax.contrib.MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3)
-
-    def kernels(params: Any) -> Any:
-        return jax.tree.map(lambda x: kernel if x.ndim == 4 else None, params)
-
-    return optax.contrib.muon(
-        learning_rate,
-        adam_b2=b2,
-        consistent_rms=_MUON_RMS,
-        muon_weight_dimension_numbers=kernels,
-    )
 
 
 # Functions of a learning rate and b2, by the names in configs.

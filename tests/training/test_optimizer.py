@@ -1,9 +1,11 @@
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 
 from eddsrn_jax.errors import InputError
+from eddsrn_jax.training.muon import almost_orthogonal
 from eddsrn_jax.training.optimizer import (
     make_optimizer,
     step_decay,
@@ -111,6 +113,28 @@ def test_muon_moves_all_directions_of_a_kernel_alike():
     assert 0.6 < singular_values.min() < singular_values.max() < 1.3
     # It goes downhill.
     assert np.sum(moved * gradient.reshape(36, 8)) < 0
+
+
+@pytest.mark.parametrize("shape", [(72, 8), (8, 72), (24, 24), (5, 1)])
+@pytest.mark.parametrize("smallest", [1.0, 1e-2, 1e-4])
+def test_almost_orthogonal_equals_the_iteration_of_optax(shape, smallest):
+    rng = np.random.default_rng(0)
+    u, values, v = np.linalg.svd(rng.normal(size=shape), full_matrices=False)
+    values = np.geomspace(1, smallest, len(values))
+    matrix = jnp.array((u * values) @ v, jnp.float32)
+    reference = optax.contrib.scale_by_muon(beta=0.0, nesterov=False)
+    expected, _ = reference.update(matrix, reference.init(matrix))
+    for scale in (1e-12, 1.0, 1e12):
+        error = jnp.linalg.norm(almost_orthogonal(scale * matrix) - expected)
+        assert error < 2e-3 * jnp.linalg.norm(expected)
+
+
+def test_muon_does_not_move_a_kernel_without_gradient():
+    optimizer, _ = make_optimizer(**OPTIONS | {"name": "muon"})
+    params = {"kernel": jnp.ones((3, 3, 4, 8))}
+    grads = {"kernel": jnp.zeros((3, 3, 4, 8))}
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    assert (updates["kernel"] == 0).all()
 
 
 def test_muon_leaves_parameters_other_than_kernels_to_adam():

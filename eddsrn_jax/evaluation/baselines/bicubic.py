@@ -3,14 +3,13 @@
 import numpy as np
 
 from eddsrn_jax.models import SCALE
-from eddsrn_jax.ops.resize import bicubic_upscale
 from eddsrn_jax.restoration.outputs import Restored
+from eddsrn_jax.restoration.resizing import enlarged
 
 
 def bicubic(lr_blur: np.ndarray) -> Restored:
     """Super-resolves by bicubic interpolation alone: a baseline method."""
-    sr = bicubic_upscale(lr_blur[None].astype(np.float32), SCALE)[0]
-    return Restored(sr=np.floor(np.clip(sr, 0, 255) + 0.5).astype(np.uint8))
+    return Restored(sr=enlarged(lr_blur, SCALE))
 
 
 def untouched(lr_blur: np.ndarray) -> Restored:

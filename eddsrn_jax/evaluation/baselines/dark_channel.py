@@ -32,6 +32,7 @@ import numpy as np
 import scipy.fft
 from scipy import ndimage
 
+from eddsrn_jax.images.pixels import rounded
 from eddsrn_jax.restoration.outputs import Restored
 
 # SciPy has no annotations, and type checkers guess wrong types for some of its results.
@@ -147,7 +148,7 @@ def deconvolve(
         shrunk = np.maximum(np.abs(gradients) - smoothness / penalty, 0)
         sharp = solve(np.copysign(shrunk, gradients), penalty)
     restored = np.moveaxis(sharp[:, :height, :width], 0, 2) * 255
-    return np.floor(np.clip(restored, 0, 255) + 0.5).astype(np.uint8)
+    return rounded(restored, np.uint8)
 
 
 def deblur(image: np.ndarray) -> np.ndarray:

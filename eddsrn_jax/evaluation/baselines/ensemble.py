@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from eddsrn_jax.images.pixels import rounded
 from eddsrn_jax.restoration.outputs import Restored
 
 
@@ -34,7 +35,7 @@ def self_ensemble(
                 restored = method(np.rot90(pixels, turns)[:, ::mirror])
                 for name, result in restored.items():
                     sums[name] = sums[name] + np.rot90(result[:, ::mirror], -turns)
-        means = {name: np.floor(255 / 8 * x + 0.5) for name, x in sums.items()}
-        return Restored(**{name: x.astype(np.uint8) for name, x in means.items()})
+        means = {name: rounded(255 / 8 * x, np.uint8) for name, x in sums.items()}
+        return Restored(**means)
 
     return restore

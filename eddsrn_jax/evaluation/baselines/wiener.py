@@ -13,6 +13,7 @@ import numpy as np
 import scipy.fft
 
 from eddsrn_jax.evaluation.baselines.bicubic import bicubic
+from eddsrn_jax.images.pixels import rounded
 from eddsrn_jax.restoration.outputs import Restored
 
 # SciPy has no annotations, and type checkers guess wrong types for some of its results.
@@ -50,7 +51,7 @@ def deblur(
     gain[0, 0] = 1.0
     spectrum = _fft.dctn(image.astype(np.float64), axes=(0, 1))
     restored = _fft.idctn(spectrum * gain[:, :, None], axes=(0, 1))
-    return np.floor(np.clip(restored, 0, 255) + 0.5).astype(np.uint8)
+    return rounded(restored, np.uint8)
 
 
 def _response(size: int, sigma: float) -> np.ndarray:

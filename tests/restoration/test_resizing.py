@@ -10,11 +10,12 @@ from tiny import TwoOutputs
 
 from eddsrn_jax.images.metadata import Metadata
 from eddsrn_jax.images.pictures import read_header, read_picture, write_picture
+from eddsrn_jax.images.pixels import rounded
 from eddsrn_jax.models import init_params
 from eddsrn_jax.ops.resize import bicubic_downscale
 from eddsrn_jax.restoration import batch
 from eddsrn_jax.restoration.jobs import Limits, Placing
-from eddsrn_jax.restoration.reduction import reduced
+from eddsrn_jax.restoration.resizing import enlarged, reduced
 from eddsrn_jax.restoration.restorer import Restorer
 
 MODEL = TwoOutputs()
@@ -41,6 +42,24 @@ def test_flat_images_stay_flat_and_ramps_stay_straight(height, width):
         expected = ((np.arange(width) + 0.5) * 60 / width - 0.5)[4:-4] * 1000
         # The stretched kernel keeps ramps to a few per cent of their steps.
         np.testing.assert_allclose(found, expected, atol=0.03 * 1000)
+
+
+def test_enlarging_clips_overshoot_and_keeps_the_range_of_floats():
+    edge = np.zeros((4, 8, 1), np.uint16)
+    edge[:, 4:] = 65535
+    found = enlarged(edge, 4)
+    assert found.dtype == np.uint16 and found.shape == (16, 32, 1)
+    assert (found[:, :8] == 0).all() and (found[:, 24:] == 65535).all()
+    expected = enlarged((edge / 65535).astype(np.float32), 4)
+    assert expected.min() == 0 and expected.max() == 1
+    np.testing.assert_allclose(found / 65535, expected, atol=0.5001 / 65535)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_rounding_clips_and_rounds_halves_up(dtype):
+    peak = np.iinfo(dtype).max
+    levels = np.array([-1.0, 0.49, 0.5, 1.5, 2.5, peak - 0.5, peak + 9.0])
+    assert rounded(levels, dtype).tolist() == [0, 0, 1, 2, 3, peak, peak]
 
 
 def test_smaller_results_are_reduced_from_x4(tmp_path):

@@ -1,12 +1,30 @@
-"""Shrinks results to any size, with the cubic kernel of `eddsrn_jax.ops.resize`."""
+"""Bicubic interpolation of images, to smaller sizes and by integer factors."""
 
 import numpy as np
 from scipy import sparse
 
-from eddsrn_jax.ops.resize import cubic_kernel, mirrored
+from eddsrn_jax.images.pixels import rounded
+from eddsrn_jax.ops.resize import bicubic_upscale, cubic_kernel, mirrored
 
 # Rows of the result that are computed at once, to save memory.
 _BAND = 64
+
+
+def enlarged(pixels: np.ndarray, scale: int) -> np.ndarray:
+    """Enlarges an image by an integer factor.
+
+    Args:
+        pixels: [H, W, C], integers or floats in [0, 1].
+        scale: factor for height and width.
+
+    Returns:
+        [scale * H, scale * W, C] clipped; rounded to the same dtype if integer, else
+        float32.
+    """
+    large = bicubic_upscale(pixels[None].astype(np.float32), scale)[0]
+    if pixels.dtype.kind == "f":
+        return np.clip(large, 0, 1)
+    return rounded(large, pixels.dtype)
 
 
 def reduced(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -21,7 +39,7 @@ def reduced(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
         [height, width, C] of the same dtype, rounded.
     """
     rows, columns = _matrix(len(pixels), height), _matrix(pixels.shape[1], width)
-    peak, channels = np.iinfo(pixels.dtype).max, pixels.shape[2]
+    channels = pixels.shape[2]
     result = np.empty((height, width, channels), pixels.dtype)
     for top in range(0, height, _BAND):
         part = rows[top : top + _BAND]
@@ -31,7 +49,7 @@ def reduced(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
         across = band.reshape(part.shape[0], -1, channels).swapaxes(0, 1)
         band = columns @ across.reshape(pixels.shape[1], -1)
         band = band.reshape(width, -1, channels).swapaxes(0, 1)
-        result[top : top + _BAND] = np.floor(np.clip(band, 0, peak) + 0.5)
+        result[top : top + _BAND] = rounded(band, pixels.dtype)
     return result
 
 
