@@ -31,8 +31,8 @@ def get_config(size: str = "small") -> ml_collections.ConfigDict:
     config = eddsrn_lite.get_config()
     config.unlock()
     config.name = "ED-DSRN half-size"
-    # These take under two hours on two cores. A run can be extended until its decay
-    # begins.
+    # 10,000 steps take two to three hours on two cores. A run can be extended until its
+    # decay begins.
     config.total_steps = 10_000
     config.ema_decay = 0.999
 
@@ -47,8 +47,8 @@ def get_config(size: str = "small") -> ml_collections.ConfigDict:
     config.model.num_detail_pairs = 2
     config.model.dtype = "float32"
 
-    # The receptive field is wider than smaller crops. These have as many pixels together
-    # as eight of 192 x 192.
+    # Smaller crops are narrower than the receptive field. Five of these have about as
+    # many pixels as eight of 192 x 192.
     config.batch_size = 5
     config.data.hr_patch_size = 256
 

@@ -13,7 +13,7 @@ Commands:
   train     trains a network: eddsrn train --config=eddsrn_lite
             --config.data.source=folder:DIR
   evaluate  scores networks: eddsrn evaluate --weights=gaussian --dataset=Set14=DIR
-  export    writes a run's network to one file: eddsrn export --workdir=RUN
+  export    writes a network to a file or a folder: eddsrn export --workdir=RUN
             --out=mine.safetensors
   doctor    checks the installation: versions, devices, missing packages
 

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import threading
 from typing import Any
 
 import jax
@@ -78,8 +79,8 @@ def connect(
         if several:
             raise UsageError(f"the other processes cannot be found: {error}") from error
         _log.warning("no TPU pod was found, so this is the only process: %s", error)
-    # The first collective operation times out after half a minute; later ones do not. So
-    # it comes here, before a process may need longer than that to open its photos.
+    # Only the first collective operation has a timeout, of half a minute. It is done now,
+    # because opening the photos may take longer.
     gather(None)
     if jax.process_index() > 0:
         # The first process logs for all; every process logs its own errors.
@@ -100,15 +101,15 @@ def _check_free(coordinator: str) -> None:
 def _initialize(
     coordinator: str | None, num_processes: int | None, process_id: int | None
 ) -> None:
-    """Connects the processes. Signals keep their handlers, and end the waiting."""
+    """Connects the processes. A signal ends this one while it waits for the others."""
     # JAX would otherwise handle SIGTERM in place of Python.
     jax.config.update("jax_enable_preemption_service", False)
     # Python's handlers cannot run while JAX waits for the other processes; the system's
-    # default handlers can.
-    handlers = {
-        number: signal.signal(number, signal.SIG_DFL)
-        for number in (signal.SIGTERM, signal.SIGINT)
-    }
+    # default handlers can. Only the main thread may change handlers.
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            handlers[number] = signal.signal(number, signal.SIG_DFL)
     try:
         jax.distributed.initialize(
             coordinator,
@@ -119,13 +120,15 @@ def _initialize(
         )
     finally:
         for number, handler in handlers.items():
-            signal.signal(number, handler)
+            # None: the handler was not set from Python, so it cannot be restored.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 class AnyFlag:
-    """Tells all processes, in the same call, that one of them has set its flag.
+    """Tells all processes whether one of them has set its flag.
 
-    The answer comes two calls late, so that no call waits for the other processes.
+    A call's answer is the same in all processes. It is about the flags of two calls
+    before, so a process waits only for those that are more than two calls behind.
     """
 
     def __init__(self):
@@ -156,7 +159,7 @@ def lost_a_process(error: BaseException) -> bool:
 
 
 def _several_by_environment() -> bool:
-    """Returns whether srun, mpirun or Kubernetes with TPUs started several processes."""
+    """Returns whether srun, mpirun or a TPU pod started several processes."""
     counts = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
     by_launcher = any(int(os.environ.get(name, 1)) > 1 for name in counts)
     return by_launcher or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
@@ -186,8 +189,13 @@ def require_equal(value: Any, difference: str) -> None:
 def _first_difference(a: Any, b: Any) -> tuple[str, str]:
     """Returns the first entries in which two JSON values differ, as text."""
     if isinstance(a, dict) and isinstance(b, dict):
-        name = next(x for x in {**a, **b} if a.get(x) != b.get(x))
-        return f"{name}={a.get(name)!r}", f"{name}={b.get(name)!r}"
+        entries = [
+            {name: f"{name}={value!r}" for name, value in x.items()} for x in (a, b)
+        ]
+        names = {**a, **b}
+        pairs = ([x.get(name, f"no {name}") for x in entries] for name in names)
+        first, second = next(pair for pair in pairs if pair[0] != pair[1])
+        return first, second
     if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
         a, b = next((x, y) for x, y in zip(a, b, strict=True) if x != y)
     elif isinstance(a, list) and isinstance(b, list):

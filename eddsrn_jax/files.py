@@ -113,7 +113,7 @@ def _open_lock(path: Path) -> TextIO:
     try:
         return path.open("w")
     except PermissionError:
-        # Another user has made it. A lock needs no right to write.
+        # Another user owns the file. Locking it needs no permission to write.
         if not path.exists():
             raise
         return path.open()

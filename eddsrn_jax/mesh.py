@@ -53,8 +53,8 @@ def find_devices() -> list[Device]:
         platforms = jax.config.values["jax_platforms"] or ""
         reason = (str(error) or "none is found").splitlines()[0]
         raise InputError(
-            f"JAX_PLATFORMS={platforms}: no device can be used ({reason}); the variable's"
-            " default takes any device, and a GPU needs pip install 'jax[cuda13]'"
+            f"JAX_PLATFORMS={platforms}: no device can be used ({reason}); unset"
+            " JAX_PLATFORMS to use any device. A GPU needs pip install 'jax[cuda13]'"
         ) from error
 
 

@@ -29,8 +29,8 @@ def below(folder: Path, *names: str) -> Path:
 def expand_home(name: Path | str) -> Path:
     """Returns a path in which `~` or `~USER` at the beginning is that home folder.
 
-    A file or folder of that very name takes precedence, and an unknown user is no error:
-    shells replace `~` too, so such a name is meant as it is.
+    A file or folder of that very name takes precedence. A user who does not exist is no
+    error: shells have replaced every other `~USER`, so the text is the name of a file.
     """
     path = Path(name)
     if not str(name).startswith("~") or os.path.lexists(path):

@@ -1,4 +1,4 @@
-"""Finds the file of weights that a user names: shipped, a path, or a repository."""
+"""Finds the file of weights that a user names: included, a path, or a repository."""
 
 import os
 from collections.abc import Mapping

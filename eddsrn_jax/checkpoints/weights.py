@@ -190,7 +190,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     for name, scale in scales.items():
         kernel = name.removesuffix(_SCALE)
         if kernel not in arrays or scale.shape != arrays[kernel].shape[-1:]:
-            raise InputError(f"{path}: {name} fits no kernel in the file")
+            raise InputError(f"{path}: the scale {name} belongs to no kernel in the file")
         arrays[kernel] = arrays[kernel].astype(np.float32) * scale
     return arrays
 
@@ -220,7 +220,7 @@ def read_network(name: Path | str | None = None) -> Network:
         }
     except (OSError, *_MALFORMED, RecursionError) as error:
         raise InputError(
-            f"{path}: no network in its metadata or in a {CONFIG_FILE} beside it;"
+            f"{path}: neither its metadata nor a {CONFIG_FILE} beside it has a network;"
             " expected a file or folder written by python -m eddsrn_jax export"
         ) from error
     network = describe_network(description, num_arrays=len(arrays), origin=str(path))

@@ -223,8 +223,8 @@ def _parse_flags(main: Callable[..., Any], flag_values: flags.FlagValues) -> lis
     except flags.Error as error:
         # The message about an error in a config file contains the whole traceback; its
         # last line is the error.
-        flag, traced, traceback = str(error).partition("Error whilst parsing config")
-        message = flag + traceback.splitlines()[-1] if traced else flag
+        flag, found, trace = str(error).partition("Error whilst parsing config")
+        message = flag + trace.splitlines()[-1] if found else flag
         if found := re.match(
             r"Unknown command line flag '(?:no)?(config\.[\w.]+)'", flag
         ):
@@ -245,7 +245,7 @@ def _parse_flags(main: Callable[..., Any], flag_values: flags.FlagValues) -> lis
 
 
 def _without_fields(text: str) -> str:
-    """Shortens ml_collections' error about an unknown key, which has the whole config."""
+    """Removes the whole config from ml_collections' error about an unknown key."""
     found = re.match(r'Key "(.*)" does not exist .*Other fields present: "(.*)', text)
     if not found:
         return text

@@ -101,7 +101,7 @@ def show(work: Any, photo: Path, weights: str, strength: float) -> tuple:
 
 
 def in_page_words(message: str) -> str:
-    """Returns a message of the command without names of flags, which the page lacks."""
+    """Replaces the flags in a message of the command by the words of the page."""
     for flag, words in _PAGE_WORDS.items():
         message = re.sub(flag, words, message)
     return message

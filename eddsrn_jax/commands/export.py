@@ -27,7 +27,8 @@ _STEP = flags.DEFINE_integer(
 _OUT = flags.DEFINE_string(
     "out",
     None,
-    "File to write, such as mine.safetensors, or folder to write: any other name.",
+    "File to write, with a name that ends in .safetensors or .onnx. With any other name,"
+    " a folder.",
     required=True,
     flag_values=FLAGS,
 )

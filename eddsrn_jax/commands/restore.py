@@ -43,7 +43,8 @@ _FORMAT = flags.DEFINE_enum(
     "format",
     "png",
     ["png", "jpg", "tif", "webp", "bmp"],
-    "Format of the results. PNG and TIFF keep everything that the input holds.",
+    "Format of the results. PNG and TIFF keep bit depth, transparency, profile and EXIF;"
+    " PNG keeps texts too. Messages name what is lost.",
     flag_values=FLAGS,
 )
 _RECURSIVE = flags.DEFINE_boolean(
@@ -65,8 +66,8 @@ _SCALE = flags.DEFINE_enum(
     "scale",
     "4",
     ["2", "3", "4"],
-    "Size of the sharp result relative to the photo. 2 and 3 are reduced from 4, which"
-    " takes as much time.",
+    "Size of the sharp result relative to the photo. 2 and 3 are made by shrinking the"
+    " result of 4, so they take as much time.",
     flag_values=FLAGS,
 )
 _WIDTH = flags.DEFINE_integer(
@@ -89,8 +90,8 @@ _DAMAGED = flags.DEFINE_enum(
     "damaged",
     "fail",
     ["fail", "restore"],
-    "Photos whose image data is truncated or damaged: fail, or restore what can be"
-    " decoded of them, with a warning.",
+    "What to do with photos whose image data is truncated or damaged. fail: report an"
+    " error. restore: restore what can be decoded, with a warning.",
     flag_values=FLAGS,
 )
 _REPORT = flags.DEFINE_string(
@@ -178,7 +179,9 @@ def _restore_stream(outputs: tuple[str, ...]) -> int:
     The result is written to standard output, unless --output names a file.
     """
     if _OUTPUT_DIR.value or len(outputs) > 1:
-        raise UsageError("-: standard output holds one result and has no folder")
+        raise UsageError(
+            "-: standard output takes one result; give one output and no --output_dir"
+        )
     with tempfile.TemporaryDirectory(prefix="eddsrn-") as folder:
         photo = Path(folder, "standard input")
         photo.write_bytes(sys.stdin.buffer.read())

@@ -68,7 +68,7 @@ class Comparison:
     """Methods to score beside a network and its baseline, bicubic interpolation.
 
     Attributes:
-        weights: names of shipped weights.
+        weights: names of included weights.
         peers: folder with published weights of other networks, see `read_peers`.
         ensemble: whether to score the network's self-ensemble.
         wiener: whether to score the Wiener filter, which takes the true sigma.
@@ -155,7 +155,8 @@ def _print_results(
     scores = printable(output_dir / "results.json")
     print(f"\n{printable(title)}; scores in {scores}")
     for name in dict.fromkeys(row.dataset for row in rows):
-        print(f"before/after picture: {printable(example_path(output_dir, name))}")
+        if (example := example_path(output_dir, name)).exists():
+            print(f"before/after picture: {printable(example)}")
 
 
 def open_folders(datasets: Mapping[str, Path | str]) -> list[Source]:
@@ -330,7 +331,7 @@ def _methods(
 def open_output(folder: Path | str | None, default: Path) -> Path:
     """Creates the folder for results and returns its path.
 
-    If `folder` is None, the default is used, or its first numbered variant if it exists.
+    None takes the default, or if that exists, its first numbered variant that does not.
     """
     folder = local_path(folder, "--output_dir") if folder else None
     # The first process chooses for all: once it has created the folder, the others would

@@ -42,7 +42,7 @@ _log = logging.getLogger(__name__)
 Method = Callable[..., Restored]
 # Name and pixels, uint8 [H, W, 3].
 Photo = tuple[str, np.ndarray]
-# The same, and the input, uint8 [H // 4, W // 4, 3].
+# Name, sharp photo as above, and input, uint8 [H // 4, W // 4, 3].
 Pair = tuple[str, np.ndarray, np.ndarray]
 # A method's name, its time in seconds, and its outputs.
 _Result = tuple[str, float, Restored]
@@ -93,9 +93,9 @@ def evaluate(
             the true sigma are not scored on pairs, where it is unknown.
         dataset: name of the set.
         scoring: which photos are scored, and with which degradations.
-        output_dir: folder for a before/after picture of the first photo at the middle
-            sigma (see `example_path`) and, if all images are written, for `images`; None
-            writes none.
+        output_dir: folder for files. It gets a before/after picture of the first photo at
+            the middle sigma, and, with `save_images`, all images in `images/DATASET`.
+            None writes no file.
         share: (i, n) selects photos i, i + n, i + 2 n and so on. The share with i = 0
             writes the before/after picture.
 
@@ -145,7 +145,7 @@ class _Cell:
     """One degradation of a photo: the network's input, and the truth of "deblurred".
 
     Attributes:
-        sigma: blur; None if the input is a photo of its own, whose blur is unknown.
+        sigma: blur; None for a pair, whose blur is unknown.
         spoiling: degradation after the blur.
         is_example: whether the photo's before/after picture shows this degradation.
     """
@@ -158,13 +158,13 @@ class _Cell:
 
 
 def _new_stem(name: str, stems: set[str]) -> str:
-    """Returns a file's name without extension, or with it if that stem is in the set.
+    """Returns a name for a photo's images that is not in the set, and adds it.
 
-    The stem is then added to the set.
+    That is the photo's name without its extension, or with it, or with a number.
     """
-    stem = str(Path(name).with_suffix(""))
-    if stem in stems:
-        return name
+    numbered = (f"{name}-{i}" for i in itertools.count(2))
+    candidates = itertools.chain([str(Path(name).with_suffix("")), name], numbered)
+    stem = next(candidate for candidate in candidates if candidate not in stems)
     stems.add(stem)
     return stem
 

@@ -23,11 +23,8 @@ from eddsrn_jax.images.photo import (
 )
 from eddsrn_jax.images.pixels import (
     CHANNELS,
-    convert,
-    from_pillow,
     pixel_mode,
     to_array,
-    to_pillow,
     upright,
     without_xmp,
 )
@@ -37,13 +34,10 @@ __all__ = [
     "READ_EXTENSIONS",
     "Header",
     "Photo",
-    "convert",
     "decode",
     "describe_excess",
-    "from_pillow",
     "naming",
     "open_photo",
-    "to_pillow",
 ]
 
 # Extensions of the formats that are both read and written.

@@ -15,12 +15,12 @@ from eddsrn_jax.errors import InputError
 from eddsrn_jax.files import written_beside
 from eddsrn_jax.images.decoding import (
     EXTENSIONS,
-    convert,
     decode,
     describe_excess,
     naming,
     open_photo,
 )
+from eddsrn_jax.images.pixels import convert
 from eddsrn_jax.paths import expand_home
 
 _log = logging.getLogger(__name__)

@@ -47,7 +47,7 @@ def _codestream(file: bytes) -> bytes:
         if size < head:
             break
         position += size
-    raise InputError("is JPEG XL without a codestream")
+    raise InputError("is JPEG XL without a codestream, which cannot be read")
 
 
 class _Bits:

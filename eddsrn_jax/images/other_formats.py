@@ -63,7 +63,7 @@ def open_other(stream: BinaryIO) -> Photo | None:
         return _open_12_bit_jpeg(stream)
     for offset, mark, name in _UNREAD:
         if head[offset:].startswith(mark):
-            raise InputError(f"is {name}, which is not read; {READ} are")
+            raise InputError(f"is {name}, which cannot be read; {READ} can")
     return None
 
 
@@ -72,8 +72,8 @@ def _open_heic(stream: BinaryIO, head: bytes) -> Photo:
         import pillow_heif
     except ImportError as error:
         raise InputError(
-            "is HEIC, which is not read without the package pillow-heif;"
-            f" {READ.replace('HEIC, ', '')} are"
+            "is HEIC, which needs the package pillow-heif; without it"
+            f" {READ.replace('HEIC, ', '')} can be read"
         ) from error
     file = pillow_heif.open_heif(
         stream, convert_hdr_to_8bit=False, hdr_to_16bit=False, reload_size=True
@@ -83,7 +83,7 @@ def _open_heic(stream: BinaryIO, head: bytes) -> Photo:
     width, height = file.size
     channels = CHANNELS.get(mode)
     if channels is None:
-        raise InputError(f"is HEIC with {file.mode} pixels, which are not read")
+        raise InputError(f"is HEIC with {file.mode} pixels, which cannot be read")
     notes: list[str] = []
     exif = parsed_exif(file.info.get("exif"), notes)
     header = Header(height, width, channels, np.dtype(f"uint{8 if bits == 8 else 16}"))
@@ -174,7 +174,9 @@ def _open_deep_jp2(stream: BinaryIO, head: bytes) -> Photo | None:
     if bits <= 8:
         return None
     if bits > 16 or len(depths) > 1 or components > 4 or max(depths) & 0x80:
-        raise InputError(f"is JPEG 2000 with {components} channels of {bits} bits")
+        raise InputError(
+            f"is JPEG 2000 with {components} channels of {bits} bits; it cannot be read"
+        )
     width, height = fields[0] - fields[2], fields[1] - fields[3]
 
     def pixels(_: bool) -> np.ndarray:
@@ -277,7 +279,7 @@ def _open_jxl(stream: BinaryIO) -> Photo:
     elif found.dtype == np.uint16:
         found = widened(found, bits)
     elif found.dtype != np.uint8:
-        raise InputError(f"is JPEG XL with {found.dtype} pixels, which are not read")
+        raise InputError(f"is JPEG XL with {found.dtype} pixels, which cannot be read")
     height, width, channels = found.shape
     header = Header(height, width, channels, found.dtype)
     return Photo(

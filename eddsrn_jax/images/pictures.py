@@ -293,7 +293,9 @@ def _fitting(
     """Returns the metadata that a format can hold and that suits the channels."""
     icc, exif, xmp, texts = metadata.icc, metadata.exif, metadata.xmp, metadata.texts
     if file_format == "BMP" and (icc or exif or xmp):
-        messages.append("ICC profile and EXIF dropped: BMP cannot hold them")
+        kinds = {"ICC profile": icc, "EXIF": exif, "XMP": xmp}
+        lost = ", ".join(kind for kind, content in kinds.items() if content)
+        messages.append(f"{lost} dropped: BMP cannot hold metadata")
         icc = exif = xmp = None
     # libpng ignores RGB profiles in gray files.
     if icc and not describes(icc, channels, strictly=file_format == "PNG"):

@@ -127,10 +127,10 @@ def from_unit_range(pixels: np.ndarray) -> np.ndarray:
     # NaN fails this comparison too.
     if not (low >= 0 and high <= 1):
         raise InputError(
-            f"floating-point pixels from {low:g} to {high:g}; only a range of [0, 1] is"
-            " read"
+            f"floating-point pixels from {low:g} to {high:g}; only a range of [0, 1] can"
+            " be read"
         )
-    return np.floor(pixels * np.float64(65535) + 0.5).astype(np.uint16)
+    return rounded(pixels * np.float64(65535), np.uint16)
 
 
 def divide_by_alpha(pixels: np.ndarray) -> None:

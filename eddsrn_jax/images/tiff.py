@@ -119,7 +119,7 @@ def open_wide_tiff(
 def _refuse_raw(exif: Image.Exif) -> None:
     has_hidden_image = exif.get(254) == 1 and 330 in exif
     if _DNG_VERSION in exif or exif.get(262) in _SENSOR or has_hidden_image:
-        raise InputError("is a raw photo, which is not read; convert it to TIFF first")
+        raise InputError("is a raw photo, which cannot be read; convert it to TIFF first")
 
 
 def _refuse_large_tiles(exif: Image.Exif, num_pixels: int, samples: int) -> None:

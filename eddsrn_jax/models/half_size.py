@@ -103,7 +103,7 @@ class HalfSizeEDDSRN(nn.Module):
 
     def __post_init__(self) -> None:
         # Half-size features are rearranged into a quarter as many at full size.
-        if self.detail_features and any(width % 4 for width in self.features[:1]):
+        if self.detail_features and self.features and self.features[0] % 4:
             raise TypeError(
                 f"features={self.features}: detail_features need a first width that is a"
                 " multiple of 4"
@@ -197,8 +197,8 @@ class HalfSizeEDDSRN(nn.Module):
 
         The computation goes back from the output, as in EDDSRN.receptive_radius: bicubic
         enlargement and mix convolution, or the layers at the photo's size if they reach
-        further; the last block at 1/2; up-convolution and block at
-        1/4 and at 1/8; then the encoder.
+        further; the last block at 1/2; up-convolution and block at 1/4 and at 1/8; then
+        the encoder.
         """
         encoder1, encoder2, middle, decoder2, decoder1 = (2 * n for n in self.num_pairs)
         detail = 1 + self.num_detail_pairs if self.detail_features else 0

@@ -141,7 +141,7 @@ def degrade(
     Args:
         hr: photo, uint8 [H, W, 3], H and W multiples of `scale`.
         sigma: standard deviation of the blur in pixels of the small image.
-        scale: whole factor.
+        scale: integer factor.
         max_sigma: upper bound of `sigma`.
         size: (height, width) of the valid part of `hr`, multiples of `scale`; by default
             all of it; may be traced. Outputs beyond `size / scale` are meaningless.
@@ -206,7 +206,7 @@ def training_triple(
     Args:
         key: PRNG key, the only source of randomness.
         hr: crop, uint8 [H, H, 3], H a multiple of `scale`.
-        scale: whole factor.
+        scale: integer factor.
         sigma_range: bounds of the uniform distribution of sigma.
         sharp_share: share without blur.
         anisotropic_share: share with directional blur. Its direction is random, and its
@@ -256,7 +256,7 @@ def paired_triple(
         key: PRNG key of the augmentation.
         hr: crop of the sharp photo, uint8 [H, H, 3], H a multiple of `scale`.
         lr: the same crop of the small photo, uint8 [H / scale, H / scale, 3].
-        scale: whole factor.
+        scale: integer factor.
 
     Returns:
         The same names and shapes as `training_triple`; "lr_blur" is the augmented `lr`,

@@ -1,5 +1,6 @@
-"""Resizes as MATLAB's bicubic `imresize` by whole factors: matrices and a filter bank.
+"""Bicubic resizing by integer factors that equals MATLAB's `imresize`.
 
+Shrinking multiplies by matrices; enlarging is a filter bank.
 Arrays are float [..., H, W, C] of any range; nothing is clipped or rounded.
 
 Source: the kernel of Keys 1981 (a = -0.5), stretched by the factor when shrinking
@@ -60,7 +61,7 @@ def downscale_matrix(size: jax.Array | int, padded_size: int, scale: int) -> jax
             compiled program serves all sizes.
         padded_size: number of samples in the vector, a multiple of `scale` and at least
             `size`; those from `size` on are ignored.
-        scale: whole factor.
+        scale: integer factor.
 
     Returns:
         float32 [padded_size / scale, padded_size]; rows from `size / scale` on are

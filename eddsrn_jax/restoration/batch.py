@@ -59,7 +59,8 @@ def restore_files(
 
     Args:
         paths: files, and folders of images.
-        make_restorer: function that makes the Restorer; not called if nothing is to do.
+        make_restorer: function that makes the Restorer; not called if there is no photo
+            to restore.
         placing: location of the results, see `Placing`.
         limits: largest sizes; photos beyond them fail before they are decoded.
         recursive: whether to search subfolders too.

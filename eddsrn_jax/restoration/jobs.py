@@ -158,7 +158,7 @@ class Placing:
         return f"w{self.width}" if self.width else f"x{self.scale}"
 
     def reduced_size(self, header: Header) -> tuple[int, int] | None:
-        """Returns height and width to which the sr result is reduced, or None.
+        """Returns the height and width that the x4 result is reduced to; None for x4.
 
         Raises:
             InputError: the width is more than four times that of the photo.

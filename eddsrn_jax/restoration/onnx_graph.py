@@ -188,7 +188,7 @@ class _Graph:
         return self._cache[text]
 
     def _reshaped(self, x: Any, shape: Sequence[Any]) -> str:
-        # By default, a size of 0 means that the size remains.
+        # By default, ONNX's Reshape takes a size of 0 as "keep the input's size".
         return self._node("Reshape", x, self._sizes(shape), allowzero=1)
 
     def _broadcast(self, value: Any) -> Any:

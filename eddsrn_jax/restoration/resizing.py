@@ -1,4 +1,7 @@
-"""Bicubic interpolation of images, to smaller sizes and by integer factors."""
+"""Bicubic resizing of images in NumPy, clipped and rounded to their dtype.
+
+They become smaller by any factor, or larger by an integer factor.
+"""
 
 import numpy as np
 from scipy import sparse

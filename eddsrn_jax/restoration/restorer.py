@@ -20,8 +20,8 @@ from eddsrn_jax.checkpoints.weights import read_network
 from eddsrn_jax.compiler import enable_compilation_cache
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.files import written_beside
-from eddsrn_jax.images.decoding import from_pillow, to_pillow
 from eddsrn_jax.images.metadata import describes
+from eddsrn_jax.images.pixels import from_pillow, to_pillow
 from eddsrn_jax.mesh import device_memory
 from eddsrn_jax.models import SCALE, STRIDE, abstract_outputs, apply
 from eddsrn_jax.models.complexity import activation_bytes_per_pixel
@@ -95,13 +95,13 @@ class Restorer:
         outputs: Sequence[str] | None = None,
         largest_window: int | None = None,
     ) -> "Restorer":
-        """Loads weights: shipped, in a file or folder, from a model hub, or of a run.
+        """Loads weights: included, in a file or folder, from a model hub, or of a run.
 
         Turns on JAX's compilation cache, unless a folder for it is already set. A later
         process then starts seconds faster.
 
         Args:
-            weights: name of shipped weights, path of a file or folder, or repository
+            weights: name of included weights, path of a file or folder, or repository
                 such as "org/repo", see `find_weights`; by default the package's default
                 weights.
             workdir: folder of a training run, whose best checkpoint is loaded.

@@ -240,7 +240,7 @@ class Planner:
         if half <= 2 * self._halo:
             raise InputError(
                 f"out of memory even with windows of {window[1]} x {window[0]} pixels;"
-                f" smaller ones would be all halo ({self._halo} pixels on each side)"
+                f" smaller ones would have no pixels between their halos of {self._halo}"
             )
         self.largest = half
         _log.warning(

@@ -39,7 +39,7 @@ def muon(
     """
     kernels = optax.chain(
         optax.trace(_MOMENTUM, nesterov=True),
-        optax.stateless_with_tree_map(lambda momentum, _: _kernel_update(momentum)),
+        optax.stateless(lambda momenta, _: jax.tree.map(_kernel_update, momenta)),
         optax.scale_by_learning_rate(learning_rate),
     )
 

@@ -23,33 +23,35 @@ class StopSignal:
     when `max_minutes` have passed. If one of several processes has to stop, all stop
     after the same step.
 
-    In any thread but the main one Python allows no signal handlers. There, only the time
-    limit and other processes stop the run.
+    Python allows signal handlers in the main thread only. In other threads the time limit
+    and other processes stop the run.
 
     Attributes:
-        received: the signal that this process received, or None. In a multi-process run,
-            reaching `max_minutes` counts as SIGTERM.
+        received: the signal that this process received, or None.
     """
 
     def __init__(self, max_minutes: float = math.inf):
         self._max_minutes = max_minutes
-        self._any_received = AnyFlag()
+        self._any_stops = AnyFlag()
 
     def reason(self) -> str | None:
         """Returns why the run has to stop now, or None if it goes on.
 
         All processes must call it after every step. Several processes stop two steps
-        after the signal.
+        after one of them has a reason.
         """
-        late = time.monotonic() - self._start > 60 * self._max_minutes
+        own = self._own_reason()
         if jax.process_count() == 1:
-            if self.received:
-                return self.received.name
-            return f"{self._max_minutes:g} minutes have passed" if late else None
-        if late and not self.received:
-            self._receive(signal.SIGTERM, None)
-        if self._any_received(self.received is not None):
-            return self.received.name if self.received else "SIGTERM in another process"
+            return own
+        if self._any_stops(own is not None):
+            return own or "asked by another process"
+        return None
+
+    def _own_reason(self) -> str | None:
+        if self.received:
+            return self.received.name
+        if time.monotonic() - self._start > 60 * self._max_minutes:
+            return f"{self._max_minutes:g} minutes have passed"
         return None
 
     def received_by_any(self) -> bool:
@@ -72,7 +74,7 @@ class StopSignal:
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():
-            # Python has no handler for a signal that another library handles.
+            # None: the handler was not set from Python, so it cannot be restored.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def __exit__(self, *_: object) -> None:

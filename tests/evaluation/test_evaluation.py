@@ -204,12 +204,14 @@ def test_validate_scores_one_photo_per_pair_of_blur_and_spoiling(photo):
 
 
 def test_saves_photos_that_differ_only_in_extension_separately(photo, tmp_path):
-    photos = [("a.jpg", photo[:80, :80]), ("a.png", photo[80:160, :80])]
+    parts = [photo[:80, 80 * i : 80 * (i + 1)] for i in range(3)]
+    photos = [*zip(("a.jpg", "a.png", "a.png.jpg"), parts, strict=True)]
     scoring = Scoring(sigmas=(1.0,), save_images=True)
     evaluate({"b": bicubic}, photos, dataset="s", scoring=scoring, output_dir=tmp_path)
     folder = tmp_path / "images" / "s" / "sigma_1"
     assert sorted(path.name for path in folder.iterdir()) == [
-        *("a.png_b_sr.png", "a.png_input.png", "a_b_sr.png", "a_input.png")
+        *("a.png.jpg_b_sr.png", "a.png.jpg_input.png"),
+        *("a.png_b_sr.png", "a.png_input.png", "a_b_sr.png", "a_input.png"),
     ]
 
 

@@ -56,9 +56,7 @@ def test_reads_exif_of_heic_and_ignores_its_orientation(read):
 def test_names_heic_if_the_library_is_missing(read, monkeypatch):
     content = heic(FLAT)
     monkeypatch.setitem(__import__("sys").modules, "pillow_heif", None)
-    with pytest.raises(
-        InputError, match="is HEIC, which is not read .*: BMP, PNG|is HEIC"
-    ):
+    with pytest.raises(InputError, match="is HEIC, which needs .*: BMP, PNG|is HEIC"):
         read(content)
 
 
@@ -219,7 +217,7 @@ def test_raw_photos_are_not_mistaken_for_their_previews(read):
         stream.getvalue(),
         tiff(FLAT, photometric="rgb", extratags=version),
     ):
-        with pytest.raises(InputError, match="is a raw photo, which is not read"):
+        with pytest.raises(InputError, match="is a raw photo, which cannot be read"):
             read(content)
 
 
@@ -234,10 +232,10 @@ def test_16_bit_cmyk_is_reduced_with_a_message(read, caplog):
 @pytest.mark.parametrize(
     ("content", "name"),
     [
-        (b"8BPS\0\1" + bytes(60), "is a Photoshop file, which is not read; BMP, PNG"),
-        (b"<svg xmlns=''></svg>" + bytes(60), "is SVG, which is not read"),
-        (bytes(4) + b"ftypqt  " + bytes(60), "is a video, which is not read"),
-        (b"qoif" + bytes(60), "is QOI, which is not read"),
+        (b"8BPS\0\1" + bytes(60), "is a Photoshop file, which cannot be read; BMP, PNG"),
+        (b"<svg xmlns=''></svg>" + bytes(60), "is SVG, which cannot be read"),
+        (bytes(4) + b"ftypqt  " + bytes(60), "is a video, which cannot be read"),
+        (b"qoif" + bytes(60), "is QOI, which cannot be read"),
         (b"nothing known" * 9, "cannot identify image file; BMP, PNG, JPEG, TIFF, .* re"),
     ],
 )

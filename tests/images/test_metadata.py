@@ -8,9 +8,9 @@ import pytest
 from PIL import Image, PngImagePlugin
 from samples import SRGB, encoded, smooth, tiff
 
-from eddsrn_jax.images.decoding import from_pillow
 from eddsrn_jax.images.metadata import Metadata
 from eddsrn_jax.images.pictures import read_picture, write_picture
+from eddsrn_jax.images.pixels import from_pillow
 
 FLAT = smooth(3, np.uint8)
 IMAGE = Image.fromarray(FLAT)

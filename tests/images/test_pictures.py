@@ -15,7 +15,7 @@ from samples import SRGB, encoded, exif, mutated, small_files, smooth, tiff
 
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.images import read_image
-from eddsrn_jax.images.decoding import Header, convert, from_pillow, to_pillow
+from eddsrn_jax.images.decoding import Header
 from eddsrn_jax.images.metadata import Metadata
 from eddsrn_jax.images.pictures import (
     fit_to_format,
@@ -23,6 +23,7 @@ from eddsrn_jax.images.pictures import (
     read_picture,
     write_picture,
 )
+from eddsrn_jax.images.pixels import convert, from_pillow, to_pillow
 
 SUFFIXES = (".png", ".jpg", ".tif", ".webp", ".bmp")
 UINT8, UINT16 = np.dtype(np.uint8), np.dtype(np.uint16)

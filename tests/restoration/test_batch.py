@@ -14,8 +14,8 @@ from tiny import TwoOutputs
 from eddsrn_jax.errors import InputError, UsageError
 from eddsrn_jax.evaluation.baselines.bicubic import bicubic
 from eddsrn_jax.evaluation.inputs import degrade_photo
-from eddsrn_jax.images.decoding import convert
 from eddsrn_jax.images.pictures import fit_to_format, read_header, read_picture
+from eddsrn_jax.images.pixels import convert
 from eddsrn_jax.models import init_params
 from eddsrn_jax.restoration import batch
 from eddsrn_jax.restoration.jobs import Limits, Placing

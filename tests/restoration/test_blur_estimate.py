@@ -5,7 +5,7 @@ from conftest import shared_data
 from benchmarks.blur_estimator import measure
 from eddsrn_jax.evaluation.inputs import degrade_photo
 from eddsrn_jax.images import list_images
-from eddsrn_jax.images.decoding import convert
+from eddsrn_jax.images.pixels import convert
 from eddsrn_jax.restoration.blur_estimate import estimate_sigma, outside_trained_range
 
 

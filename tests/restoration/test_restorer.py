@@ -13,7 +13,7 @@ from tiny import PLAIN, TwoOutputs
 
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.evaluation.baselines.bicubic import bicubic
-from eddsrn_jax.images.decoding import convert
+from eddsrn_jax.images.pixels import convert
 from eddsrn_jax.models import (
     EDDSRN,
     SCGAN,

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from tiny import TwoOutputs
 
-from eddsrn_jax.images.decoding import convert
+from eddsrn_jax.images.pixels import convert
 from eddsrn_jax.models import init_params
 from eddsrn_jax.restoration.restorer import Restorer
 from eddsrn_jax.restoration.transparency import fill_hidden

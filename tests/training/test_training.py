@@ -276,7 +276,7 @@ def test_rejects_a_workdir_that_cannot_be_created(finished, tmp_path):
 
 
 def test_resident_pipeline_matches_streaming_without_tensorflow(finished, tmp_path):
-    """The run is bit-identical to a streaming one, without access to TensorFlow."""
+    """A resident run equals a streaming one bit for bit, and imports no TensorFlow."""
     folder, workdir = finished
     flags = tiny_flags(folder, tmp_path / "run", **{"data.pipeline": "resident"})
     code = (

@@ -23,8 +23,8 @@ from eddsrn_jax.training.loop import train_and_evaluate
 def grids(tmp_path):
     """Writes three pairs whose pixel values are their coordinates; returns the source.
 
-    A sharp pixel's value is its coordinates divided by 4, like that of the small pixel at
-    its place.
+    The value of a small pixel is its position. That of a sharp pixel is its position
+    divided by 4, so both have the same value at the same place.
     """
     for i in range(3):
         y, x = np.mgrid[: 80 + 4 * i, :122] // 4

@@ -39,7 +39,7 @@ from eddsrn_jax.restoration.outputs import Restored
 _fft: Any = scipy.fft
 
 # These constants and the defaults below are near the best of those tried, by mean PSNR of
-# eight photos of 128 x 128 at sigma 1, 1.5 and 2. None of these is in a reported set.
+# eight photos of 128 x 128 at sigma 1, 1.5 and 2. No reported set has these photos.
 
 # Divisor of the prior's weights after every iteration, and the weight at which this ends.
 _DECAY, _LEAST_WEIGHT = 1.1, 1e-4
