@@ -20,8 +20,12 @@ _LACKING = (("checkpoint", "keep_every_steps", 0), ("optimizer", "name", "adam")
 
 
 def flatten(config: Config) -> dict[str, Any]:
-    """Returns the values of a config by their dotted names."""
-    return flax.traverse_util.flatten_dict(config.to_dict(), sep=".")
+    """Returns the values of a config by their dotted names.
+
+    Lists become tuples, since ml_collections has some as tuples and JSON has only lists.
+    """
+    values = flax.traverse_util.flatten_dict(config.to_dict(), sep=".")
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
 
 def text(config: Config, name: str) -> str:

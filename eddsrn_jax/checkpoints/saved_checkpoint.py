@@ -168,7 +168,7 @@ class SavedStep:
             )
         if _leaf_names(saved["opt_state"]) != _leaf_names(like["opt_state"]):
             raise InputError(
-                f"{self._folder} was saved by another optimizer, and"
+                f"{self._folder} was saved by another optimizer or version of it, and"
                 " config.optimizer.name cannot change within a run; config.init_from"
                 " starts another run from its weights"
             )

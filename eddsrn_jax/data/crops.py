@@ -83,6 +83,7 @@ class CropSampler:
             empty.
         sizes: int [photos, 2], their heights and widths.
         patch_size: side of a crop in pixels.
+        listing: files of the set that the photos belong to.
         num_photos: number of photos.
         steps_per_epoch: whole batches in an epoch.
     """
@@ -107,7 +108,7 @@ class CropSampler:
         """
         pack = pack.at_least(patch_size, "the crop size (config.data.hr_patch_size)")
         self.images, self.small = pack.images, pack.small
-        self._names = pack.names
+        self._names, self.listing = pack.names, pack.listing
         self.sizes = np.array([image.shape[:2] for image in self.images])
         self.patch_size = patch_size
         self._batch_size = batch_size

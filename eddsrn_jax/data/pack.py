@@ -27,6 +27,7 @@ from eddsrn_jax.images import count_pixels
 
 _log = logging.getLogger(__name__)
 
+_NO_LISTING = Listing("", ())
 # A photo, and the small photo of the same scene, if there is one.
 _Pair = tuple[np.ndarray, np.ndarray | None]
 
@@ -38,7 +39,7 @@ class Pack:
     Attributes:
         images: photos.
         names: names of the photos.
-        name: name of the set.
+        listing: files that the pack was made from.
         left_out: error message of each file that could not be decoded.
         small: the small photos of the same scenes, uint8 [H // 4, W // 4, 3], if the
             photos are those of pairs; else empty.
@@ -46,9 +47,14 @@ class Pack:
 
     images: Sequence[np.ndarray]
     names: Sequence[str]
-    name: str = ""
+    listing: Listing = _NO_LISTING
     left_out: Sequence[str] = ()
     small: Sequence[np.ndarray] = ()
+
+    @property
+    def name(self) -> str:
+        """Name of the set."""
+        return self.listing.name
 
     @property
     def photos(self) -> list[tuple[str, np.ndarray] | tuple[str, np.ndarray, np.ndarray]]:
@@ -127,7 +133,8 @@ def open_pack(source: Source, cache_dir: Path, *, on_error: str = "skip") -> Pac
         on_error: treatment of files that cannot be decoded, see `Pack.announce`.
 
     Raises:
-        InputError: no file could be decoded, or `on_error` is "raise" and one could not.
+        InputError: no file could be decoded, or `on_error` is "raise" and one could not,
+            or a file could not be read at present (access, memory, disk).
         OSError: the disk has no room. The message has both sizes; nothing is written.
     """
     listing = source.listing()
@@ -164,7 +171,7 @@ def read_pack(listing: Listing, cache_dir: Path) -> Pack | None:
         left_out = [entry["left_out"] for entry in entries if "left_out" in entry]
         # An index without photos is damaged: no such pack is made.
         if images and len(small) in (0, len(images)):
-            return Pack(images, names, listing.name, left_out, small)
+            return Pack(images, names, listing, left_out, small)
     return None
 
 
@@ -197,7 +204,8 @@ def _make_pack(source: Source, index_path: Path, on_error: str) -> None:
     with written_beside(data_path) as temporary, temporary.open("wb") as data:
         for file, found in _decode(source, len(pixels)):
             if isinstance(found, InputError):
-                if on_error == "raise":
+                # The file may be intact, and would be missing in this pack for ever.
+                if on_error == "raise" or _is_of_the_system(found):
                     raise found
                 entries.append({"left_out": str(found)})
                 continue
@@ -211,6 +219,12 @@ def _make_pack(source: Source, index_path: Path, on_error: str) -> None:
             )
     # The index is written last, so that a pack is complete or absent.
     write_text(index_path, json.dumps(entries))
+
+
+def _is_of_the_system(error: InputError) -> bool:
+    """Returns whether a photo was not decoded for another reason than its content."""
+    cause = error.__cause__
+    return isinstance(cause, MemoryError) or getattr(cause, "errno", None) is not None
 
 
 def _check_room(source: Source, folder: Path, pixels: Sequence[int]) -> None:

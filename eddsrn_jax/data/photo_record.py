@@ -40,7 +40,6 @@ def open_packs(
     cache_dir: Path,
     *,
     workdir: Path | None = None,
-    active: bool = True,
     download: bool = False,
     on_error: str = "skip",
 ) -> tuple[Pack, Pack]:
@@ -50,8 +49,8 @@ def open_packs(
         wanted: arguments of `open_split` that say where the photos are.
         cache_dir: folder of the packs.
         workdir: workdir of the run; None if there is no run. From its first checkpoint
-            on a run keeps the photos in its `photographs.json`, unless `wanted` changes.
-        active: whether this process writes `photographs.json`.
+            on a run keeps the photos of its record, see `record_photos`, unless `wanted`
+            changes.
         download: see `tfds_download` of `open_split`.
         on_error: see `open_pack`.
 
@@ -73,10 +72,20 @@ def open_packs(
     if workdir and changes:
         # Only now it is known that there are packs to use.
         _report_changes(workdir, changes)
-    if workdir and active:
-        content = json.dumps(dataclasses.asdict(record), indent=1) + "\n"
-        write_text(_record(workdir), content)
     return tuple(packs)
+
+
+def record_photos(
+    workdir: Path, config: Config, *, train: Listing, validation: Listing
+) -> None:
+    """Writes the record of a run's photos, `photographs.json`, to its workdir.
+
+    A run does so when it begins to train. So a command that is refused, or interrupted
+    while it packs photos, leaves an earlier record as it is.
+    """
+    record = PhotoRecord(photo_places(config)["wanted"], train, validation)
+    content = json.dumps(dataclasses.asdict(record), indent=1) + "\n"
+    write_text(_record(workdir), content)
 
 
 def open_validation(

@@ -310,22 +310,31 @@ def _methods(
     """Returns the methods to score by name: baselines, the network, the others."""
     model = network.model.clone(dtype=dtype) if dtype else network.model
     restorer = Restorer(model, network.params)
-    methods = {"bicubic": bicubic, network.name: restorer}
+    methods: list[tuple[str, Method]] = []
     if "deblurred" in abstract_outputs(model):
-        methods = {"blurred input": untouched, **methods}
+        methods.append(("blurred input", untouched))
+    methods += [("bicubic", bicubic), (network.name, restorer)]
     if comparison.ensemble:
-        methods[f"{network.name}, x8 ensemble"] = self_ensemble(restorer)
+        methods.append((f"{network.name}, x8 ensemble", self_ensemble(restorer)))
     if comparison.wiener:
         # Importing SciPy's transforms takes a while.
         from eddsrn_jax.evaluation.baselines.wiener import Wiener
 
-        methods["Wiener, told sigma"] = Wiener()
+        methods.append(("Wiener, told sigma", Wiener()))
     for name in comparison.weights:
-        methods[f"weights {name}"] = Restorer.from_pretrained(weights=name, dtype=dtype)
+        other = Restorer.from_pretrained(weights=name, dtype=dtype)
+        methods.append((f"weights {name}", other))
     if comparison.peers:
         for name, peer in read_peers(local_path(comparison.peers, "--peers")).items():
-            methods[name] = Restorer(peer.model, peer.params)
-    return methods
+            other = Restorer(peer.model, peer.params)
+            methods.append((f"{name}, published weights", other))
+    names = [name for name, _ in methods]
+    if names.count(network.name) > 1:
+        raise InputError(
+            f"the network's name, {network.name!r}, is that of another method; give"
+            " config.name another value"
+        )
+    return dict(methods)
 
 
 def open_output(folder: Path | str | None, default: Path) -> Path:

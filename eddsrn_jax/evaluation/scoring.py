@@ -44,6 +44,8 @@ Method = Callable[..., Restored]
 Photo = tuple[str, np.ndarray]
 # Name, sharp photo as above, and input, uint8 [H // 4, W // 4, 3].
 Pair = tuple[str, np.ndarray, np.ndarray]
+# Results of a photo that wait for their scores take about this much memory at most.
+_MOST_BYTES = 2**30
 # A method's name, its time in seconds, and its outputs.
 _Result = tuple[str, float, Restored]
 # The first fields of a Row: dataset, image, sigma, output, method and seconds.
@@ -104,6 +106,7 @@ def evaluate(
     """
     rows: list[Row] = []
     stems: set[str] = set()
+    has_example = share[0] > 0
     # One for all photos, because degrade_photo compiles for each value.
     max_sigma = max(scoring.sigmas or RANDOM_SIGMA_RANGE)
     photos = itertools.islice(photos, scoring.max_photos)
@@ -128,10 +131,15 @@ def evaluate(
                     images = below(output_dir, "images", dataset)
                     folder = images / _folder_name(cell.sigma, cell.spoiling)
                     _save(folder, file_name, _captioned(cell.input, found))
-                if output_dir and cell.is_example and share[0] == 0 and not rows:
+                if output_dir and cell.is_example and not has_example:
                     _write_example(example_path(output_dir, dataset), cell, found, hr)
-            # Scoring waits until here, so that it does not disturb the methods' times.
+                # Scoring waits, so that it does not disturb the methods' times; but not
+                # until the results fill the memory.
+                if sum(map(_num_bytes, results)) > _MOST_BYTES:
+                    rows += _score(pool, dataset, name, hr, results)
+                    results.clear()
             rows += _score(pool, dataset, name, hr, results)
+            has_example = True
     return rows
 
 
@@ -155,6 +163,13 @@ class _Cell:
     is_example: bool
     input: np.ndarray
     lr_sharp: np.ndarray
+
+
+def _num_bytes(result: tuple[_Cell, list[_Result]]) -> int:
+    """Returns the size in memory of a cell's input and of all images made from it."""
+    cell, found = result
+    outputs = [image for *_, outputs in found for _, image in outputs.items()]
+    return sum(image.nbytes for image in (cell.input, cell.lr_sharp, *outputs))
 
 
 def _new_stem(name: str, stems: set[str]) -> str:
@@ -340,7 +355,7 @@ def validate(
             exact[name] = None
         if i < min(num_examples, len(photos)):
             panels = {"input": lr_blur, **dict(outputs.items()), "truth": hr}
-            examples[Path(name).stem] = before_after(panels)
+            examples[str(Path(name).with_suffix(""))] = before_after(panels)
     if exact:
         _log.info(
             "restored exactly, so a PSNR of %g dB is counted: %s",

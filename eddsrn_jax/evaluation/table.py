@@ -15,6 +15,7 @@ from eddsrn_jax.checkpoints.torch_weights import read_peers
 from eddsrn_jax.checkpoints.weights import Network, read_network
 from eddsrn_jax.config_values import Config
 from eddsrn_jax.data.sources import open_split
+from eddsrn_jax.distributed import gather
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.evaluation.baselines.bicubic import bicubic
 from eddsrn_jax.evaluation.baselines.cascade import Cascade
@@ -99,20 +100,21 @@ def compare(
         scoring=scoring,
         origin={"config": config.to_dict(), "dtype": dtype or "each network's own"},
     )
-    if jax.process_index() > 0:
-        return entries
-    found = means(rows, by_sigma=False)
-    text = "\n\n".join([_table(name, entries, found) for name in datasets])
-    if missing := [f"- {e.title}: {e.missing}" for e in entries if e.missing]:
-        text += "\n\nNot measured:\n\n" + "\n".join(missing)
-    _write(output_dir / config.name, entries, found, text)
-    print(text)
-    print(f"\ntables in {printable(output_dir / config.name)}.md, .csv and .json")
-    if figure and photo is not None:
+    if jax.process_index() == 0:
+        found = means(rows, by_sigma=False)
+        text = "\n\n".join([_table(name, entries, found) for name in datasets])
+        if missing := [f"- {e.title}: {e.missing}" for e in entries if e.missing]:
+            text += "\n\nNot measured:\n\n" + "\n".join(missing)
+        _write(output_dir / config.name, entries, found, text)
+        print(text)
+        print(f"\ntables in {printable(output_dir / config.name)}.md, .csv and .json")
+    if jax.process_index() == 0 and figure and photo is not None:
         path = output_dir / f"figure_{Path(figure.removeprefix('bundled:')).stem}.png"
         drawn = scoring.sigmas or (random_sigma(scoring.seed, printable(figure)),)
         write_image(path, draw_figure(methods, photo, sigma=middle(drawn)))
         print(f"figure: {printable(path)}")
+    # JAX would end the first process if the others ended long before it.
+    gather(None)
     return entries
 
 
@@ -205,6 +207,9 @@ def _check_table(config: Config) -> None:
                 " this row in config.order"
             )
         seen.add(name)
+    titles = [values["rows"][name]["title"] for name in order]
+    if repeated := [title for title in titles if titles.count(title) > 1]:
+        raise InputError(f"config.rows: two rows have the title {repeated[0]!r}")
 
 
 def _read(path: Path) -> Network:
@@ -287,7 +292,9 @@ def _write(
     path: Path, entries: Sequence[Entry], found: Sequence[dict], text: str
 ) -> None:
     """Writes the table as path.md, and with unrounded numbers as path.json, path.csv."""
-    write_text(path.with_suffix(".md"), text + "\n")
+    # A name may have a dot, after which `with_suffix` would cut it off.
+    files = {x: path.with_name(f"{path.name}.{x}") for x in ("md", "json", "csv")}
+    write_text(files["md"], text + "\n")
     table = []
     for entry in entries:
         values = dataclasses.asdict(dataclasses.replace(entry, method=None))
@@ -297,10 +304,10 @@ def _write(
             values[f"paper_{name}_ssim"] = ssim or None
         own = [mean for mean in found if mean["method"] == entry.title]
         table += [values | mean for mean in own] or [values]
-    write_text(path.with_suffix(".json"), to_json(table, indent=1) + "\n")
+    write_text(files["json"], to_json(table, indent=1) + "\n")
     fields = dict.fromkeys(name for row in table for name in row)
     with (
-        written_beside(path.with_suffix(".csv")) as temporary,
+        written_beside(files["csv"]) as temporary,
         temporary.open("w", encoding="utf-8", newline="") as file,
     ):
         writer = csv.DictWriter(file, list(fields))

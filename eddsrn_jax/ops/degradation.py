@@ -225,7 +225,7 @@ def training_triple(
     low, high = sigma_range
     sigma = jax.random.uniform(sigma_key, minval=low, maxval=high)
     if sharp_share:
-        sigma = jnp.where(jax.random.bernoulli(sharp_key, sharp_share), 0.0, sigma)
+        sigma = jnp.where(jax.random.bernoulli(sharp_key, float(sharp_share)), 0.0, sigma)
     hr = augment(augment_key, hr)
     lr_sharp = _shrink(hr, scale=scale, size=hr.shape[:2])
     blurred = _blur(lr_sharp, sigma, max_sigma=high, size=lr_sharp.shape[:2])
@@ -291,4 +291,4 @@ def _compress_at_random(
         reduce_chroma=jax.random.bernoulli(chroma_key),
         phase=tuple(jax.random.randint(phase_key, (2,), 0, UNIT)),
     )
-    return jnp.where(jax.random.bernoulli(chosen_key, share), compressed, image)
+    return jnp.where(jax.random.bernoulli(chosen_key, float(share)), compressed, image)

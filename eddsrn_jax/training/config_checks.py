@@ -20,15 +20,13 @@ from eddsrn_jax.models import (
     make_network,
 )
 from eddsrn_jax.own_code import is_import_path
+from eddsrn_jax.paths import printable
 from eddsrn_jax.training.losses import LOSSES, import_loss
-from eddsrn_jax.training.optimizer import OPTIMIZERS
-
-# Steps, sizes and counts are 32-bit integers in JAX's programs.
-_MOST = 2**31 - 1
+from eddsrn_jax.training.optimizer import MAX_COUNT, OPTIMIZERS, SCHEDULES
 
 
 def _is_whole(value: Any) -> bool:
-    return type(value) is int and 0 <= value <= _MOST
+    return type(value) is int and 0 <= value <= MAX_COUNT
 
 
 def _is_number(value: Any) -> bool:
@@ -59,11 +57,15 @@ def _one_or_own(names: Collection[str]) -> tuple[Callable[[Any], bool], str]:
 
 
 _TEXT = (lambda value: isinstance(value, str), "text")
+_TITLE = (
+    lambda value: isinstance(value, str) and printable(value) == value,
+    "text of printable characters",
+)
 _SWITCH = (lambda value: isinstance(value, bool), "True or False")
-_WHOLE = (_is_whole, f"a whole number, 0 or more, up to {_MOST}")
+_WHOLE = (_is_whole, f"a whole number, 0 or more, up to {MAX_COUNT}")
 _COUNT = (
     lambda value: _is_whole(value) and value > 0,
-    f"a whole number, 1 or more, up to {_MOST}",
+    f"a whole number, 1 or more, up to {MAX_COUNT}",
 )
 # Larger seeds would give the initial weights of smaller ones.
 _SEED = (
@@ -87,7 +89,7 @@ _QUALITIES = (
 # The values of every config, except those of "model": a test of each, and for errors a
 # description of valid values.
 _VALUES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "name": _TEXT,
+    "name": _TITLE,
     "seed": _SEED,
     "batch_size": _COUNT,
     "num_epochs": _WHOLE,
@@ -125,8 +127,7 @@ _VALUES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "adversarial.features": _COUNT,
     "adversarial.num_layers": _COUNT,
     "optimizer.name": _one_of(OPTIMIZERS),
-    # make_optimizer checks this name.
-    "optimizer.schedule": _TEXT,
+    "optimizer.schedule": _one_of(SCHEDULES),
     "optimizer.learning_rate": _POSITIVE,
     "optimizer.halve_every_epochs": _COUNT,
     "optimizer.warmup_steps": _WHOLE,

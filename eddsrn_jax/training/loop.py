@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import signal
-from collections.abc import Sequence
+import time
 from pathlib import Path
 
 import flax.linen as nn
@@ -16,10 +16,12 @@ from eddsrn_jax import config_values
 from eddsrn_jax.checkpoints.manager import Checkpoints
 from eddsrn_jax.config_values import Config
 from eddsrn_jax.data.crops import CropSampler
-from eddsrn_jax.distributed import require_equal
+from eddsrn_jax.data.pack import Pack
+from eddsrn_jax.data.photo_record import record_photos
+from eddsrn_jax.distributed import gather, require_equal
 from eddsrn_jax.evaluation.inputs import SPOILINGS
 from eddsrn_jax.evaluation.network import evaluate_network
-from eddsrn_jax.evaluation.scoring import Pair, Photo, Scoring
+from eddsrn_jax.evaluation.scoring import Scoring
 from eddsrn_jax.files import (
     delete_leftovers,
     locked,
@@ -35,10 +37,11 @@ from eddsrn_jax.training.memory import explaining_memory
 from eddsrn_jax.training.optimizer import make_optimizer
 from eddsrn_jax.training.preemption import StopSignal
 from eddsrn_jax.training.progress import Clock, Reporter, Tracer
-from eddsrn_jax.training.resuming import count_steps
+from eddsrn_jax.training.resuming import OF_A_PROCESS, count_steps
 from eddsrn_jax.training.run_log import logging_to
 from eddsrn_jax.training.setup import (
     compile_step,
+    initial_weights,
     open_batches,
     open_data,
     restore_or_create,
@@ -48,13 +51,6 @@ from eddsrn_jax.training.validator import Validator
 from eddsrn_jax.training.wandb_run import Record, wandb_run
 
 _log = logging.getLogger(__name__)
-
-# Values of a config in which the processes of a run may differ. The photos themselves are
-# compared when they are open.
-_OF_A_PROCESS = (
-    *("data.source", "data.validation_source", "data.tfds_data_dir", "data.cache_dir"),
-    *("data.tfds_download", "data.on_error", "pipeline.num_threads", "pipeline.prefetch"),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,14 +62,14 @@ class _Run:
         workdir: folder for checkpoints, logs and results.
         mesh: devices that share each batch.
         sampler: the training crops.
-        held_out: the photos to validate with.
+        held_out: pack of the photos to validate with.
     """
 
     config: Config
     workdir: Path
     mesh: jax.sharding.Mesh
     sampler: CropSampler
-    held_out: Sequence[Photo | Pair]
+    held_out: Pack
 
 
 def train_and_evaluate(
@@ -89,7 +85,8 @@ def train_and_evaluate(
     Args:
         config: values of the run, see configs/eddsrn.py.
         workdir: folder for checkpoints, logs and results; made if absent.
-        max_minutes: time limit in minutes; the run then saves its state and stops.
+        max_minutes: time limit in minutes, packing and compiling included; the run then
+            saves its state and stops.
         profile_steps: number of steps to trace into `workdir/profile`, after the first.
         wandb_project: project on Weights & Biases that gets the scalars of the log too.
 
@@ -103,31 +100,36 @@ def train_and_evaluate(
         FloatingPointError: a loss, gradient or parameter was not finite.
         OSError: the workdir or the cache cannot be written.
     """
+    deadline = time.monotonic() + 60 * max_minutes
     check(config)
     workdir = workdir_path(workdir)
     mesh = make_mesh()
     _require_same_run(config, workdir)
     make_folder(workdir, "--workdir")
-    # Fails here, before the photos are packed.
+    # These fail here, before the photos are packed.
     process_rows(config.batch_size, mesh)
+    if config.init_from and not any((workdir / "checkpoints").glob("[0-9]*")):
+        initial_weights(config.init_from)
     with contextlib.ExitStack() as files:
         record = _open_logs(files, workdir, config, wandb_project)
         sampler, held_out = open_data(config, workdir)
-        run = _Run(config, workdir, mesh, sampler, held_out.photos)
-        with StopSignal(max_minutes) as stop, explaining_memory(config):
+        run = _Run(config, workdir, mesh, sampler, held_out)
+        with StopSignal(deadline) as stop, explaining_memory(config):
             finished = _train(run, stop, profile_steps=profile_steps, record=record)
             # A signal may have arrived while the last step was being saved.
             if finished and stop.received_by_any():
                 _log.info("stopped by a signal: trained and saved, but not evaluated")
                 finished = False
-        if not finished:
-            return stop.received
-        evaluate_network(
-            workdir=workdir,
-            validation_set=held_out.as_source(),
-            scoring=_final_scoring(config),
-        )
-    return None
+        if finished:
+            evaluate_network(
+                workdir=workdir,
+                validation_set=held_out.as_source(),
+                scoring=_final_scoring(config),
+            )
+    # The first process may have more to do until here than the others. JAX would end it
+    # if they ended long before it.
+    gather(None)
+    return None if finished else stop.received
 
 
 def _open_logs(
@@ -153,7 +155,7 @@ def _require_same_run(config: Config, workdir: Path) -> None:
     values = {
         f"config.{name}": repr(x) for name, x in config_values.flatten(config).items()
     }
-    for name in _OF_A_PROCESS:
+    for name in OF_A_PROCESS:
         values.pop(f"config.{name}", None)
     require_equal(
         {**values, "--workdir": str(workdir.resolve())}, "their settings differ"
@@ -255,7 +257,7 @@ def _make_validator(run: _Run, model: nn.Module, reporter: Reporter) -> Validato
     validation = run.config.validation
     return Validator(
         model,
-        run.held_out,
+        run.held_out.photos,
         reporter,
         sigmas=validation.sigmas,
         degradation=validation.degradation,
@@ -263,13 +265,15 @@ def _make_validator(run: _Run, model: nn.Module, reporter: Reporter) -> Validato
 
 
 def _announce(run: _Run, steps: range) -> None:
-    """Logs what the run does, and writes its config to the workdir for people to read."""
+    """Logs what the run does, and writes its config and the record of its photos."""
     config = run.config
     if not steps:
         _log.info("%s: %d steps are done, no step is left", run.workdir, steps.start)
     elif jax.process_index() == 0:
         text = to_json(config.to_dict(), indent=2, default=str)
         write_text(run.workdir / "config.json", text + "\n")
+        train, validation = run.sampler.listing, run.held_out.listing
+        record_photos(run.workdir, config, train=train, validation=validation)
     _log.info(
         "%s, steps %d to %d (%d per epoch) of %d crops, on %d x %s; photos: %d for"
         " training, %d for validation",
@@ -281,7 +285,7 @@ def _announce(run: _Run, steps: range) -> None:
         run.mesh.size,
         jax.devices()[0].device_kind,
         run.sampler.num_photos,
-        len(run.held_out),
+        len(run.held_out.images),
     )
     _log.info("XLA_FLAGS=%s", os.environ.get("XLA_FLAGS", ""))
     if steps:

@@ -16,6 +16,9 @@ import optax
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
 _MOMENTUM = 0.95
+# The momentum of a kernel that has no gradients any more vanishes. Below about this norm
+# its direction is noise, and must not be magnified.
+_LEAST_NORM = 1e-8
 # Root mean square of the updates, times the learning rate. It is about that of Adam's
 # updates, so the same rates suit both.
 _RMS = 0.2
@@ -71,7 +74,7 @@ def almost_orthogonal(matrix: jax.Array) -> jax.Array:
 
     Returns:
         float32 [m, n]. Singular values below a thousandth of the Frobenius norm become
-        smaller than the others; zeros stay zeros.
+        smaller than the others. A matrix with a norm below 1e-8 stays small.
     """
     if matrix.shape[0] < matrix.shape[1]:
         return almost_orthogonal(matrix.T).T
@@ -79,12 +82,10 @@ def almost_orthogonal(matrix: jax.Array) -> jax.Array:
     identity = jnp.eye(matrix.shape[1])
     # With the rounding of TensorFloat-32 or bfloat16 the iteration can diverge.
     with jax.default_matmul_precision("highest"):
-        gram = matrix.T @ matrix
-        squared_norm = jnp.maximum(jnp.trace(gram), jnp.finfo(jnp.float32).tiny)
-        gram /= squared_norm
-        product = identity
+        matrix = matrix / (jnp.linalg.norm(matrix) + _LEAST_NORM)
+        gram, product = matrix.T @ matrix, identity
         for _ in range(_ITERATIONS):
             factor = a * identity + b * gram + c * gram @ gram
             product = product @ factor
             gram = factor @ gram @ factor
-        return matrix @ (product * jax.lax.rsqrt(squared_norm))
+        return matrix @ product

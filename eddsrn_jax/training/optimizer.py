@@ -5,8 +5,12 @@ from typing import Any
 
 import optax
 
-from eddsrn_jax.errors import InputError
 from eddsrn_jax.training.muon import muon
+
+# Steps, sizes and counts are 32-bit integers in JAX's programs.
+MAX_COUNT = 2**31 - 1
+# The names of the schedules in configs.
+SCHEDULES = ("step_decay", "warmup_cosine", "warmup_constant_decay")
 
 
 def step_decay(learning_rate: float, *, halve_every_steps: int) -> optax.Schedule:
@@ -80,7 +84,7 @@ def make_optimizer(
 
     Args:
         name: "adam" (the paper's) or "muon".
-        schedule: "step_decay" (the paper's), "warmup_cosine" or "warmup_constant_decay".
+        schedule: one of SCHEDULES; "step_decay" is the paper's.
         learning_rate: rate at the start, or after the warm-up.
         halve_every_epochs: epochs between halvings, for "step_decay".
         warmup_steps: steps of the warm-up, for the two schedules that have one.
@@ -92,29 +96,20 @@ def make_optimizer(
 
     Returns:
         The optimizer, and the learning rate as a function of the step.
-
-    Raises:
-        InputError: the schedule is unknown.
     """
     if schedule == "step_decay":
-        rate = step_decay(
-            learning_rate, halve_every_steps=halve_every_epochs * steps_per_epoch
-        )
+        interval = min(halve_every_epochs * steps_per_epoch, MAX_COUNT)
+        rate = step_decay(learning_rate, halve_every_steps=interval)
     elif schedule == "warmup_cosine":
         rate = warmup_cosine(
             learning_rate, warmup_steps=warmup_steps, total_steps=total_steps
         )
-    elif schedule == "warmup_constant_decay":
+    else:
         rate = warmup_constant_decay(
             learning_rate,
             warmup_steps=warmup_steps,
             decay_steps=decay_steps,
             total_steps=total_steps,
-        )
-    else:
-        raise InputError(
-            f"config.optimizer.schedule={schedule!r}: expected 'step_decay',"
-            " 'warmup_cosine' or 'warmup_constant_decay'"
         )
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
     return optax.chain(clip, OPTIMIZERS[name](rate, b2=b2)), rate

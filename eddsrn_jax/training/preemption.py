@@ -20,7 +20,7 @@ class StopSignal:
     SIGHUP, which comes when the terminal is closed, stays ignored under nohup.
 
     A second signal takes effect immediately, as without this class. The run also stops
-    when `max_minutes` have passed. If one of several processes has to stop, all stop
+    at the deadline. If one of several processes has to stop, all stop
     after the same step.
 
     Python allows signal handlers in the main thread only. In other threads the time limit
@@ -30,8 +30,9 @@ class StopSignal:
         received: the signal that this process received, or None.
     """
 
-    def __init__(self, max_minutes: float = math.inf):
-        self._max_minutes = max_minutes
+    def __init__(self, deadline: float = math.inf):
+        """Sets the deadline, a value of `time.monotonic`."""
+        self._deadline = deadline
         self._any_stops = AnyFlag()
 
     def reason(self) -> str | None:
@@ -50,16 +51,13 @@ class StopSignal:
     def _own_reason(self) -> str | None:
         if self.received:
             return self.received.name
-        if time.monotonic() - self._start > 60 * self._max_minutes:
-            return f"{self._max_minutes:g} minutes have passed"
-        return None
+        return "the time limit is reached" if time.monotonic() > self._deadline else None
 
     def received_by_any(self) -> bool:
         """Returns whether any process received a signal; all processes must call it."""
         return any(gather(self.received is not None))
 
     def __enter__(self) -> "StopSignal":
-        self._start = time.monotonic()
         self.received: signal.Signals | None = None
         self._previous = {}
         if threading.current_thread() is threading.main_thread():

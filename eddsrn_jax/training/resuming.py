@@ -4,13 +4,21 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from eddsrn_jax import config_values
 from eddsrn_jax.config_values import Config
 from eddsrn_jax.errors import InputError
-from eddsrn_jax.training.optimizer import make_optimizer
+from eddsrn_jax.training.optimizer import MAX_COUNT, make_optimizer
 
 _log = logging.getLogger(__name__)
 
+# Values in which the processes of a run may differ. The photos themselves are compared
+# when they are open.
+OF_A_PROCESS = (
+    *("data.source", "data.validation_source", "data.tfds_data_dir", "data.cache_dir"),
+    *("data.tfds_download", "data.on_error", "pipeline.num_threads", "pipeline.prefetch"),
+)
 # Values that may change after the last step: they do not influence the trained network.
 _WITHOUT_EFFECT = (
     *("name", "init_from", "init_from_partial", "on_bad_step", "log_every_steps"),
@@ -24,8 +32,18 @@ _JUMP = 0.05
 
 
 def count_steps(config: Config, steps_per_epoch: int) -> int:
-    """Returns the number of steps that a config asks for."""
-    return config.total_steps or config.num_epochs * steps_per_epoch
+    """Returns the number of steps that a config asks for.
+
+    Raises:
+        InputError: there are more than JAX's programs can count.
+    """
+    steps = config.total_steps or config.num_epochs * steps_per_epoch
+    if steps > MAX_COUNT:
+        raise InputError(
+            f"config.num_epochs={config.num_epochs}: these are {steps} steps, and at most"
+            f" {MAX_COUNT} are possible"
+        )
+    return steps
 
 
 def check_resumption(
@@ -44,6 +62,9 @@ def check_resumption(
         InputError: the run would silently do something else than the config says.
     """
     changed = config_values.differences(saved, config)
+    if jax.process_index() > 0:
+        # The saved config is that of the first process.
+        changed = {name: x for name, x in changed.items() if name not in OF_A_PROCESS}
     if config.init_from and "init_from" in changed:
         raise InputError(
             f"config.init_from={config.init_from}: {workdir} already holds a run of"

@@ -22,8 +22,9 @@ from eddsrn_jax.data.pack import Pack
 from eddsrn_jax.data.photo_record import open_packs, photo_places
 from eddsrn_jax.data.resident import resident_batches
 from eddsrn_jax.data.streaming import prefetch_to_device, stream_batches
-from eddsrn_jax.distributed import require_equal
+from eddsrn_jax.distributed import gather, require_equal
 from eddsrn_jax.errors import InputError
+from eddsrn_jax.evaluation.metrics import MIN_SIDE
 from eddsrn_jax.files import make_folder
 from eddsrn_jax.mesh import map_step, process_rows, replicate, shard_batch
 from eddsrn_jax.models import SCALE, abstract_params, init_params
@@ -36,8 +37,8 @@ from eddsrn_jax.training.step import Metrics, train_step
 
 _log = logging.getLogger(__name__)
 
-# Smaller photos leave fewer than 8 x 8 pixels of the deblurred image inside its border.
-_MIN_VALIDATION_SIDE = SCALE * 16
+# The final evaluation leaves out smaller photos.
+_MIN_VALIDATION_SIDE = SCALE * MIN_SIDE
 
 
 def open_data(config: Config, workdir: Path | None = None) -> tuple[CropSampler, Pack]:
@@ -54,13 +55,20 @@ def open_data(config: Config, workdir: Path | None = None) -> tuple[CropSampler,
     """
     data, places = config.data, photo_places(config)
     make_folder(places["cache_dir"], "config.data.cache_dir")
-    train, held_out = open_packs(
+    open_both = functools.partial(
+        open_packs,
         **places,
         workdir=workdir,
-        active=jax.process_index() == 0,
         download=data.tfds_download,
         on_error=data.on_error,
     )
+    if data.tfds_download and jax.process_count() > 1:
+        # Processes that download to one folder at a time would disturb each other.
+        packs = open_both() if jax.process_index() == 0 else None
+        gather(None)
+        train, held_out = packs or open_both()
+    else:
+        train, held_out = open_both()
     if jax.process_count() > 1:
         for pack in (train, held_out):
             require_equal(photo_sums(pack), f"their photos of {pack.name} differ")
@@ -130,7 +138,7 @@ def compile_step(
         loss=dict(config.loss),
         ema_decay=config.ema_decay,
     )
-    if discriminator := _discriminator(config):
+    if discriminator := _discriminator(config, model):
         step = functools.partial(
             adversarial_step,
             **step.keywords,
@@ -141,14 +149,14 @@ def compile_step(
     return map_step(step, mesh)
 
 
-def _discriminator(config: Config) -> Discriminator | None:
-    """Makes the discriminator that the config trains against; None if it has none."""
+def _discriminator(config: Config, model: nn.Module) -> Discriminator | None:
+    """Makes the discriminator that a network trains against; None without one."""
     if not config.adversarial.weight:
         return None
     return Discriminator(
         config.adversarial.features,
         config.adversarial.num_layers,
-        config.model.dtype,
+        model.dtype,  # pyright: ignore[reportAttributeAccessIssue]
     )
 
 
@@ -197,7 +205,7 @@ def new_state(
 ) -> TrainState:
     """Creates the state before the first step; initialises `params` if they are None."""
     key = jax.random.key(config.seed)
-    discriminator = _discriminator(config)
+    discriminator = _discriminator(config, model)
     state = create_train_state(
         init_params(model, key) if params is None else params,
         optimizer,
@@ -206,6 +214,28 @@ def new_state(
     if discriminator:
         state = with_discriminator(state, discriminator, optimizer, key=key)
     return state
+
+
+def initial_weights(name: Path | str) -> Path:
+    """Returns the file of weights, or the workdir, that `config.init_from` names.
+
+    Raises:
+        InputError: it does not exist, or has a format that cannot be read.
+    """
+    path = SHIPPED.get(str(name)) or local_path(name, "config.init_from")
+    if not path.exists():
+        raise InputError(
+            f"config.init_from={path}: no such file or folder; the included weights are"
+            f" {', '.join(SHIPPED)}"
+        )
+    if path.suffix != ".safetensors" and path.is_file():
+        kind = f"files of the format {path.suffix}" if path.suffix else "this file"
+        raise InputError(
+            f"config.init_from={path}: {kind} cannot be read; expected a .safetensors"
+            " file, as python -m eddsrn_jax export writes it, a folder of weights, or the"
+            " workdir of a run"
+        )
+    return path / WEIGHTS_FILE if (path / WEIGHTS_FILE).is_file() else path
 
 
 def load_params(path: Path | str, model: nn.Module, *, start: Any = None) -> Any:
@@ -224,20 +254,7 @@ def load_params(path: Path | str, model: nn.Module, *, start: Any = None) -> Any
             format that cannot be read; or none fits.
     """
     like = abstract_params(model)
-    path = SHIPPED.get(str(path)) or local_path(path, "config.init_from")
-    if not path.exists():
-        raise InputError(
-            f"config.init_from={path}: no such file or folder; the included weights are"
-            f" {', '.join(SHIPPED)}"
-        )
-    if path.suffix != ".safetensors" and path.is_file():
-        raise InputError(
-            f"config.init_from={path}: a {path.suffix or 'file of another'} format cannot"
-            " be read; expected a .safetensors file, as python -m eddsrn_jax export"
-            " writes it, a folder of weights, or the workdir of a run"
-        )
-    if (path / WEIGHTS_FILE).is_file():
-        path = path / WEIGHTS_FILE
+    path = initial_weights(path)
     if path.suffix == ".safetensors":
         return load_weights(path, like, start=start)
     with Checkpoints(path, read_only=True) as checkpoints:

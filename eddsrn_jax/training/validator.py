@@ -45,7 +45,7 @@ class Validator:
             degradation: name of a list of spoilings, "paper" or "photo".
         """
         self._model, self._photos, self._reporter = model, photos, reporter
-        self._sigmas, self._degradation = sigmas, degradation
+        self._sigmas, self._degradation = tuple(sigmas), degradation
 
     def __call__(self, step: int, params: Any) -> dict[str, float]:
         """Scores and reports a network's parameters after a step.

@@ -259,7 +259,7 @@ def test_processes_wait_for_one_that_prepares_photos_slowly(finished, tmp_path):
                 own, joined("flags", 2), strict=True
             )
         ]
-        wait_for(tmp_path / "run" / "photographs.json", "photo7")
+        wait_for(tmp_path / "run" / "train.log", "")
         time.sleep(40)
     finish(processes)
 

@@ -19,7 +19,7 @@ from processes import command
 from tiny import final_state, metrics_rows, tiny_config, tiny_flags
 
 from eddsrn_jax.data.pack import open_pack
-from eddsrn_jax.data.photo_record import open_validation, photo_places
+from eddsrn_jax.data.photo_record import open_validation, photo_places, record_photos
 from eddsrn_jax.data.sources import File, folder_source, open_split
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.images import read_image
@@ -42,6 +42,25 @@ def test_open_pack_can_raise_at_the_first_undecodable_file(photo_folder, tmp_pat
     assert len(open_pack(source, cache).images) == 6
     with pytest.raises(InputError, match=first):
         open_pack(source, cache, on_error="raise")
+
+
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), MemoryError()])
+def test_a_photo_that_cannot_be_read_at_present_is_not_left_out(
+    photo_folder, tmp_path, monkeypatch, error
+):
+    read = File.read_pair
+
+    def fail(file):
+        if file.name != "photo3.png":
+            return read(file)
+        raise InputError("photo3.png: cannot be decoded") from error
+
+    monkeypatch.setattr(File, "read_pair", fail)
+    source, cache = folder_source(photo_folder), tmp_path / "cache"
+    with pytest.raises(InputError, match="photo3.png: cannot be decoded"):
+        open_pack(source, cache)
+    monkeypatch.undo()
+    assert len(open_pack(source, cache).images) == 8
 
 
 def test_config_chooses_to_skip_undecodable_files_or_to_raise(photo_folder):
@@ -87,7 +106,9 @@ def begun(photo_folder, tmp_path):
     """Begins a run with a checkpoint; returns its config, its workdir and a batch."""
     config, workdir = tiny_config(photo_folder), tmp_path / "run"
     (workdir / "checkpoints").mkdir(parents=True)
-    sampler, _ = open_data(config, workdir)
+    sampler, held_out = open_data(config, workdir)
+    listings = {"train": sampler.listing, "validation": held_out.listing}
+    record_photos(workdir, config, **listings)
     (workdir / "checkpoints" / "5").mkdir()
     return config, workdir, sampler.batch(7)
 
@@ -165,7 +186,7 @@ def test_a_run_without_checkpoints_uses_a_changed_folder(begun, photo_folder):
     change(photo_folder)
     sampler, _ = open_data(config, workdir)
     assert sampler.num_photos == 11
-    assert "new0.png" in (workdir / "photographs.json").read_text()
+    assert any(path.endswith("new0.png") for path, *_ in sampler.listing.files)
 
 
 def test_a_run_uses_another_source_if_its_config_names_one(begun, photo_folder, caplog):

@@ -203,6 +203,20 @@ def test_validate_scores_one_photo_per_pair_of_blur_and_spoiling(photo):
     assert found["psnr_y_crop4"] == pytest.approx(mean)
 
 
+def test_scores_do_not_depend_on_how_many_results_wait_for_them(
+    photo, tmp_path, monkeypatch
+):
+    scoring = Scoring(sigmas=(1.0, 1.5, 2.0), max_photos=1)
+    photos = [("a", photo[:80, :96]), ("b", photo[:96, :80])]
+    options = {"dataset": "s", "scoring": scoring}
+    expected = evaluate(BASELINES, photos, **options)
+    monkeypatch.setattr("eddsrn_jax.evaluation.scoring._MOST_BYTES", 1)
+    found = evaluate(BASELINES, photos, **options, output_dir=tmp_path)
+    assert [(x.sigma, x.scores) for x in found] == [(x.sigma, x.scores) for x in expected]
+    assert {row.image for row in found} == {"a"}
+    assert (tmp_path / "before_after_s.png").is_file()
+
+
 def test_saves_photos_that_differ_only_in_extension_separately(photo, tmp_path):
     parts = [photo[:80, 80 * i : 80 * (i + 1)] for i in range(3)]
     photos = [*zip(("a.jpg", "a.png", "a.png.jpg"), parts, strict=True)]

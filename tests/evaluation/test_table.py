@@ -186,13 +186,36 @@ def test_read_entries_rejects_unknown_methods(config):
             },
             "config.rows.b.parts=.*: expected two rows",
         ),
+        (
+            {
+                "rows": {
+                    name: {"title": "A", "method": "bicubic", "paper": ()}
+                    for name in ("a", "b")
+                },
+                "order": ("a", "b"),
+            },
+            "config.rows: two rows have the title 'A'",
+        ),
     ],
-    ids=["name", "row", "parts"],
+    ids=["name", "row", "parts", "titles"],
 )
 def test_read_entries_rejects_malformed_tables(change, message):
     table = ml_collections.ConfigDict({"name": "mine"} | change)
     with pytest.raises(InputError, match=message):
         read_entries(table, dtype=None, peers=None)
+
+
+def test_a_name_with_a_dot_is_the_whole_name_of_the_files(photos, tmp_path, capsys):
+    rows = {"a": {"title": "A", "method": "bicubic", "paper": ()}}
+    values = {"name": "table-v1.5", "rows": rows, "order": ("a",)}
+    scoring = Scoring(sigmas=(1.0,))
+    options = {"datasets": {"cats": photos}, "output_dir": tmp_path, "scoring": scoring}
+    compare(ml_collections.ConfigDict(values), **options)
+    assert (
+        f"tables in {tmp_path}/table-v1.5.md, .csv and .json" in capsys.readouterr().out
+    )
+    for suffix in ("md", "csv", "json"):
+        assert (tmp_path / f"table-v1.5.{suffix}").is_file()
 
 
 def test_compare_rejects_figures_of_missing_photos(config, photos, tmp_path):

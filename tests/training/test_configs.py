@@ -3,6 +3,7 @@ import importlib
 import inspect
 import json
 
+import ml_collections
 import pytest
 from processes import ROOT
 
@@ -221,3 +222,23 @@ def test_layers_for_details_need_a_first_width_that_is_a_multiple_of_four():
 def test_training_can_start_from_the_included_weights_of_its_config(name, weights):
     config = load(name)
     assert load_params(weights, make_network(config.network, config.model))
+
+
+def test_rejects_an_unknown_schedule_and_a_name_that_no_file_can_hold():
+    for name, value, expected in (
+        ("optimizer.schedule", "linear", "'step_decay', 'warmup_cosine' or 'warmup_c"),
+        ("name", "caf\udce9", "text of printable characters"),
+    ):
+        config = load("quickstart")
+        config.update_from_flattened_dict({name: value})
+        with pytest.raises(InputError, match=f"config.{name}=.*: expected {expected}"):
+            check(config)
+
+
+def test_lists_in_a_config_equal_the_tuples_that_a_saved_one_has():
+    config = load("quickstart").to_dict()
+    config["degradation"]["sigma_range"] = [1.0, 2.0]
+    config = ml_collections.ConfigDict(config)
+    saved = from_json(json.loads(json.dumps(config.to_dict())))
+    assert saved.degradation.sigma_range == (1.0, 2.0)
+    assert differences(saved, config) == {}

@@ -10,7 +10,7 @@ from eddsrn_jax.checkpoints.manager import Checkpoints
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.models import EDDSRN
 from eddsrn_jax.training.loop import train_and_evaluate
-from eddsrn_jax.training.resuming import check_resumption
+from eddsrn_jax.training.resuming import check_resumption, count_steps
 from eddsrn_jax.training.setup import load_params
 
 COSINE = {"optimizer.schedule": "warmup_cosine", "optimizer.learning_rate": 1e-3}
@@ -87,6 +87,39 @@ def test_a_jump_of_the_learning_rate_is_reported_with_a_remedy(tmp_path, caplog)
     assert "jumps" not in caplog.text
 
 
+def test_rejects_more_steps_than_JAX_can_count(tmp_path):
+    config = tiny_config(tmp_path, num_epochs=10**8, total_steps=0)
+    assert count_steps(config, 21) == 2_100_000_000
+    with pytest.raises(
+        InputError, match="config.num_epochs=100000000: these are 22000000"
+    ):
+        count_steps(config, 22)
+
+
+def test_other_processes_may_have_their_photos_elsewhere(tmp_path, monkeypatch):
+    saved, config = (tiny_config(tmp_path / name) for name in ("first", "second"))
+    with pytest.raises(InputError, match="config.data.source="):
+        resume(saved, config, tmp_path)
+    monkeypatch.setattr("jax.process_index", lambda: 1)
+    resume(saved, config, tmp_path)
+
+
+def test_a_refused_run_leaves_the_record_of_its_photos(finished, tmp_path):
+    folder, workdir = finished
+    workdir = shutil.copytree(workdir, tmp_path / "run")
+    before = (workdir / "photographs.json").read_text()
+    other = shutil.copytree(folder, tmp_path / "other")
+    with pytest.raises(InputError, match="is complete after 10 steps"):
+        train_and_evaluate(tiny_config(other), workdir)
+    assert (workdir / "photographs.json").read_text() == before
+
+
+def test_initial_weights_are_looked_for_before_the_photos_are_packed(tmp_path):
+    config = tiny_config(tmp_path / "no photos", init_from=str(tmp_path / "absent"))
+    with pytest.raises(InputError, match="config.init_from=.*absent: no such file"):
+        train_and_evaluate(config, tmp_path / "run")
+
+
 def test_more_steps_of_a_constant_rate_are_no_jump(tmp_path, caplog):
     resume(tiny_config(tmp_path), tiny_config(tmp_path, total_steps=20), tmp_path)
     assert caplog.messages == ["config.total_steps is now 20, it was 10"]
@@ -100,7 +133,7 @@ def test_errors_about_initial_weights_name_the_kind_of_fault(finished, tmp_path)
     (tmp_path / "net.pth").write_bytes(b"x")
     for place, message in {
         tmp_path / "absent": "absent: no such file or folder",
-        tmp_path / "net.pth": r"net.pth: a .pth format cannot be read; expected a .safe",
+        tmp_path / "net.pth": r"net.pth: files of the format .pth cannot be read; expec",
         workdir / "checkpoints": f"a part of a run, whose workdir is {workdir}",
         workdir / "checkpoints" / "10": f"a part of a run, whose workdir is {workdir}",
         tmp_path: "no checkpoints found; is it a run's workdir",

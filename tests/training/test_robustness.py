@@ -13,7 +13,7 @@ from tiny import metrics_rows, tiny_config
 
 from eddsrn_jax import distributed
 from eddsrn_jax.data.pack import open_pack
-from eddsrn_jax.data.photo_record import open_packs
+from eddsrn_jax.data.photo_record import open_packs, photo_places, record_photos
 from eddsrn_jax.data.source_files import File
 from eddsrn_jax.data.sources import folder_source
 from eddsrn_jax.errors import InputError
@@ -168,18 +168,26 @@ def test_processes_may_have_photos_and_caches_in_different_places(tmp_path, monk
 def test_resuming_without_the_source_names_the_source_of_the_run(photo_folder, tmp_path):
     workdir = tmp_path / "run"
     (workdir / "checkpoints" / "5").mkdir(parents=True)
-    wanted = {"source": f"folder:{photo_folder}"}
-    open_packs(wanted, tmp_path / "packs", workdir=workdir)
+    config = tiny_config(photo_folder)
+    wanted = photo_places(config)["wanted"]
+    train, validation = open_packs(wanted, tmp_path / "packs", workdir=workdir)
+    listings = {"train": train.listing, "validation": validation.listing}
+    record_photos(workdir, config, **listings)
     message = f"began with config.data.source=folder:{photo_folder}; give this value"
     with pytest.raises(InputError, match=message):
-        open_packs({"source": "folder:/absent"}, tmp_path / "packs", workdir=workdir)
+        open_packs(
+            wanted | {"source": "folder:/absent"}, tmp_path / "packs", workdir=workdir
+        )
 
 
 def test_a_moved_run_without_its_packs_is_told_one_thing(photo_folder, tmp_path, caplog):
     workdir = tmp_path / "run"
     (workdir / "checkpoints" / "5").mkdir(parents=True)
-    wanted = {"source": f"folder:{photo_folder}"}
-    open_packs(wanted, tmp_path / "packs", workdir=workdir)
+    config = tiny_config(photo_folder)
+    wanted = photo_places(config)["wanted"]
+    train, validation = open_packs(wanted, tmp_path / "packs", workdir=workdir)
+    listings = {"train": train.listing, "validation": validation.listing}
+    record_photos(workdir, config, **listings)
     photo_folder.rename(tmp_path / "moved")
     with pytest.raises(InputError, match="and the pack of photos is not in .*/elsewhere"):
         open_packs(wanted, tmp_path / "elsewhere", workdir=workdir)
