@@ -390,16 +390,6 @@ def test_rejects_unwritable_outputs_and_reports(restore, blurry, tmp_path, monke
         restore(path, outputs=["sr"], folder=path)
 
 
-def test_makes_no_restorer_if_there_is_nothing_to_restore(tmp_path):
-    jobs = batch.restore_files(
-        [tmp_path / "absent.png"],
-        lambda: pytest.fail("made"),
-        placing=Placing(),
-        limits=Limits(),
-    )
-    assert jobs[0].status == "failed"
-
-
 def test_logs_a_summary_of_counts_megapixels_and_seconds(
     restore, blurry, tmp_path, caplog
 ):

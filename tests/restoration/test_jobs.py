@@ -329,3 +329,13 @@ def test_pillow_results_keep_the_colour_profile(restorer, tmp_path):
     restorer(image).sr.save(tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as found:
         assert found.info["icc_profile"] == SRGB
+
+
+def test_makes_no_restorer_if_there_is_nothing_to_restore(tmp_path):
+    jobs = batch.restore_files(
+        [tmp_path / "absent.png"],
+        lambda: pytest.fail("made"),
+        placing=Placing(),
+        limits=Limits(),
+    )
+    assert jobs[0].status == "failed"
