@@ -1,5 +1,8 @@
 """Paths that users give, and their form in messages."""
 
+import contextlib
+import functools
+import itertools
 import os
 import re
 import unicodedata
@@ -24,6 +27,32 @@ def below(folder: Path, *names: str) -> Path:
             f"{folder}: {'/'.join(names)!r} would be written outside this folder"
         )
     return path
+
+
+def file_key(path: Path) -> str:
+    """Returns text that is equal for two paths if and only if they name one file.
+
+    The file need not exist. On macOS and Windows `a.png` and `A.PNG` are one file.
+    """
+    real = os.path.realpath(path)
+    if not _ignores_case(os.path.dirname(real)):
+        return real
+    return unicodedata.normalize("NFC", real).casefold()
+
+
+@functools.cache
+def _ignores_case(folder: str) -> bool:
+    """Returns whether names in a folder that differ in case only name the same file."""
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        # An empty folder is on the file system of its own name, unless it is mounted.
+        for path in itertools.chain((entry.path for entry in entries), [folder]):
+            parent, name = os.path.split(path)
+            other = os.path.join(parent, name.swapcase())
+            if other != path:
+                return os.path.exists(other) and os.path.samefile(path, other)
+    return False
 
 
 def expand_home(name: Path | str) -> Path:

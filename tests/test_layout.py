@@ -24,10 +24,16 @@ COMMANDS = ("__main__",)
 def imported(path):
     """Returns the first name below the package of each module that a file imports."""
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            package, *names = node.module.split(".")
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: a relative import"
+            modules = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        else:
+            continue
+        for package, *names in (module.split(".") for module in modules):
             if package == PACKAGE.name:
-                yield from names[:1] or (alias.name for alias in node.names)
+                yield from names[:1]
 
 
 def test_every_folder_of_modules_has_a_place_in_the_order():

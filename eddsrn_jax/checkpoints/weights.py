@@ -130,10 +130,14 @@ def _write_arrays(
 
 
 def _check_replaceable(folder: Path) -> None:
-    """Raises InputError if a folder holds files, but is no folder of weights."""
-    if not folder.is_dir() or (folder / WEIGHTS_FILE).is_file():
+    """Raises InputError if a folder holds files that `write_network` did not write."""
+    if not folder.is_dir() or not any(folder.iterdir()):
         return
-    if any(folder.iterdir()):
+    try:
+        ours = {"model", "sigma_range"} <= _read_description(folder / WEIGHTS_FILE).keys()
+    except (OSError, safetensors.SafetensorError, *_MALFORMED, RecursionError):
+        ours = False
+    if not ours:
         raise InputError(
             f"{folder}: this folder holds other files; give a new or empty folder, or a"
             " file whose name ends in .safetensors"

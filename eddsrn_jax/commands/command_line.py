@@ -146,10 +146,14 @@ def execute(
         _show_error(f"{error.name} is not installed; {advice(error.name)}")
         return 1
     except (jax.errors.JaxRuntimeError, ValueError) as error:
-        if not lost_a_process(error):
+        first = str(error).partition("\n")[0]
+        if lost_a_process(error):
+            reason = "another process of this run has ended or is unreachable"
+        elif "RESOURCE_EXHAUSTED" in first:
+            reason = "the device has too little free memory"
+        else:
             raise
-        first, *_ = str(error).splitlines()
-        _show_error(f"another process of this run has ended or is unreachable: {first}")
+        _show_error(f"{reason}: {first}")
         return 1
     except (RuntimeError, AssertionError) as error:
         if (reason := _unusable_system(error)) is None:

@@ -167,6 +167,9 @@ def main(arguments: list[str]) -> int:
     if (_WIDTH.value or _SCALE.value != "4") and "sr" not in outputs:
         raise UsageError("--scale and --width need the output sr")
     import_own_networks(FLAGS)
+    # Before a file is written: Ctrl-C during imports ends the process at once.
+    with interruptible():
+        import eddsrn_jax.restoration.batch  # noqa: F401
     if arguments == ["-"]:
         return _restore_stream(outputs)
     paths = [expand_home(argument) for argument in arguments]
@@ -195,10 +198,9 @@ def _restore_stream(outputs: tuple[str, ...]) -> int:
 
 def _restore(paths: list[Path], outputs: tuple[str, ...], output: Path | None) -> int:
     # Imported here, so that --help and wrong flags are answered immediately.
-    with interruptible():
-        from eddsrn_jax.restoration.batch import restore_files
-        from eddsrn_jax.restoration.jobs import Limits, Placing
-        from eddsrn_jax.restoration.restorer import Restorer
+    from eddsrn_jax.restoration.batch import restore_files
+    from eddsrn_jax.restoration.jobs import Limits, Placing
+    from eddsrn_jax.restoration.restorer import Restorer
 
     jobs = restore_files(
         paths,

@@ -4,6 +4,7 @@ JPEG decoders fill in what is missing. libtiff does not verify the checksums of 
 that decodes to its end. PNG needs no check of its own, since libpng verifies checksums.
 """
 
+import re
 import zlib
 from collections.abc import Iterator
 
@@ -17,6 +18,10 @@ _DAMAGE = (
     *("corrupt", "premature", "extraneous", "bogus", "inconsistent progression"),
     *("marker", "not a jpeg", "was not defined", "invalid jpeg", "invalid progressive"),
 )
+# libjpeg's message about bytes between the image data and the end marker, which may be
+# padding, and the most of them that are taken for it.
+_PADDING = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
+_MOST_PADDING = 64
 
 
 def find_damage(photo: Photo) -> str | None:
@@ -42,6 +47,10 @@ def _jpeg_damage(data: bytes) -> str | None:
         )
     except ValueError as error:
         reason = str(error)
+        # Some cameras pad the data before its end.
+        padding = _PADDING.search(reason)
+        if padding and int(padding[1]) <= _MOST_PADDING:
+            return None
         # Other errors are limits of this decoder; the main one judges the file.
         return reason if any(mark in reason.lower() for mark in _DAMAGE) else None
     return None

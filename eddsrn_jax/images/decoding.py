@@ -15,10 +15,12 @@ from eddsrn_jax.images import png, tiff
 from eddsrn_jax.images.other_formats import READ, add_coded_colour, open_other
 from eddsrn_jax.images.photo import (
     EXIF_DAMAGED,
+    IPTC_LOST,
     ORIENTATION,
     Header,
     Photo,
     dots_per_inch,
+    has_iptc,
     turned,
 )
 from eddsrn_jax.images.pixels import (
@@ -51,7 +53,6 @@ READ_EXTENSIONS = (
 # The formats that Pillow opens. The content decides, not the extension: a PDF named .png
 # is refused. JPEG includes MPO.
 _FORMATS = ("BMP", "DIB", "JPEG", "TIFF", "WEBP", "GIF", "AVIF", "JPEG2000")
-_IPTC = (33723, 34377)
 
 
 @contextlib.contextmanager
@@ -161,11 +162,11 @@ def _add_metadata(photo: Photo, image: Image.Image) -> None:
         photo.info["dpi"] = info.get("dpi") if has_unit else dots_per_inch(photo.exif)
         is_iptc = 1028 in (info.get("photoshop") or {})
     else:
-        is_iptc = any(tag in photo.exif for tag in _IPTC)
+        is_iptc = has_iptc(photo.exif)
     if photo.kind == "BMP":
         photo.info["dpi"] = info.get("dpi")
     if is_iptc:
-        photo.notes.append("IPTC data is not kept")
+        photo.notes.append(IPTC_LOST)
     comment = info.get("comment")
     if comment and photo.kind in ("JPEG", "GIF"):
         photo.info["texts"] = [("Comment", _text(comment))]

@@ -8,7 +8,7 @@ import struct
 
 from PIL import ExifTags, Image, ImageCms
 
-from eddsrn_jax.images.photo import Photo
+from eddsrn_jax.images.photo import ORIENTATION, SIDEWAYS, Photo, dots_per_inch
 
 # Tags that describe the photo rather than its file: description, make, model,
 # orientation, software, date, artist, host, copyright, the EXIF and GPS directories, and
@@ -19,6 +19,8 @@ _KEPT_TAGS = {
 }
 _EXIF_SIZE = (0xA002, 0xA003)
 _ORIENTATION_IN_XMP = re.compile(rb"""(tiff:Orientation(?:\s*=\s*["']|>\s*))[2-8]""")
+# The attribute that announces XMP of more than 64 kB, in segments of its own.
+_EXTENDED_XMP = re.compile(rb"""\s*xmpNote:HasExtendedXMP\s*=\s*("[^"]*"|'[^']*')""")
 # Marks of gain maps and of other images in a file, in XMP.
 _GAIN_MAPS = (b"hdrgm:", b"HDRGainMap")
 _ISO_GAIN_MAP = b"urn:iso:std:iso:ts:21496"
@@ -79,8 +81,11 @@ def read_metadata(photo: Photo, icc: bytes | None, messages: list[str]) -> Metad
     xmp = photo.info.get("xmp")
     if _has_gain_map(photo, xmp or b""):
         # The fields of XMP describe a gain map that the result lacks.
-        messages.append("the HDR gain map is lost")
+        messages.append(f"the HDR gain map {'and XMP are' if xmp else 'is'} lost")
         xmp = None
+    if xmp and _EXTENDED_XMP.search(xmp):
+        messages.append("extended XMP is not kept")
+        xmp = _EXTENDED_XMP.sub(b"", xmp)
     return Metadata(
         icc,
         dpi=resolution(photo),
@@ -165,10 +170,15 @@ def one_line(message: object) -> str:
 
 
 def resolution(photo: Photo) -> tuple[float, float] | None:
-    """Returns horizontal and vertical dots per inch, or None if missing or invalid."""
-    dpi = photo.info.get("dpi", ())
+    """Returns horizontal and vertical dots per inch of the upright photo.
+
+    None if they are missing or invalid.
+    """
+    dpi = photo.info.get("dpi") or dots_per_inch(photo.exif) or ()
     with contextlib.suppress(TypeError, ValueError, ZeroDivisionError):
         x, y = (float(value) for value in dpi)
+        if photo.exif.get(ORIENTATION) in SIDEWAYS:
+            x, y = y, x
         # JPEG can hold this range; values beyond it are errors in the file.
         if 1 <= x <= 65535 and 1 <= y <= 65535:
             return x, y

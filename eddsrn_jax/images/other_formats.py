@@ -166,6 +166,13 @@ def add_coded_colour(photo: Photo, head: bytes) -> None:
 
 def _open_deep_jp2(stream: BinaryIO, head: bytes) -> Photo | None:
     """Opens a JPEG 2000 file of more than 8 bits; Pillow reads those of 8 bits."""
+    if _JP2 not in head:
+        # Metadata of any size may come first.
+        stream.seek(0)
+        head = stream.read()
+        stream.seek(0)
+    if _JP2 not in head:
+        return None
     start = head.find(_JP2) + 4
     fields = struct.unpack(">2x2x8I", head[start : start + 36])
     (components,) = struct.unpack(">H", head[start + 36 : start + 38])

@@ -11,6 +11,8 @@ from PIL import Image
 SIDEWAYS = (5, 6, 7, 8)
 ORIENTATION = 0x0112
 EXIF_DAMAGED = "EXIF is damaged and was left out"
+IPTC_LOST = "IPTC data is not kept"
+_IPTC_TAGS = (33723, 34377)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +75,11 @@ def dots_per_inch(exif: Image.Exif) -> tuple[Any, Any] | None:
     if unit and 282 in exif and 283 in exif:
         return exif[282] * unit, exif[283] * unit
     return None
+
+
+def has_iptc(exif: Image.Exif) -> bool:
+    """Returns whether EXIF or TIFF tags hold IPTC data."""
+    return any(tag in exif for tag in _IPTC_TAGS)
 
 
 def parsed_exif(content: bytes | None, notes: list[str]) -> Image.Exif:

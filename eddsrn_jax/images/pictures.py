@@ -42,7 +42,7 @@ from eddsrn_jax.images.photo import EXIF_DAMAGED
 from eddsrn_jax.images.pixels import CHANNELS, MODES, convert, to_pillow
 
 _log = logging.getLogger(__name__)
-_MAX_SIDE = {"WebP": 16383, "JPEG": 65535}
+_MAX_SIDE = {"WebP": 16383, "JPEG": 65500}
 _FORMATS: dict[str, str] = dict(
     zip(EXTENSIONS, ("BMP", "JPEG", "JPEG", "PNG", "TIFF", "TIFF", "WebP"), strict=True)
 )
@@ -322,7 +322,12 @@ def _fitting(
             f"the colour chunks {kinds} dropped: {file_format} cannot hold them, so the"
             " colours look different"
         )
-    dpi = None if file_format == "WebP" else metadata.dpi
+    dpi = metadata.dpi
+    if file_format == "WebP":
+        # 72 dots per inch are the default of most cameras, and say nothing.
+        if dpi and dpi != (72, 72):
+            messages.append("resolution dropped: WebP cannot hold it")
+        dpi = None
     return Metadata(icc, exif, dpi, xmp, texts, colour)
 
 

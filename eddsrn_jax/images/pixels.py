@@ -59,7 +59,7 @@ def to_array(image: Image.Image) -> np.ndarray:
         image = image.convert(mode)
     pixels = np.empty((image.height, image.width, CHANNELS[mode]), np.uint8)
     # Pillow would make two more copies of the whole image, so it is copied in bands.
-    rows = max(1, 2**20 // image.width)
+    rows = max(1, 2**20 // max(image.width, 1))
     for top in range(0, image.height, rows):
         band = image.crop((0, top, image.width, min(top + rows, image.height)))
         pixels[top : top + rows] = np.asarray(band).reshape(-1, *pixels.shape[1:])

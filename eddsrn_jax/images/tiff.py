@@ -9,7 +9,15 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from eddsrn_jax.errors import InputError
-from eddsrn_jax.images.photo import ORIENTATION, Header, Photo, dots_per_inch, turned
+from eddsrn_jax.images.photo import (
+    IPTC_LOST,
+    ORIENTATION,
+    Header,
+    Photo,
+    dots_per_inch,
+    has_iptc,
+    turned,
+)
 from eddsrn_jax.images.pixels import divide_by_alpha, from_unit_range
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -94,6 +102,8 @@ def open_wide_tiff(
         raise InputError("strips or tiles are missing")
     if is_float:
         notes.append("floating-point pixels in [0, 1] become 16 bits")
+    if has_iptc(exif):
+        notes.append(IPTC_LOST)
     colours = 3 if photometric == 2 else 1
     has_alpha = samples > colours and _extra_sample(exif, colours) in (1, 2)
     orientation = exif.get(ORIENTATION, 1)

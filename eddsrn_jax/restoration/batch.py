@@ -30,7 +30,7 @@ from eddsrn_jax.images.pictures import (
 )
 from eddsrn_jax.images.pixels import MODES, convert, to_pillow
 from eddsrn_jax.models import SCALE
-from eddsrn_jax.paths import printable
+from eddsrn_jax.paths import file_key, printable
 from eddsrn_jax.restoration.blur_estimate import estimate_sigma, outside_trained_range
 from eddsrn_jax.restoration.claims import claimed
 from eddsrn_jax.restoration.jobs import Job, Limits, Placing, find_jobs, place
@@ -126,7 +126,7 @@ def _reporting(
             raise InputError(f"--report={path}: {reason}") from error
 
     files = [file for job in jobs for file in (job.path, *job.targets.values())]
-    if os.path.realpath(path) in map(os.path.realpath, files):
+    if file_key(path) in map(file_key, files):
         raise UsageError(f"--report={path} would replace a photo or a result")
     write()
     try:

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 try:
     import fcntl
@@ -28,13 +29,29 @@ def claimed(path: Path, *, wait: bool) -> Iterator[bool]:
     if fcntl is None:
         yield True
         return
-    with path.open("rb") as file:
+    with _opened(path) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            _check_readable(path)
         except BlockingIOError:
             yield False
             return
         except OSError:
-            # Some network file systems lock only files that are open for writing.
-            pass
+            # The file system has no locks, or its locks forbid reading.
+            with contextlib.suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_UN)
         yield True
+
+
+def _opened(path: Path) -> BinaryIO:
+    """Opens a file for writing, which NFS needs for a lock, or else for reading."""
+    try:
+        return path.open("rb+")
+    except OSError:
+        return path.open("rb")
+
+
+def _check_readable(path: Path) -> None:
+    """Raises OSError if a file cannot be opened again and read, as on locked SMB."""
+    with path.open("rb") as file:
+        file.read(1)

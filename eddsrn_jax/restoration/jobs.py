@@ -12,6 +12,7 @@ from eddsrn_jax.errors import InputError, UsageError
 from eddsrn_jax.images import list_images
 from eddsrn_jax.images.decoding import EXTENSIONS, READ_EXTENSIONS, Header
 from eddsrn_jax.models import SCALE
+from eddsrn_jax.paths import file_key
 
 _log = logging.getLogger(__name__)
 
@@ -236,8 +237,7 @@ def find_jobs(
         if is_folder and results:
             files = _outside(files, path, results, left_out, alone=len(paths) == 1)
         for file in files:
-            real = os.path.realpath(file)
-            if (other := seen.setdefault(real, file)) is not file:
+            if (other := seen.setdefault(file_key(file), file)) is not file:
                 if other != file:
                     left_out[file] = f"the same file as {other}"
                 continue
@@ -249,17 +249,18 @@ def _photographs(folder: Path, recursive: bool, left_out: dict[Path, str]) -> li
         folder, recursive=recursive, extensions=READ_EXTENSIONS, left_out=left_out
     )
     # Results are named after a photo with or without its extension.
-    names = {name for path in found for name in (path, path.with_suffix(""))}
-    originals = [
-        path
-        for path in found
-        if not _RESULT.search(path.stem)
-        or path.with_name(_RESULT.sub("", path.stem)) not in names
-    ]
-    if len(originals) < len(found):
-        count = len(found) - len(originals)
-        _log.info("%s: %d results of earlier runs left out", folder, count)
-    return originals
+    owners = {name: path for path in found for name in (path, path.with_suffix(""))}
+    results = {}
+    for path in found:
+        owner = owners.get(path.with_name(_RESULT.sub("", path.stem)))
+        if owner and _RESULT.search(path.stem):
+            results[path] = f"by its name it is a result of {owner.name}"
+    if results:
+        first = next(iter(results)).name
+        message = "%s: %d images left out, because by their names they are results: %s%s"
+        _log.info(message, folder, len(results), first, " ..." * (len(results) > 1))
+        left_out |= results
+    return [path for path in found if path not in results]
 
 
 def _outside(
@@ -311,10 +312,10 @@ def place(jobs: Sequence[Job], placing: Placing) -> None:
                 f"the result would be written to {target}, as that of {other.path}"
             )
         )
-    inputs = {os.path.realpath(job.path): job for job in jobs}
+    inputs = {file_key(job.path): job for job in jobs}
     for job in waiting:
         for target in job.targets.values() if job.status != "failed" else ():
-            replaced = inputs.get(os.path.realpath(target), job)
+            replaced = inputs.get(file_key(target), job)
             if replaced is not job:
                 job.fail(
                     InputError(
@@ -333,8 +334,8 @@ def _check_single_target(jobs: Sequence[Job], placing: Placing, path: Path) -> N
     if path.suffix.lower() not in EXTENSIONS:
         known = " ".join(EXTENSIONS)
         raise UsageError(f"--output={path}: expected a name that ends in one of {known}")
-    real = os.path.realpath(path)
-    if not placing.overwrite and any(real == os.path.realpath(x.path) for x in jobs):
+    key = file_key(path)
+    if not placing.overwrite and any(key == file_key(x.path) for x in jobs):
         raise UsageError(f"{path} is the input; use --overwrite to replace it")
 
 
@@ -343,6 +344,6 @@ def _sharing_a_target(jobs: Sequence[Job]) -> dict[Job, Job]:
     owners: dict[str, list[Job]] = {}
     for job in jobs:
         for target in job.targets.values():
-            owners.setdefault(os.path.realpath(target), []).append(job)
+            owners.setdefault(file_key(target), []).append(job)
     shared = [jobs for jobs in owners.values() if len(jobs) > 1]
     return {job: jobs[job is jobs[0]] for jobs in shared for job in jobs}

@@ -149,6 +149,15 @@ def test_write_network_refuses_a_folder_that_holds_other_files(tmp_path, network
         find_weights(tmp_path)
 
 
+def test_write_network_refuses_the_model_folder_of_another_project(tmp_path, network):
+    safetensors.numpy.save_file({"x": np.zeros(1)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(InputError, match="holds other files; give a new or empty folder"):
+        write_network(tmp_path, network)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_a_repository_is_downloaded_once(hub, network):
     for name in ("org/mine", "org/mine@v1.0", f"org/mine@{COMMIT}"):
         found = read_network(name)

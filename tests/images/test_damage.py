@@ -189,6 +189,8 @@ def test_files_that_are_no_images_fail_with_either_setting(picture):
     [
         *(jpeg(), jpeg("L"), jpeg("CMYK"), jpeg(progressive=True)),
         *(jpeg(subsampling="4:1:1"), jpeg(restart_marker_blocks=2)),
+        # Some cameras pad the data before its end.
+        jpeg()[:-2] + 6 * b"\x12" + jpeg()[-2:],
         # Phones add a video or other data after the image.
         jpeg() + bytes(1000),
         tiff(NOISE, photometric="ycbcr", compression="jpeg", tile=(32, 32)),

@@ -1,5 +1,7 @@
 """Reads HEIC, AVIF, JPEG XL, JPEG 2000, GIF, 12-bit JPEG and unusual TIFF files."""
 
+import struct
+
 import imagecodecs
 import numpy as np
 import pytest
@@ -104,6 +106,12 @@ def test_reads_jpeg_2000_of_8_12_and_16_bits(read):
         content = imagecodecs.jpeg2k_encode(stored, bitspersample=bits, reversible=True)
         found, _ = read(content)
         assert found.dtype == np.uint16 and difference(found, DEEP) < 1 / 2**bits
+    # Metadata of any size may come before the pixels.
+    content = imagecodecs.jpeg2k_encode(DEEP, codecformat="jp2", reversible=True)
+    start = content.index(b"jp2c") - 4
+    box = struct.pack(">I", 100_024) + b"uuid" + bytes(100_016)
+    found, _ = read(content[:start] + box + content[start:])
+    assert difference(found, DEEP) < 1e-5
     gray = imagecodecs.jpeg2k_encode(DEEP[:, :, 0], reversible=True)
     np.testing.assert_array_equal(read(gray)[0], DEEP[:, :, :1])
 

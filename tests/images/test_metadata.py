@@ -227,6 +227,13 @@ def test_iptc_data_is_named_once(rewritten, caplog):
     assert caplog.text.count("IPTC data is not kept") == 1
 
 
+def test_iptc_data_of_a_16_bit_tiff_is_named(rewritten, caplog):
+    record = b"\x1c\x02\x78\0\3cap"
+    tags = [(33723, 1, len(record), record, True)]
+    rewritten(tiff(smooth(3, np.uint16), photometric="rgb", extratags=tags))
+    assert caplog.text.count("IPTC data is not kept") == 1
+
+
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif"])
 @pytest.mark.parametrize("source", ["JPEG", "TIFF", "TIFF16", "PNG", "WEBP"])
 def test_no_resolution_is_invented(rewritten, source, suffix):
@@ -244,7 +251,14 @@ def test_no_resolution_is_invented(rewritten, source, suffix):
 def test_the_resolution_in_exif_is_kept(rewritten):
     tags = exif_with_texts()
     tags[282], tags[283], tags[296] = 240.0, 120.0, 2
-    assert rewritten(encoded(IMAGE, "JPEG", exif=tags))[1].dpi == (240, 120)
+    for source in ("JPEG", "PNG", "WEBP"):
+        assert rewritten(encoded(IMAGE, source, exif=tags))[1].dpi == (240, 120)
+    # The photo is turned, and its resolutions with it.
+    tags[274] = 6
+    assert rewritten(encoded(IMAGE, "JPEG", exif=tags))[1].dpi == (120, 240)
+    tags[274] = 1
+    *_, messages = rewritten(encoded(IMAGE, "JPEG", exif=tags), ".webp")
+    assert messages == ["resolution dropped: WebP cannot hold it"]
     tags[296] = 3
     found = rewritten(encoded(IMAGE, "JPEG", exif=tags))[1].dpi
     assert found == pytest.approx((609.6, 304.8))
@@ -263,7 +277,19 @@ def test_damaged_exif_is_left_out_with_a_warning(rewritten, caplog, source, cut)
 def test_a_gain_map_is_named_and_its_description_left_out(rewritten, caplog):
     xmp = XMP.replace(b"dc:title", b"hdrgm:Version")
     _, metadata, *_ = rewritten(encoded(IMAGE, "JPEG", xmp=xmp))
-    assert metadata.xmp is None and "the HDR gain map is lost" in caplog.text
+    assert metadata.xmp is None and "the HDR gain map and XMP are lost" in caplog.text
+
+
+def test_extended_xmp_is_named_and_not_announced(rewritten, caplog):
+    xmp = XMP.replace(b" dc:", b' xmpNote:HasExtendedXMP="0123ABCD" dc:')
+    _, metadata, *_ = rewritten(encoded(IMAGE, "JPEG", xmp=xmp))
+    assert metadata.xmp == XMP.replace(b'"6"', b'"1"')
+    assert "extended XMP is not kept" in caplog.text
+
+
+def test_bmp_names_what_it_cannot_hold(rewritten):
+    *_, messages = rewritten(encoded(IMAGE, "JPEG", xmp=XMP), ".bmp")
+    assert messages == ["XMP dropped: BMP cannot hold metadata"]
 
 
 def test_metadata_without_anything_special_gives_no_message(rewritten, caplog):

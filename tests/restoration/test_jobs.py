@@ -16,11 +16,13 @@ import pytest
 from PIL import Image
 from tiny import TwoOutputs
 
+from eddsrn_jax import paths
 from eddsrn_jax.errors import UsageError
 from eddsrn_jax.images.pictures import read_picture
 from eddsrn_jax.models import init_params
-from eddsrn_jax.paths import expand_home, printable
+from eddsrn_jax.paths import expand_home, file_key, printable
 from eddsrn_jax.restoration import batch
+from eddsrn_jax.restoration.claims import claimed
 from eddsrn_jax.restoration.jobs import Limits, Placing
 from eddsrn_jax.restoration.restorer import Restorer
 from eddsrn_jax.restoration.tiles import Planner, fitted_window
@@ -339,3 +341,60 @@ def test_makes_no_restorer_if_there_is_nothing_to_restore(tmp_path):
         limits=Limits(),
     )
     assert jobs[0].status == "failed"
+
+
+@pytest.fixture
+def any_case(monkeypatch):
+    """Makes all file systems look like those that ignore the case of names."""
+    monkeypatch.setattr(paths, "_ignores_case", lambda folder: True)
+
+
+def test_no_file_is_replaced_where_case_does_not_matter(restore, tmp_path, any_case):
+    found = [save(tmp_path / name) for name in ("DSC1.JPG", "dsc1.tif")]
+    jobs = restore(*found)
+    assert names(tmp_path) == [
+        *("DSC1.JPG", "DSC1.JPG_x4.png", "dsc1.tif", "dsc1.tif_x4.png")
+    ]
+    assert {job.status for job in jobs} == {"restored"}
+    other = [save(tmp_path / name) for name in ("a.png", "A_X4.PNG")]
+    job, _ = restore(*other)
+    assert job.error.endswith("a_x4.png, which is an input too")
+    with pytest.raises(UsageError, match="is the input; use --overwrite"):
+        placing = Placing(("sr",), path=tmp_path / "DSC1.jpg")
+        batch.restore_files(found[:1], pytest.fail, placing=placing, limits=Limits())
+
+
+def test_case_matters_only_where_it_names_other_files(tmp_path, monkeypatch):
+    photo = save(tmp_path / "photo.png")
+    assert file_key(photo) != file_key(tmp_path / "PHOTO.PNG")
+    assert file_key(tmp_path / "a" / ".." / "photo.png") == file_key(photo)
+    # A second name of the same file, as a file system without case would have.
+    (tmp_path / "PHOTO.PNG").hardlink_to(photo)
+    paths._ignores_case.cache_clear()
+    assert file_key(photo) == file_key(tmp_path / "PHOTO.PNG")
+    assert file_key(tmp_path / "New.png") == file_key(tmp_path / "new.png")
+    paths._ignores_case.cache_clear()
+
+
+def test_photos_that_are_named_like_results_are_in_the_report(restore, tmp_path):
+    for name in ("icon.png", "icon_x2.png", "other_x2.png"):
+        save(tmp_path / name)
+    report = tmp_path.parent / f"{tmp_path.name}.json"
+    jobs = restore(tmp_path, report=report)
+    assert [job.path.name for job in jobs] == ["icon.png", "other_x2.png"]
+    assert json.loads(report.read_text())["left_out"] == [
+        {
+            "input": str(tmp_path / "icon_x2.png"),
+            "reason": "by its name it is a result of icon.png",
+        }
+    ]
+
+
+def test_photos_are_restored_unlocked_where_locks_forbid_reading(tmp_path, monkeypatch):
+    def forbid(path):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("eddsrn_jax.restoration.claims._check_readable", forbid)
+    photo = save(tmp_path / "a.png")
+    with claimed(photo, wait=False) as first, claimed(photo, wait=False) as second:
+        assert first and second
