@@ -204,7 +204,7 @@ def make_page(
         examples: files to offer as examples.
         folder: folder for archives of results.
     """
-    run, run_again, cancel = make_handlers(gr, work, folder)
+    run, run_again, cancel, close = make_handlers(gr, work, folder)
     with gr.Blocks(title="ED-DSRN", analytics_enabled=False) as page:
         gr.Markdown(
             "# ED-DSRN\nUpload small photos to get two images of each: a deblurred one of"
@@ -233,15 +233,23 @@ def make_page(
         private = {"queue": False, "api_visibility": "private"}
         stop.click(cancel, None, stop, **private)
         chosen.input(_chosen, [chosen, results], outputs[:4], **private)
+        page.unload(close)
     return page.queue(max_size=_LONGEST_QUEUE, default_concurrency_limit=1)
 
 
-def make_handlers(gr: Any, work: Any, folder: str | Path) -> tuple[Any, Any, Any]:
-    """Returns the functions that restore photos, restore one again, and cancel."""
+def make_handlers(gr: Any, work: Any, folder: str | Path) -> tuple[Any, Any, Any, Any]:
+    """Returns functions that restore photos, restore one again, cancel, and close.
+
+    The last one is for pages that are closed or reloaded: it deletes their results.
+    """
     # Sessions, one for each open page, whose runs are to stop.
     cancelled: set[str] = set()
     # Folders of each session's results, which its next results replace.
     folders: dict[str, set[Path]] = {}
+
+    def delete(session: str) -> None:
+        for old in folders.pop(session, ()):
+            shutil.rmtree(old, ignore_errors=True)
 
     def run(
         paths: list[tuple[str, Any]] | None,
@@ -253,8 +261,7 @@ def make_handlers(gr: Any, work: Any, folder: str | Path) -> tuple[Any, Any, Any
             raise gr.Error("Choose a photo first.", print_exception=False)
         session = request.session_hash
         cancelled.discard(session)
-        for old in folders.pop(session, ()):
-            shutil.rmtree(old, ignore_errors=True)
+        delete(session)
         # The gallery gives each photo with a caption.
         photos = [Path(path) for path, _ in paths]
         steps = restore_all(work, photos, weights, strength, lambda: session in cancelled)
@@ -280,7 +287,11 @@ def make_handlers(gr: Any, work: Any, folder: str | Path) -> tuple[Any, Any, Any
         cancelled.add(request.session_hash)
         return gr.Button("Stopping after this photo", interactive=False)
 
-    return run, run_again, cancel
+    def close(request: gr.Request) -> None:  # pyright: ignore[reportInvalidTypeForm]
+        cancelled.add(request.session_hash)
+        delete(request.session_hash)
+
+    return run, run_again, cancel, close
 
 
 def _chosen(label: str, results: Mapping[str, tuple]) -> tuple:

@@ -125,7 +125,7 @@ def test_the_archive_has_every_result_under_a_name_of_its_own(tmp_path):
 
 def test_new_results_of_a_page_replace_its_earlier_ones(work, tmp_path):
     gradio = mock.MagicMock()
-    run, _, _ = make_handlers(gradio, work, tmp_path)
+    run, _, _, close = make_handlers(gradio, work, tmp_path)
     path = tmp_path / "photo.png"
     Image.new("RGB", (9, 8), (90, 60, 30)).save(path)
 
@@ -139,6 +139,9 @@ def test_new_results_of_a_page_replace_its_earlier_ones(work, tmp_path):
     new = restored(first)
     assert not any(file.exists() for file in files)
     assert all(file.exists() for file in new + kept)
+    close(first)
+    assert not any(file.exists() for file in new)
+    assert all(file.exists() for file in kept)
 
 
 def test_messages_of_the_command_become_those_of_the_page():
