@@ -30,7 +30,7 @@ _TOLERANCE = 1e-4
 def networks() -> dict[str, tuple[nn.Module, Any]]:
     """Returns networks and their variables by name.
 
-    Networks with shipped weights are trained; the others have random weights.
+    Networks with included weights are trained; the others have random weights.
     """
     found = {}
     for name in SHIPPED:
@@ -82,7 +82,7 @@ def compare_networks(*, repeats: int, compiled: bool) -> Iterator[dict[str, Any]
 def compare_photos(
     folder: Path | None, *, repeats: int, compiled: bool
 ) -> Iterator[dict[str, Any]]:
-    """Yields rows: milliseconds of shipped networks for photos, 8 bits in and out.
+    """Yields rows: milliseconds of included networks for photos, 8 bits in and out.
 
     Args:
         folder: photos to shrink, blur and restore; None takes the bundled ones.

@@ -113,8 +113,8 @@ def main() -> None:
         "image of 510 x 339": (_IMAGE_PIXELS, False),
     }
     for what, (pixels, training) in jobs.items():
-        shipped = {name: read_network(name).model for name in SHIPPED}
-        for name, model in {**shipped, "paper-size": EDDSRN()}.items():
+        included = {name: read_network(name).model for name in SHIPPED}
+        for name, model in {**included, "paper-size": EDDSRN()}.items():
             for dtype in ("float32", "bfloat16"):
                 work, moved = cost(model.clone(dtype=dtype), pixels, training=training)
                 floors = (

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import itertools
 import os
 import re
 import unicodedata
@@ -30,29 +29,51 @@ def below(folder: Path, *names: str) -> Path:
 
 
 def file_key(path: Path) -> str:
-    """Returns text that is equal for two paths if and only if they name one file.
+    """Returns text that is equal for two paths of the same file, which need not exist.
 
-    The file need not exist. On macOS and Windows `a.png` and `A.PNG` are one file.
+    On macOS and Windows `a.png` and `A.PNG` are one file.
     """
-    real = os.path.realpath(path)
-    if not _ignores_case(os.path.dirname(real)):
-        return real
-    return unicodedata.normalize("NFC", real).casefold()
+    folder, name = os.path.split(os.path.realpath(path))
+    if _ignores_case(folder):
+        # `casefold` would take "ß" for "ss".
+        name = "".join(x.upper() if len(x.upper()) == 1 else x for x in name)
+        name = unicodedata.normalize("NFC", name)
+    return os.path.join(folder, name)
 
 
 @functools.cache
 def _ignores_case(folder: str) -> bool:
     """Returns whether names in a folder that differ in case only name the same file."""
     while not os.path.isdir(folder):
-        folder = os.path.dirname(folder)
+        folder, before = os.path.dirname(folder), folder
+        if folder == before:
+            return False
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        # An empty folder is on the file system of its own name, unless it is mounted.
-        for path in itertools.chain((entry.path for entry in entries), [folder]):
-            parent, name = os.path.split(path)
-            other = os.path.join(parent, name.swapcase())
-            if other != path:
-                return os.path.exists(other) and os.path.samefile(path, other)
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                if (same := _is_found_in_another_case(entry.path)) is not None:
+                    return same
+    with contextlib.suppress(OSError):
+        # A folder is on the file system of its own name, unless something is mounted.
+        return _is_found_in_another_case(folder) or False
     return False
+
+
+def _is_found_in_another_case(path: str) -> bool | None:
+    """Returns whether a file is found by its name in another case; None if it has none.
+
+    Raises:
+        OSError: the file has vanished.
+    """
+    parent, name = os.path.split(path)
+    other = "".join(x.swapcase() if x.isascii() else x for x in name)
+    if other == name:
+        return None
+    found = os.lstat(path)
+    try:
+        return os.path.samestat(found, os.lstat(os.path.join(parent, other)))
+    except FileNotFoundError:
+        return False
 
 
 def expand_home(name: Path | str) -> Path:

@@ -89,9 +89,10 @@ def write_network(path: Path, network: Network, *, dtype: str = "float16") -> No
         return
     _check_replaceable(path)
     make_folder(path, "folder")
-    _write_arrays(path / WEIGHTS_FILE, arrays, None)
     try:
+        # First, so that the folder is recognised if the work is interrupted.
         write_text(path / CONFIG_FILE, json.dumps(description, indent=2) + "\n")
+        _write_arrays(path / WEIGHTS_FILE, arrays, None)
         if not (path / CARD_FILE).exists():
             card = make_card(network.model, network.params, description, dtype=dtype)
             write_text(path / CARD_FILE, card)
@@ -134,8 +135,9 @@ def _check_replaceable(folder: Path) -> None:
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     try:
-        ours = {"model", "sigma_range"} <= _read_description(folder / WEIGHTS_FILE).keys()
-    except (OSError, safetensors.SafetensorError, *_MALFORMED, RecursionError):
+        description = json.loads((folder / CONFIG_FILE).read_text())
+        ours = {"model", "sigma_range"} <= description.keys()
+    except (OSError, ValueError, AttributeError, RecursionError):
         ours = False
     if not ours:
         raise InputError(
@@ -183,7 +185,8 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Returns the parameters in a file by their flat names.
 
     Raises:
-        InputError: the file cannot be read as safetensors, or a scale fits no kernel.
+        InputError: the file cannot be read as safetensors, or has a scale without a
+            kernel.
     """
     try:
         arrays = safetensors.numpy.load_file(path)

@@ -244,6 +244,8 @@ def make_handlers(gr: Any, work: Any, folder: str | Path) -> tuple[Any, Any, Any
     """
     # Sessions, one for each open page, whose runs are to stop.
     cancelled: set[str] = set()
+    # Sessions of pages that are closed.
+    closed: set[str] = set()
     # Folders of each session's results, which its next results replace.
     folders: dict[str, set[Path]] = {}
 
@@ -268,7 +270,13 @@ def make_handlers(gr: Any, work: Any, folder: str | Path) -> tuple[Any, Any, Any
         results, note = {}, ""
         for results, note in steps:
             folders[session] = {Path(file).parent for file in _downloads(results)}
+            if session in closed:
+                # The page was closed while this photo was restored.
+                delete(session)
+                return
             yield _shown(gr, results, note, can_cancel=len(results) < len(photos))
+        if session in closed:
+            return
         archive = _archive(results, folder)
         folders[session] |= {Path(archive).parent} if archive else set()
         yield _shown(gr, results, note, archive=archive)
@@ -288,6 +296,7 @@ def make_handlers(gr: Any, work: Any, folder: str | Path) -> tuple[Any, Any, Any
         return gr.Button("Stopping after this photo", interactive=False)
 
     def close(request: gr.Request) -> None:  # pyright: ignore[reportInvalidTypeForm]
+        closed.add(request.session_hash)
         cancelled.add(request.session_hash)
         delete(request.session_hash)
 

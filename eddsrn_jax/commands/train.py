@@ -39,7 +39,8 @@ _WORKDIR = flags.DEFINE_string(
 _MAX_MINUTES = flags.DEFINE_float(
     "max_minutes",
     math.inf,
-    "Save and end the run after this many minutes. It can be resumed.",
+    "Save and end the run after this many minutes, which include packing and compiling."
+    " It can be resumed.",
     lower_bound=0,
     flag_values=FLAGS,
 )

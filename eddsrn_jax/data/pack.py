@@ -8,6 +8,7 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
+import errno
 import itertools
 import json
 import logging
@@ -28,6 +29,17 @@ from eddsrn_jax.images import count_pixels
 _log = logging.getLogger(__name__)
 
 _NO_LISTING = Listing("", ())
+# Errors of the system that say nothing about a file's content.
+_SYSTEM = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOENT,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.EIO,
+    errno.ETIMEDOUT,
+)
 # A photo, and the small photo of the same scene, if there is one.
 _Pair = tuple[np.ndarray, np.ndarray | None]
 
@@ -204,8 +216,10 @@ def _make_pack(source: Source, index_path: Path, on_error: str) -> None:
     with written_beside(data_path) as temporary, temporary.open("wb") as data:
         for file, found in _decode(source, len(pixels)):
             if isinstance(found, InputError):
-                # The file may be intact, and would be missing in this pack for ever.
-                if on_error == "raise" or _is_of_the_system(found):
+                if _is_of_the_system(found):
+                    # The file may be intact; the pack would lack it from now on.
+                    raise InputError(f"{found}; if it stays so, remove it") from found
+                if on_error == "raise":
                     raise found
                 entries.append({"left_out": str(found)})
                 continue
@@ -224,7 +238,7 @@ def _make_pack(source: Source, index_path: Path, on_error: str) -> None:
 def _is_of_the_system(error: InputError) -> bool:
     """Returns whether a photo was not decoded for another reason than its content."""
     cause = error.__cause__
-    return isinstance(cause, MemoryError) or getattr(cause, "errno", None) is not None
+    return isinstance(cause, MemoryError) or getattr(cause, "errno", None) in _SYSTEM
 
 
 def _check_room(source: Source, folder: Path, pixels: Sequence[int]) -> None:

@@ -119,7 +119,9 @@ def evaluate(
             file_name = _new_stem(name, stems)
             if number % share[1] != share[0] or _is_too_small(name, photo):
                 continue
-            hr, results = cut_to_scale(photo), []
+            hr, results, num_bytes = cut_to_scale(photo), [], 0
+            if (hr[:, :, :1] == hr).all():
+                _log.info("%s: gray photo, scored as three equal channels", name)
             if given:
                 cells = [_given_input(hr, given[0], max_sigma=max_sigma)]
             else:
@@ -135,9 +137,10 @@ def evaluate(
                     _write_example(example_path(output_dir, dataset), cell, found, hr)
                 # Scoring waits, so that it does not disturb the methods' times; but not
                 # until the results fill the memory.
-                if sum(map(_num_bytes, results)) > _MOST_BYTES:
+                num_bytes += _num_bytes(cell, found)
+                if num_bytes > _MOST_BYTES:
                     rows += _score(pool, dataset, name, hr, results)
-                    results.clear()
+                    results, num_bytes = [], 0
             rows += _score(pool, dataset, name, hr, results)
             has_example = True
     return rows
@@ -165,9 +168,8 @@ class _Cell:
     lr_sharp: np.ndarray
 
 
-def _num_bytes(result: tuple[_Cell, list[_Result]]) -> int:
+def _num_bytes(cell: _Cell, found: Sequence[_Result]) -> int:
     """Returns the size in memory of a cell's input and of all images made from it."""
-    cell, found = result
     outputs = [image for *_, outputs in found for _, image in outputs.items()]
     return sum(image.nbytes for image in (cell.input, cell.lr_sharp, *outputs))
 
@@ -175,12 +177,13 @@ def _num_bytes(result: tuple[_Cell, list[_Result]]) -> int:
 def _new_stem(name: str, stems: set[str]) -> str:
     """Returns a name for a photo's images that is not in the set, and adds it.
 
-    That is the photo's name without its extension, or with it, or with a number.
+    That is the photo's name without its extension, or with it, or with a number. Names in
+    the set have no case, as some file systems ignore it.
     """
     numbered = (f"{name}-{i}" for i in itertools.count(2))
     candidates = itertools.chain([str(Path(name).with_suffix("")), name], numbered)
-    stem = next(candidate for candidate in candidates if candidate not in stems)
-    stems.add(stem)
+    stem = next(candidate for candidate in candidates if candidate.lower() not in stems)
+    stems.add(stem.lower())
     return stem
 
 
@@ -229,7 +232,7 @@ def _score(
     hr: np.ndarray,
     results: Sequence[tuple[_Cell, list[_Result]]],
 ) -> list[Row]:
-    """Scores all results of a photo, in parallel; logs a gray photo and exact results."""
+    """Scores results of a photo, in parallel; logs which ones are exact."""
     jobs: list[tuple[_Key, concurrent.futures.Future, Spoiling]] = []
     for cell, found in results:
         truth = {"sr": hr, "deblurred": cell.lr_sharp}
@@ -239,8 +242,6 @@ def _score(
                 job = pool.submit(score, image, truth[output])
                 jobs.append((key, job, cell.spoiling))
     rows = [Row(*key, job.result(), x.noise, x.jpeg) for key, job, x in jobs]
-    if (hr[:, :, :1] == hr).all():
-        _log.info("%s: gray photo, scored as three equal channels", name)
     if exact := {r.method: None for r in rows if MAX_PSNR in r.scores.values()}:
         _log.info(
             "%s: restored exactly by %s; a PSNR of %g dB is counted",
@@ -330,6 +331,7 @@ def validate(
         picture shows input, outputs and truth side by side.
     """
     examples: dict[str, np.ndarray] = {}
+    stems: set[str] = set()
     values: dict[str, list[float]] = defaultdict(list)
     exact: dict[str, None] = {}
     degradations = list(itertools.product(spoilings, sigmas))
@@ -355,7 +357,7 @@ def validate(
             exact[name] = None
         if i < min(num_examples, len(photos)):
             panels = {"input": lr_blur, **dict(outputs.items()), "truth": hr}
-            examples[str(Path(name).with_suffix(""))] = before_after(panels)
+            examples[_new_stem(name, stems)] = before_after(panels)
     if exact:
         _log.info(
             "restored exactly, so a PSNR of %g dB is counted: %s",

@@ -18,10 +18,9 @@ _DAMAGE = (
     *("corrupt", "premature", "extraneous", "bogus", "inconsistent progression"),
     *("marker", "not a jpeg", "was not defined", "invalid jpeg", "invalid progressive"),
 )
-# libjpeg's message about bytes between the image data and the end marker, which may be
-# padding, and the most of them that are taken for it.
+# libjpeg's message about bytes between the image data and the end marker.
 _PADDING = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
-_MOST_PADDING = 64
+_END_MARKER = b"\xff\xd9"
 
 
 def find_damage(photo: Photo) -> str | None:
@@ -47,13 +46,20 @@ def _jpeg_damage(data: bytes) -> str | None:
         )
     except ValueError as error:
         reason = str(error)
-        # Some cameras pad the data before its end.
+        # Some cameras pad the data before its end. After damage, too, data can be left
+        # there; but its bytes differ.
         padding = _PADDING.search(reason)
-        if padding and int(padding[1]) <= _MOST_PADDING:
+        if padding and _ends_with_padding(data, int(padding[1])):
             return None
         # Other errors are limits of this decoder; the main one judges the file.
         return reason if any(mark in reason.lower() for mark in _DAMAGE) else None
     return None
+
+
+def _ends_with_padding(data: bytes, count: int) -> bool:
+    """Returns whether an end marker follows on `count` bytes that are all the same."""
+    end = data.rfind(_END_MARKER)
+    return len(set(data[end - count : end])) == 1
 
 
 def _tiff_damage(photo: Photo) -> Iterator[str]:

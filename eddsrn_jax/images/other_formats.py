@@ -47,7 +47,7 @@ def open_other(stream: BinaryIO) -> Photo | None:
     """Reads the header of a file of these formats; returns None for other formats.
 
     Raises:
-        InputError: the file is of a known format that is not read, or is damaged.
+        InputError: the file is of a known format that cannot be read, or is damaged.
     """
     head = stream.read(2**16)
     stream.seek(0)
@@ -166,14 +166,15 @@ def add_coded_colour(photo: Photo, head: bytes) -> None:
 
 def _open_deep_jp2(stream: BinaryIO, head: bytes) -> Photo | None:
     """Opens a JPEG 2000 file of more than 8 bits; Pillow reads those of 8 bits."""
-    if _JP2 not in head:
+    start = head.find(_JP2) + 4
+    if not 4 <= start <= len(head) - 64:
         # Metadata of any size may come first.
         stream.seek(0)
         head = stream.read()
         stream.seek(0)
-    if _JP2 not in head:
+        start = head.find(_JP2) + 4
+    if start < 4:
         return None
-    start = head.find(_JP2) + 4
     fields = struct.unpack(">2x2x8I", head[start : start + 36])
     (components,) = struct.unpack(">H", head[start + 36 : start + 38])
     depths = {head[start + 38 + 3 * i] for i in range(min(components, 4))}

@@ -326,7 +326,7 @@ def _fitting(
     if file_format == "WebP":
         # 72 dots per inch are the default of most cameras, and say nothing.
         if dpi and dpi != (72, 72):
-            messages.append("resolution dropped: WebP cannot hold it")
+            messages.append("resolution dropped: it is not written to WebP")
         dpi = None
     return Metadata(icc, exif, dpi, xmp, texts, colour)
 

@@ -32,14 +32,15 @@ def claimed(path: Path, *, wait: bool) -> Iterator[bool]:
     with _opened(path) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            _check_readable(path)
         except BlockingIOError:
             yield False
             return
         except OSError:
-            # The file system has no locks, or its locks forbid reading.
-            with contextlib.suppress(OSError):
-                fcntl.flock(file, fcntl.LOCK_UN)
+            # The file system has no locks.
+            pass
+        if not _is_readable(path):
+            # On SMB drives this process's own lock forbids it to read.
+            fcntl.flock(file, fcntl.LOCK_UN)
         yield True
 
 
@@ -51,7 +52,11 @@ def _opened(path: Path) -> BinaryIO:
         return path.open("rb")
 
 
-def _check_readable(path: Path) -> None:
-    """Raises OSError if a file cannot be opened again and read, as on locked SMB."""
-    with path.open("rb") as file:
-        file.read(1)
+def _is_readable(path: Path) -> bool:
+    """Returns whether a file can be opened and read once more."""
+    try:
+        with path.open("rb") as file:
+            file.read(1)
+    except OSError:
+        return False
+    return True

@@ -147,9 +147,10 @@ class Restorer:
             self._planner.fit(size)
             photo = np.zeros((*size, 3), np.uint8)
             next(self.blocks(photo))
-            # The last part may end within its window, which takes another program.
             window, tiles = self._planner.plan(size)
-            self._restore(photo, tiles[-1], window, 1.0)
+            if len(tiles) > 1:
+                # The last part may end within its window, which takes another program.
+                self._restore(photo, tiles[-1], window, 1.0)
             self._prepared.add(size)
 
     def expect(self, sizes: Iterable[tuple[int, int]]) -> None:
@@ -293,9 +294,8 @@ class Restorer:
         )
         outputs, finite = run(model=self._model)
         if not finite and (dtype := jnp.dtype(self._model.dtype)) != jnp.float32:
-            _log.warning("the result is not finite in %s; using float32 from here", dtype)
-            self._model = self._model.clone(dtype="float32")
-            outputs, finite = run(model=self._model)
+            _log.warning("the result is not finite in %s; retrying in float32", dtype)
+            outputs, finite = run(model=self._model.clone(dtype="float32"))
         if not finite:
             raise FloatingPointError("the network's result is not finite")
         return outputs

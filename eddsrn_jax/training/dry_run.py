@@ -17,6 +17,7 @@ from eddsrn_jax.models.complexity import count_parameters, macs_per_pixel
 from eddsrn_jax.training.config_checks import check
 from eddsrn_jax.training.memory import explaining_memory
 from eddsrn_jax.training.optimizer import make_optimizer
+from eddsrn_jax.training.resuming import count_steps
 from eddsrn_jax.training.setup import compile_step, new_state
 
 # Steps that are timed, after the first one.
@@ -57,7 +58,7 @@ def dry_run(config: Config) -> Iterator[str]:
 
 
 def _measure_steps(config: Config, model: Any, mesh: jax.sharding.Mesh) -> Iterator[str]:
-    total_steps = config.total_steps or config.num_epochs * _STEPS_PER_EPOCH
+    total_steps = count_steps(config, _STEPS_PER_EPOCH)
     optimizer, _ = make_optimizer(
         **config.optimizer, steps_per_epoch=_STEPS_PER_EPOCH, total_steps=total_steps
     )

@@ -116,9 +116,9 @@ def train_and_evaluate(
         run = _Run(config, workdir, mesh, sampler, held_out)
         with StopSignal(deadline) as stop, explaining_memory(config):
             finished = _train(run, stop, profile_steps=profile_steps, record=record)
-            # A signal may have arrived while the last step was being saved.
-            if finished and stop.received_by_any():
-                _log.info("stopped by a signal: trained and saved, but not evaluated")
+            # A reason may have come after the last step but one, or during the last save.
+            if finished and stop.asked_of_any():
+                _log.info("stopped: trained and saved, but not evaluated")
                 finished = False
         if finished:
             evaluate_network(

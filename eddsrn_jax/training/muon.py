@@ -16,8 +16,8 @@ import optax
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
 _MOMENTUM = 0.95
-# The momentum of a kernel that has no gradients any more vanishes. Below about this norm
-# its direction is noise, and must not be magnified.
+# Added to norms. The momentum of a kernel that has no gradients any more vanishes, and
+# must not be magnified when it has no precision left.
 _LEAST_NORM = 1e-8
 # Root mean square of the updates, times the learning rate. It is about that of Adam's
 # updates, so the same rates suit both.
@@ -74,7 +74,7 @@ def almost_orthogonal(matrix: jax.Array) -> jax.Array:
 
     Returns:
         float32 [m, n]. Singular values below a thousandth of the Frobenius norm become
-        smaller than the others. A matrix with a norm below 1e-8 stays small.
+        smaller than the others. A matrix with a norm below 1e-12 stays small.
     """
     if matrix.shape[0] < matrix.shape[1]:
         return almost_orthogonal(matrix.T).T

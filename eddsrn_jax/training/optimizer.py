@@ -96,7 +96,12 @@ def make_optimizer(
 
     Returns:
         The optimizer, and the learning rate as a function of the step.
+
+    Raises:
+        ValueError: the schedule is unknown.
     """
+    if schedule not in SCHEDULES:
+        raise ValueError(f"schedule={schedule!r}: expected one of {SCHEDULES}")
     if schedule == "step_decay":
         interval = min(halve_every_epochs * steps_per_epoch, MAX_COUNT)
         rate = step_decay(learning_rate, halve_every_steps=interval)

@@ -20,8 +20,8 @@ class StopSignal:
     SIGHUP, which comes when the terminal is closed, stays ignored under nohup.
 
     A second signal takes effect immediately, as without this class. The run also stops
-    at the deadline. If one of several processes has to stop, all stop
-    after the same step.
+    at the deadline. If one of several processes has to stop, all stop after the same
+    step.
 
     Python allows signal handlers in the main thread only. In other threads the time limit
     and other processes stop the run.
@@ -53,9 +53,9 @@ class StopSignal:
             return self.received.name
         return "the time limit is reached" if time.monotonic() > self._deadline else None
 
-    def received_by_any(self) -> bool:
-        """Returns whether any process received a signal; all processes must call it."""
-        return any(gather(self.received is not None))
+    def asked_of_any(self) -> bool:
+        """Returns whether any process has to stop; all processes must call it."""
+        return any(gather(self._own_reason() is not None))
 
     def __enter__(self) -> "StopSignal":
         self.received: signal.Signals | None = None

@@ -62,7 +62,8 @@ def open_data(config: Config, workdir: Path | None = None) -> tuple[CropSampler,
         download=data.tfds_download,
         on_error=data.on_error,
     )
-    if data.tfds_download and jax.process_count() > 1:
+    # The processes may differ in this value.
+    if any(gather(data.tfds_download)) and jax.process_count() > 1:
         # Processes that download to one folder at a time would disturb each other.
         packs = open_both() if jax.process_index() == 0 else None
         gather(None)

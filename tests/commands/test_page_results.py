@@ -144,6 +144,23 @@ def test_new_results_of_a_page_replace_its_earlier_ones(work, tmp_path):
     assert all(file.exists() for file in kept)
 
 
+def test_a_page_that_is_closed_during_a_photo_leaves_no_results(work, tmp_path):
+    session, made = mock.Mock(session_hash="a"), []
+
+    def close_during(*arguments):
+        results = work(*arguments)
+        made.extend(results[0].values())
+        if len(made) > 2:
+            close(session)
+        return results
+
+    run, _, _, close = make_handlers(mock.MagicMock(), close_during, tmp_path)
+    path = tmp_path / "photo.png"
+    Image.new("RGB", (9, 8), (90, 60, 30)).save(path)
+    assert len(list(run([(path, None)] * 3, "", 1.0, session))) == 2
+    assert len(made) == 4 and not any(file.exists() for file in made)
+
+
 def test_messages_of_the_command_become_those_of_the_page():
     assert in_page_words("oversharpened (a lower --strength helps)") == (
         "oversharpened; a lower strength helps"

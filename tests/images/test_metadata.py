@@ -258,7 +258,7 @@ def test_the_resolution_in_exif_is_kept(rewritten):
     assert rewritten(encoded(IMAGE, "JPEG", exif=tags))[1].dpi == (120, 240)
     tags[274] = 1
     *_, messages = rewritten(encoded(IMAGE, "JPEG", exif=tags), ".webp")
-    assert messages == ["resolution dropped: WebP cannot hold it"]
+    assert messages == ["resolution dropped: it is not written to WebP"]
     tags[296] = 3
     found = rewritten(encoded(IMAGE, "JPEG", exif=tags))[1].dpi
     assert found == pytest.approx((609.6, 304.8))

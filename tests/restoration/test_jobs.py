@@ -391,10 +391,8 @@ def test_photos_that_are_named_like_results_are_in_the_report(restore, tmp_path)
 
 
 def test_photos_are_restored_unlocked_where_locks_forbid_reading(tmp_path, monkeypatch):
-    def forbid(path):
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    monkeypatch.setattr("eddsrn_jax.restoration.claims._check_readable", forbid)
+    module = "eddsrn_jax.restoration.claims"
+    monkeypatch.setattr(f"{module}._is_readable", lambda path: False)
     photo = save(tmp_path / "a.png")
     with claimed(photo, wait=False) as first, claimed(photo, wait=False) as second:
         assert first and second

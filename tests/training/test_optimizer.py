@@ -127,8 +127,8 @@ def test_almost_orthogonal_equals_the_iteration_of_optax(shape, smallest):
     for scale in (1e-4, 1.0, 1e12):
         error = jnp.linalg.norm(almost_orthogonal(scale * matrix) - expected)
         assert error < 2e-3 * jnp.linalg.norm(expected)
-    for scale in (1e-19, 1e-22, 1e-30):
-        assert jnp.abs(almost_orthogonal(scale * matrix)).max() < 1e-6
+    for scale, most in ((1e-13, 0.03), (1e-19, 1e-6), (1e-22, 1e-6), (1e-30, 1e-6)):
+        assert jnp.abs(almost_orthogonal(scale * matrix)).max() < most
 
 
 def test_muon_does_not_move_a_kernel_without_gradient():

@@ -319,7 +319,10 @@ def test_a_run_with_muon_resumes_bit_for_bit_and_only_with_muon(finished, tmp_pa
     jax.tree.map(np.testing.assert_array_equal, whole, resumed)
     for workdir, name in ((stopped, "adam"), (adam, "muon")):
         config = tiny_config(folder, total_steps=12, **{"optimizer.name": name})
-        with pytest.raises(InputError, match="saved by another optimizer, .*init_from"):
+        with pytest.raises(
+            InputError,
+            match="saved by another optimizer or version of it, and .*init_from",
+        ):
             train_and_evaluate(config, workdir)
 
 
