@@ -131,7 +131,7 @@ def test_rejects_weights_with_invalid_network_fields(tmp_path, shipped, changed)
     arrays, metadata = shipped
     metadata["model"] = json.dumps(json.loads(metadata["model"]) | changed)
     path = written(tmp_path, arrays, metadata)
-    with pytest.raises(InputError, match=r"w.safetensors: (its|no) network "):
+    with pytest.raises(InputError, match=r"w.safetensors: (its network|neither its) "):
         read_network(path)
 
 
@@ -170,7 +170,7 @@ def test_rejects_weights_with_invalid_half_size_network_fields(tmp_path, changed
         metadata = file.metadata()
     metadata["model"] = json.dumps(json.loads(metadata["model"]) | changed)
     arrays = safetensors.numpy.load_file(path)
-    with pytest.raises(InputError, match=r"w.safetensors: (its|no) network "):
+    with pytest.raises(InputError, match=r"w.safetensors: (its network|neither its) "):
         read_network(written(tmp_path, arrays, metadata))
 
 
@@ -188,7 +188,7 @@ def test_rejects_weights_with_invalid_half_size_network_fields(tmp_path, changed
 def test_rejects_weights_with_invalid_metadata(tmp_path, shipped, changed):
     arrays, metadata = shipped
     path = written(tmp_path, arrays, metadata | changed)
-    with pytest.raises(InputError, match=r"w.safetensors: (its|no) network "):
+    with pytest.raises(InputError, match=r"w.safetensors: (its network|neither its) "):
         read_network(path)
 
 
@@ -213,7 +213,7 @@ def test_rejects_folders_with_an_invalid_config(tmp_path, shipped, content):
         content = json.dumps(config | {k: v for k, v in content.items() if k != "model"})
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(
-        InputError, match=r"model.safetensors: (its|no) network "
+        InputError, match=r"model.safetensors: (its network|neither its) "
     ) as caught:
         read_network(tmp_path)
     assert len(str(caught.value).splitlines()) == 1

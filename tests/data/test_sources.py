@@ -13,6 +13,7 @@ from eddsrn_jax import distributed
 from eddsrn_jax.data.folders import equal_files, find_photos
 from eddsrn_jax.data.sources import folder_source, open_split
 from eddsrn_jax.errors import InputError
+from eddsrn_jax.training import setup
 from eddsrn_jax.training.setup import open_data
 
 
@@ -234,5 +235,6 @@ def test_processes_with_different_photos_are_refused(photo_folder, monkeypatch):
         return [value, other]
 
     monkeypatch.setattr(distributed, "gather", gather)
+    monkeypatch.setattr(setup, "gather", lambda value: [value, value])
     with pytest.raises(InputError, match="their photos of photos differ: process 0 has"):
         open_data(tiny_config(photo_folder))

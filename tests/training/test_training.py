@@ -111,7 +111,7 @@ def test_signal_during_the_last_save_skips_the_final_evaluation(
     with caplog.at_level(logging.INFO, "eddsrn_jax"), monkeypatch.context() as patched:
         patched.setattr(Reporter, "keep", lambda _: os.kill(os.getpid(), signal.SIGTERM))
         assert train_and_evaluate(config, workdir) == signal.SIGTERM
-    assert "stopped by a signal: trained and saved, but not evaluated" in caplog.text
+    assert "stopped: trained and saved, but not evaluated" in caplog.text
     assert not (workdir / "evaluation").exists()
     assert train_and_evaluate(config, workdir) is None
     assert (workdir / "evaluation" / "2").is_dir()
