@@ -81,7 +81,7 @@ def connect(
         _log.warning("no TPU pod was found, so this is the only process: %s", error)
     # Only the first collective operation has a timeout, of half a minute. It is done now,
     # because opening the photos may take longer.
-    gather(None)
+    wait_for_others()
     if jax.process_index() > 0:
         # The first process logs for all; every process logs its own errors.
         logging.getLogger("eddsrn_jax").setLevel(logging.ERROR)
@@ -201,6 +201,14 @@ def _first_difference(a: Any, b: Any) -> tuple[str, str]:
     elif isinstance(a, list) and isinstance(b, list):
         return f"{len(a)} entries", f"{len(b)} entries"
     return repr(a), repr(b)
+
+
+def wait_for_others() -> None:
+    """Waits until all processes of the run have called this function.
+
+    A process that ends long before the others does so after this: JAX would end them.
+    """
+    gather(None)
 
 
 def gather(value: Any) -> list[Any]:

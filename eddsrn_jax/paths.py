@@ -113,6 +113,11 @@ def local_path(path: Path | str, name: str) -> Path:
     return expanded
 
 
+def has_checkpoints(workdir: Path) -> bool:
+    """Returns whether a run in this workdir has saved a checkpoint."""
+    return any((workdir / "checkpoints").glob("[0-9]*"))
+
+
 def workdir_path(path: Path | str) -> Path:
     """Returns the path of a run's workdir, see `local_path`.
 

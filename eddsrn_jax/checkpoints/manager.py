@@ -30,7 +30,7 @@ from eddsrn_jax.checkpoints.ranking import BEST_METRICS as BEST_METRICS
 from eddsrn_jax.checkpoints.saved_checkpoint import SavedStep, why_no_workdir
 from eddsrn_jax.checkpoints.weights import Network, with_params
 from eddsrn_jax.config_values import Config
-from eddsrn_jax.distributed import gather, lost_a_process
+from eddsrn_jax.distributed import gather, lost_a_process, wait_for_others
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.paths import workdir_path
 
@@ -355,8 +355,8 @@ class Checkpoints:
                 number += 1
                 target = target.with_name(f"damaged-checkpoint-{step}-{number}")
             (self._folder / str(step)).rename(target)
-        # A barrier: no process lists the checkpoints again before they are renamed.
-        gather(None)
+        # No process lists the checkpoints again before they are renamed.
+        wait_for_others()
 
     def __enter__(self) -> "Checkpoints":
         return self

@@ -227,8 +227,8 @@ def _parse_flags(main: Callable[..., Any], flag_values: flags.FlagValues) -> lis
     except flags.Error as error:
         # The message about an error in a config file contains the whole traceback; its
         # last line is the error.
-        flag, found, trace = str(error).partition("Error whilst parsing config")
-        message = flag + trace.splitlines()[-1] if found else flag
+        flag, parsing, trace = str(error).partition("Error whilst parsing config")
+        message = flag + trace.splitlines()[-1] if parsing else flag
         if found := re.match(
             r"Unknown command line flag '(?:no)?(config\.[\w.]+)'", flag
         ):

@@ -14,12 +14,8 @@ from typing import Any
 from absl import flags
 
 from eddsrn_jax.commands.command_line import run_command
-from eddsrn_jax.commands.demo_page import (
-    OUTPUTS,
-    make_page,
-    restore_upload,
-    write_examples,
-)
+from eddsrn_jax.commands.demo_page import make_page
+from eddsrn_jax.commands.demo_results import OUTPUTS, restore_upload, write_examples
 from eddsrn_jax.commands.network_flags import define_network_flags, import_own_networks
 from eddsrn_jax.errors import InputError
 

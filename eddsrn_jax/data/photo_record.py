@@ -16,7 +16,7 @@ from eddsrn_jax.data.pack import Pack, open_pack, read_pack
 from eddsrn_jax.data.sources import Listing, Source, open_split
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.files import cache_root, write_text
-from eddsrn_jax.paths import local_path
+from eddsrn_jax.paths import has_checkpoints, local_path
 
 _log = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ def _choose(
     """Returns a run's record, the sources as they are now, and the changes in words."""
     begun = None
     # Before its first checkpoint a run has learnt nothing from its photos.
-    if workdir and any((workdir / "checkpoints").glob("[0-9]*")):
+    if workdir and has_checkpoints(workdir):
         begun = _read(_record(workdir)) if _record(workdir).exists() else None
     record = begun if begun and begun.wanted == wanted else None
     try:

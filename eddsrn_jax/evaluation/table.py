@@ -15,7 +15,7 @@ from eddsrn_jax.checkpoints.torch_weights import read_peers
 from eddsrn_jax.checkpoints.weights import Network, read_network
 from eddsrn_jax.config_values import Config
 from eddsrn_jax.data.sources import open_split
-from eddsrn_jax.distributed import gather
+from eddsrn_jax.distributed import wait_for_others
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.evaluation.baselines.bicubic import bicubic
 from eddsrn_jax.evaluation.baselines.cascade import Cascade
@@ -113,8 +113,7 @@ def compare(
         drawn = scoring.sigmas or (random_sigma(scoring.seed, printable(figure)),)
         write_image(path, draw_figure(methods, photo, sigma=middle(drawn)))
         print(f"figure: {printable(path)}")
-    # JAX would end the first process if the others ended long before it.
-    gather(None)
+    wait_for_others()
     return entries
 
 

@@ -20,7 +20,6 @@ _DAMAGE = (
 )
 # libjpeg's message about bytes between the image data and the end marker.
 _PADDING = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
-_END_MARKER = b"\xff\xd9"
 
 
 def find_damage(photo: Photo) -> str | None:
@@ -57,9 +56,12 @@ def _jpeg_damage(data: bytes) -> str | None:
 
 
 def _ends_with_padding(data: bytes, count: int) -> bool:
-    """Returns whether an end marker follows on `count` bytes that are all the same."""
-    end = data.rfind(_END_MARKER)
-    return len(set(data[end - count : end])) == 1
+    """Returns whether an end marker follows on `count` bytes, two or more, of one value.
+
+    Other data may follow the image, with end markers of its own.
+    """
+    pattern = rb"(.)\1{%d}\xff\xd9" % max(count - 1, 1)
+    return re.search(pattern, data, re.DOTALL) is not None
 
 
 def _tiff_damage(photo: Photo) -> Iterator[str]:

@@ -18,7 +18,7 @@ from eddsrn_jax.config_values import Config
 from eddsrn_jax.data.crops import CropSampler
 from eddsrn_jax.data.pack import Pack
 from eddsrn_jax.data.photo_record import record_photos
-from eddsrn_jax.distributed import gather, require_equal
+from eddsrn_jax.distributed import require_equal, wait_for_others
 from eddsrn_jax.evaluation.inputs import SPOILINGS
 from eddsrn_jax.evaluation.network import evaluate_network
 from eddsrn_jax.evaluation.scoring import Scoring
@@ -31,7 +31,7 @@ from eddsrn_jax.files import (
 )
 from eddsrn_jax.mesh import make_mesh, process_rows
 from eddsrn_jax.models import make_network
-from eddsrn_jax.paths import workdir_path
+from eddsrn_jax.paths import has_checkpoints, workdir_path
 from eddsrn_jax.training.config_checks import check
 from eddsrn_jax.training.memory import explaining_memory
 from eddsrn_jax.training.optimizer import make_optimizer
@@ -108,7 +108,7 @@ def train_and_evaluate(
     make_folder(workdir, "--workdir")
     # These fail here, before the photos are packed.
     process_rows(config.batch_size, mesh)
-    if config.init_from and not any((workdir / "checkpoints").glob("[0-9]*")):
+    if config.init_from and not has_checkpoints(workdir):
         initial_weights(config.init_from)
     with contextlib.ExitStack() as files:
         record = _open_logs(files, workdir, config, wandb_project)
@@ -126,9 +126,7 @@ def train_and_evaluate(
                 validation_set=held_out.as_source(),
                 scoring=_final_scoring(config),
             )
-    # The first process may have more to do until here than the others. JAX would end it
-    # if they ended long before it.
-    gather(None)
+    wait_for_others()
     return None if finished else stop.received
 
 

@@ -22,7 +22,7 @@ from eddsrn_jax.data.pack import Pack
 from eddsrn_jax.data.photo_record import open_packs, photo_places
 from eddsrn_jax.data.resident import resident_batches
 from eddsrn_jax.data.streaming import prefetch_to_device, stream_batches
-from eddsrn_jax.distributed import gather, require_equal
+from eddsrn_jax.distributed import gather, require_equal, wait_for_others
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.evaluation.metrics import MIN_SIDE
 from eddsrn_jax.files import make_folder
@@ -66,7 +66,7 @@ def open_data(config: Config, workdir: Path | None = None) -> tuple[CropSampler,
     if any(gather(data.tfds_download)) and jax.process_count() > 1:
         # Processes that download to one folder at a time would disturb each other.
         packs = open_both() if jax.process_index() == 0 else None
-        gather(None)
+        wait_for_others()
         train, held_out = packs or open_both()
     else:
         train, held_out = open_both()

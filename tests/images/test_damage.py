@@ -191,6 +191,7 @@ def test_files_that_are_no_images_fail_with_either_setting(picture):
         *(jpeg(subsampling="4:1:1"), jpeg(restart_marker_blocks=2)),
         # Some cameras pad the data before its end.
         jpeg()[:-2] + 6 * b"\x12" + jpeg()[-2:],
+        jpeg()[:-2] + 6 * b"\x12" + jpeg()[-2:] + jpeg(),
         # Phones add a video or other data after the image.
         jpeg() + bytes(1000),
         tiff(NOISE, photometric="ycbcr", compression="jpeg", tile=(32, 32)),

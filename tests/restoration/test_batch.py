@@ -268,13 +268,6 @@ def test_checks_size_limits_before_decoding(restore, blurry, tmp_path, monkeypat
     )
 
 
-def test_a_format_need_not_hold_the_result_before_it_is_reduced(restore, tmp_path):
-    wide = save(tmp_path / "wide.png", np.zeros((1, 4200, 3), np.uint8))
-    (job,) = restore(wide, suffix=".webp", scale=2, outputs=["sr"])
-    header = read_header(job.targets["sr"])
-    assert (job.status, header.height, header.width) == ("restored", 2, 8400)
-
-
 @pytest.mark.parametrize("size", [(60, 80, 3), (75, 112), (80, 120, 3)])
 def test_a_photo_that_is_replaced_by_another_one_fails_alone(
     restore, blurry, tmp_path, monkeypatch, size

@@ -107,3 +107,15 @@ def test_a_lower_quality_gives_smaller_files(tmp_path, suffix):
     assert sizes == sorted(set(sizes))
     write_picture(tmp_path / f"b{suffix}", Image.fromarray(noise), Metadata())
     assert (tmp_path / f"b{suffix}").stat().st_size == sizes[1]
+
+
+def test_a_format_need_not_hold_the_result_before_it_is_reduced(tmp_path):
+    restorer = Restorer(MODEL, init_params(MODEL, jax.random.key(0)))
+    path = tmp_path / "wide.png"
+    write_picture(path, np.zeros((1, 4200, 3), np.uint8), Metadata())
+    placing = Placing(outputs=("sr",), suffix=".webp", scale=2)
+    (job,) = batch.restore_files(
+        [path], lambda: restorer, placing=placing, limits=Limits()
+    )
+    header = read_header(job.targets["sr"])
+    assert (job.status, header.height, header.width) == ("restored", 2, 8400)

@@ -11,10 +11,10 @@ from PIL import Image
 from samples import SRGB, encoded, smooth
 from tiny import SMALL
 
-from eddsrn_jax.commands.demo_page import (
+from eddsrn_jax.commands.demo_page import make_handlers
+from eddsrn_jax.commands.demo_results import (
     before,
     in_page_words,
-    make_handlers,
     restore_all,
     restore_upload,
     show,
