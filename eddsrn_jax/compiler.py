@@ -12,6 +12,7 @@ import jax
 import jaxlib
 
 from eddsrn_jax.files import cache_root
+from eddsrn_jax.mesh import find_devices
 
 _log = logging.getLogger(__name__)
 
@@ -25,8 +26,17 @@ def enable_compilation_cache() -> None:
     The folder's name contains jaxlib's version and a hash of the processor's features: a
     cache shared between versions or processors is reported to crash. A folder that is
     already set, as by the environment variable JAX_COMPILATION_CACHE_DIR, takes
-    precedence.
+    precedence. Programs that use oneDNN cannot be kept, so on CPUs with oneDNN the cache
+    is off, whatever folder is set.
+
+    Raises:
+        InputError: see `find_devices`.
     """
+    if _ONEDNN in os.environ.get("XLA_FLAGS", "") and find_devices()[0].platform == "cpu":
+        # XLA would try to store the programs. That fails ("MemoryError: std::bad_alloc"),
+        # or crashes the process, as on Python 3.14 with glibc 2.43.
+        jax.config.update("jax_enable_compilation_cache", False)
+        return
     if jax.config.values["jax_compilation_cache_dir"]:
         return
     # Before 0.11, jaxlib rejects its own cached programs on some Intel processors, with
@@ -42,8 +52,7 @@ def enable_compilation_cache() -> None:
     except OSError as error:
         _log.warning("compiled programs cannot be cached: %s", error)
         return
-    # XLA cannot cache programs that use oneDNN ("MemoryError: std::bad_alloc"). A program
-    # that another process is writing cannot be read yet.
+    # A program that another process is writing cannot be read yet.
     message = "Error (reading|writing) persistent compilation cache entry"
     warnings.filterwarnings("ignore", message)
     jax.config.update("jax_compilation_cache_dir", str(folder))
@@ -67,9 +76,8 @@ def _processor(*fields: str) -> str:
 # convolutions. A training step then takes 0.8 times as long.
 _XLA_FLAGS = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
 # oneDNN computes convolutions and large matrix products, Eigen those that oneDNN leaves.
-_XLA_FLAGS_X86 = (
-    f"{_XLA_FLAGS},-individual_dot,-dot --xla_cpu_experimental_onednn_custom_call=true"
-)
+_ONEDNN = "--xla_cpu_experimental_onednn_custom_call=true"
+_XLA_FLAGS_X86 = f"{_XLA_FLAGS},-individual_dot,-dot {_ONEDNN}"
 # Parameters of glibc's mallopt.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 

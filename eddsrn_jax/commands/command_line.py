@@ -28,7 +28,7 @@ from eddsrn_jax.commands.signals import (
     raised_again,
     survive_closed_stderr,
 )
-from eddsrn_jax.compiler import enable_compilation_cache, set_xla_flags
+from eddsrn_jax.compiler import set_xla_flags
 from eddsrn_jax.config_values import flatten
 from eddsrn_jax.distributed import lost_a_process
 from eddsrn_jax.errors import InputError, UsageError
@@ -94,7 +94,7 @@ def run_command(
     *,
     takes_arguments: bool = False,
 ) -> NoReturn:
-    """Runs a command as this process: log messages, cache, exit code.
+    """Runs a command as this process: log messages, XLA's flags, exit code.
 
     Args:
         main: see `execute`.
@@ -106,7 +106,6 @@ def run_command(
         survive_closed_stderr()
         _show_messages()
         set_xla_flags()
-        enable_compilation_cache()
     # SIGTERM unwinds the stack, as Ctrl-C does, so that no temporary file is left.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     sys.exit(_leave(execute(main, flag_values, takes_arguments=takes_arguments)))

@@ -63,21 +63,36 @@ def make_page(
     return page.queue(max_size=_LONGEST_QUEUE, default_concurrency_limit=1)
 
 
+class _Sessions:
+    """State of the sessions; each open page has one.
+
+    Attributes:
+        cancelled: sessions whose runs are to stop.
+        closed: sessions of pages that are closed.
+        folders: folders of each session's results, which its next results replace.
+    """
+
+    def __init__(self) -> None:
+        self.cancelled: set[str] = set()
+        self.closed: set[str] = set()
+        self.folders: dict[str, set[Path]] = {}
+
+    def delete_results(self, session: str) -> None:
+        for folder in self.folders.pop(session, ()):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def close(self, session: str) -> None:
+        self.closed.add(session)
+        self.cancelled.add(session)
+        self.delete_results(session)
+
+
 def make_handlers(gr: Any, work: Any, folder: str | Path) -> tuple[Any, Any, Any, Any]:
     """Returns functions that restore photos, restore one again, cancel, and close.
 
     The last one is for pages that are closed or reloaded: it deletes their results.
     """
-    # Sessions, one for each open page, whose runs are to stop.
-    cancelled: set[str] = set()
-    # Sessions of pages that are closed.
-    closed: set[str] = set()
-    # Folders of each session's results, which its next results replace.
-    folders: dict[str, set[Path]] = {}
-
-    def delete(session: str) -> None:
-        for old in folders.pop(session, ()):
-            shutil.rmtree(old, ignore_errors=True)
+    sessions = _Sessions()
 
     def run(
         paths: list[tuple[str, Any]] | None,
@@ -88,23 +103,27 @@ def make_handlers(gr: Any, work: Any, folder: str | Path) -> tuple[Any, Any, Any
         if not paths:
             raise gr.Error("Choose a photo first.", print_exception=False)
         session = request.session_hash
-        cancelled.discard(session)
-        delete(session)
+        sessions.cancelled.discard(session)
+        sessions.delete_results(session)
         # The gallery gives each photo with a caption.
         photos = [Path(path) for path, _ in paths]
-        steps = restore_all(work, photos, weights, strength, lambda: session in cancelled)
+        steps = restore_all(
+            work, photos, weights, strength, lambda: session in sessions.cancelled
+        )
         results, note = {}, ""
         for results, note in steps:
-            folders[session] = {Path(file).parent for file in _downloads(results)}
-            if session in closed:
+            sessions.folders[session] = {
+                Path(file).parent for file in _downloads(results)
+            }
+            if session in sessions.closed:
                 break
             yield _shown(gr, results, note, can_cancel=len(results) < len(photos))
-        if session in closed:
+        if session in sessions.closed:
             # The page was closed while a photo was restored.
-            delete(session)
+            sessions.delete_results(session)
             return
         archive = _archive(results, folder)
-        folders[session] |= {Path(archive).parent} if archive else set()
+        sessions.folders[session] |= {Path(archive).parent} if archive else set()
         yield _shown(gr, results, note, archive=archive)
 
     def run_again(
@@ -118,13 +137,11 @@ def make_handlers(gr: Any, work: Any, folder: str | Path) -> tuple[Any, Any, Any
             yield from run(paths, weights, strength, request)
 
     def cancel(request: gr.Request) -> Any:  # pyright: ignore[reportInvalidTypeForm]
-        cancelled.add(request.session_hash)
+        sessions.cancelled.add(request.session_hash)
         return gr.Button("Stopping after this photo", interactive=False)
 
     def close(request: gr.Request) -> None:  # pyright: ignore[reportInvalidTypeForm]
-        closed.add(request.session_hash)
-        cancelled.add(request.session_hash)
-        delete(request.session_hash)
+        sessions.close(request.session_hash)
 
     return run, run_again, cancel, close
 

@@ -15,6 +15,7 @@ from eddsrn_jax.commands.network_flags import (
     import_own_networks,
 )
 from eddsrn_jax.commands.process_flags import connect_by_flags, define_process_flags
+from eddsrn_jax.compiler import enable_compilation_cache
 from eddsrn_jax.errors import UsageError
 from eddsrn_jax.paths import local_path, printable
 
@@ -193,6 +194,7 @@ def main() -> None:
     given = _SIGMAS.value
     sigmas = parse_sigmas(_DEFAULT_SIGMAS[_DEGRADATION.value] if given is None else given)
     connect_by_flags(FLAGS)
+    enable_compilation_cache()
     import_own_networks(FLAGS)
     # Imported here, so that --help and wrong flags are answered immediately.
     from eddsrn_jax.evaluation.inputs import SPOILINGS

@@ -84,9 +84,7 @@ def evaluate(
     output_dir: Path | None = None,
     share: tuple[int, int] = (0, 1),
 ) -> list[Row]:
-    """Scores methods on photos.
-
-    Photos that are too small for the metrics are skipped with a warning.
+    """Scores methods on photos; warns of photos too small for the metrics, skips them.
 
     Args:
         methods: methods by name. If one has a method `prepare(height, width)`, as
@@ -107,8 +105,6 @@ def evaluate(
     rows: list[Row] = []
     stems: set[str] = set()
     has_example = share[0] > 0
-    # One for all photos, because degrade_photo compiles for each value.
-    max_sigma = max(scoring.sigmas or RANDOM_SIGMA_RANGE)
     photos = itertools.islice(photos, scoring.max_photos)
     with (
         concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
@@ -116,23 +112,17 @@ def evaluate(
     ):
         for number, (name, photo, *given) in enumerate(photos):
             bar.update()
-            file_name = _new_stem(name, stems)
+            stem = _new_stem(name, stems)
             if number % share[1] != share[0] or _is_too_small(name, photo):
                 continue
             hr, results, num_bytes = cut_to_scale(photo), [], 0
             if (hr[:, :, :1] == hr).all():
                 _log.info("%s: gray photo, scored as three equal channels", name)
-            if given:
-                cells = [_given_input(hr, given[0], max_sigma=max_sigma)]
-            else:
-                cells = _inputs(name, hr, scoring, max_sigma=max_sigma)
-            for cell in cells:
+            for cell in _cells(scoring, name, hr, *given):
                 found = list(_apply(methods, cell.input, cell.sigma))
                 results.append((cell, found))
                 if output_dir and scoring.save_images:
-                    images = below(output_dir, "images", dataset)
-                    folder = images / _folder_name(cell.sigma, cell.spoiling)
-                    _save(folder, file_name, _captioned(cell.input, found))
+                    _save_images(below(output_dir, "images", dataset), stem, cell, found)
                 if output_dir and cell.is_example and not has_example:
                     _write_example(example_path(output_dir, dataset), cell, found, hr)
                 # Scoring waits, so that it does not disturb the methods' times; but not
@@ -202,13 +192,16 @@ def _is_too_small(name: str, photo: np.ndarray) -> bool:
     return True
 
 
-def _inputs(
-    name: str, hr: np.ndarray, scoring: Scoring, *, max_sigma: float
+def _cells(
+    scoring: Scoring, name: str, hr: np.ndarray, lr: np.ndarray | None = None
 ) -> Iterator[_Cell]:
-    """Yields the inputs made from a photo, one for each sigma and spoiling.
-
-    `max_sigma` is the largest sigma of the set.
-    """
+    """Yields a pair's given input, or a photo's inputs for each sigma and spoiling."""
+    # One for all photos, because degrade_photo compiles for each value.
+    max_sigma = max(scoring.sigmas or RANDOM_SIGMA_RANGE)
+    if lr is not None:
+        lr_sharp, _ = degrade_photo(hr, 0.0, max_sigma=max_sigma)
+        yield _Cell(None, Spoiling(), True, lr, lr_sharp)
+        return
     sigmas = scoring.sigmas or (random_sigma(scoring.seed, name),)
     example = (middle(sigmas), scoring.spoilings[0])
     for sigma in sigmas:
@@ -217,12 +210,6 @@ def _inputs(
             spoiled = spoil(lr_blur, spoiling, seed=scoring.seed, name=name)
             is_example = (sigma, spoiling) == example
             yield _Cell(sigma, spoiling, is_example, spoiled, lr_sharp)
-
-
-def _given_input(hr: np.ndarray, lr: np.ndarray, *, max_sigma: float) -> _Cell:
-    """Returns the input of a pair, with the bicubic reduction of its sharp photo."""
-    lr_sharp, _ = degrade_photo(hr, 0.0, max_sigma=max_sigma)
-    return _Cell(None, Spoiling(), True, lr, lr_sharp)
 
 
 def _score(
@@ -292,17 +279,20 @@ def _write_example(
     write_image(path, before_after(images))
 
 
+def _save_images(
+    folder: Path, stem: str, cell: _Cell, results: Sequence[_Result]
+) -> None:
+    """Writes an input and every image made from it, in a subfolder of its degradation."""
+    for caption, image in _captioned(cell.input, results).items():
+        name = f"{stem}_{caption.replace(' ', '_')}.png"
+        write_image(below(folder / _folder_name(cell.sigma, cell.spoiling), name), image)
+
+
 def _folder_name(sigma: float | None, spoiling: Spoiling) -> str:
     if sigma is None:
         return "pairs"
     suffix = "" if spoiling == Spoiling() else f"_{spoiling}".replace(",", "")
     return f"sigma_{sigma:.4g}{suffix.lower().replace(' ', '_')}"
-
-
-def _save(folder: Path, stem: str, images: Mapping[str, np.ndarray]) -> None:
-    for caption, image in images.items():
-        name = f"{stem}_{caption.replace(' ', '_')}.png"
-        write_image(below(folder, name), image)
 
 
 def validate(

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import platform
 import re
 import signal
 import sys
@@ -59,6 +60,21 @@ def test_xla_flags_are_set_unless_the_user_has_set_them(monkeypatch):
     monkeypatch.delenv("XLA_FLAGS")
     compiler.set_xla_flags()
     assert "--xla_cpu_experimental_ynn_fusion_type=-ind" in os.environ["XLA_FLAGS"]
+
+
+def test_no_cache_is_used_with_onednn_whose_programs_cannot_be_stored(monkeypatch):
+    monkeypatch.setattr(compiler, "_keep_freed_memory", lambda: None)
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.delenv("XLA_FLAGS")
+    compiler.set_xla_flags()
+    assert "onednn" in os.environ["XLA_FLAGS"]
+    assert jax.config.jax_compilation_cache_dir
+    assert jax.config.jax_enable_compilation_cache
+    try:
+        compiler.enable_compilation_cache()
+        assert not jax.config.jax_enable_compilation_cache
+    finally:
+        jax.config.update("jax_enable_compilation_cache", True)
 
 
 @pytest.mark.slow
