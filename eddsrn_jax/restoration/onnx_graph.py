@@ -18,7 +18,7 @@ import numpy as np
 
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.files import written_beside
-from eddsrn_jax.models import STRIDE, apply
+from eddsrn_jax.models import STRIDE, abstract_outputs, apply
 
 _OPSET = 17
 # A size of a recorded array, such as "8*h + 2": a factor, a name and a summand.
@@ -34,8 +34,9 @@ _ELEMENTWISE = {
 def write_onnx(path: Path, model: nn.Module, params: Any) -> None:
     """Writes a network as an ONNX file that computes in float32.
 
-    Its input "image" is float32 [b, 8 h, 8 w, 3] in [0, 1]. Its outputs have the names of
-    the network's outputs, such as "sr" and "deblurred", and are not clipped.
+    Its input "image" is float32 [N, h, w, 3] in [0, 1], of any size. The file extends the
+    image to multiples of 8 by mirroring, and cuts the outputs. Their names are those of
+    the network's outputs, such as "sr" and "deblurred"; they are not clipped.
 
     Args:
         path: file to write.
@@ -58,10 +59,12 @@ def write_onnx(path: Path, model: nn.Module, params: Any) -> None:
     restore = lambda images: apply(model, params, images)  # noqa: E731
     recorded, outputs = jax.make_jaxpr(restore, return_shape=True)(images)
     graph = _Graph(onnx.helper, onnx.numpy_helper)
-    results = graph.run(recorded.jaxpr, recorded.consts, ["image"])
+    results = graph.run(recorded.jaxpr, recorded.consts, [graph.extended("image")])
     leaves = jax.tree.leaves(outputs)
     names = sorted(outputs)
+    scales = {name: x.shape[1] // STRIDE for name, x in abstract_outputs(model).items()}
     for name, result in zip(names, results, strict=True):
+        result = graph.cut(result, "image", scales[name])
         graph.nodes.append(onnx.helper.make_node("Identity", [result], [name]))
     declare = onnx.helper.make_tensor_value_info
     unknown = [None, None, None]
@@ -103,6 +106,30 @@ class _Graph:
         # Arrays that are to be broadcast, by identity, and the sizes to broadcast to.
         # Elementwise operations broadcast by themselves.
         self._pending: dict[int, tuple[np.ndarray, Sequence[Any]]] = {}
+        # Name of the recorded operations' input, whose size names the others.
+        self._input = ""
+
+    def extended(self, image: str) -> str:
+        """Mirrors images [N, h, w, C] at their end to multiples of STRIDE."""
+        for axis in (1, 2):
+            size = self._node("Shape", image, start=axis, end=axis + 1)
+            size = self._node("Squeeze", size)
+            blocks = self._node("Div", self._node("Add", size, STRIDE - 1), STRIDE)
+            index = self._node("Range", 0, self._node("Mul", blocks, STRIDE), 1)
+            # As in resize.mirrored.
+            double = self._node("Mul", size, 2)
+            index = self._node("Mod", index, double)
+            opposite = self._node("Sub", self._node("Sub", double, 1), index)
+            index = self._node("Min", index, opposite)
+            image = self._node("Gather", image, index, axis=axis)
+        self._input = image
+        return image
+
+    def cut(self, output: str, image: str, scale: int) -> str:
+        """Cuts an output to `scale` times the size of the image that was extended."""
+        size = self._node("Shape", image, start=1, end=3)
+        size = self._node("Mul", size, np.array([scale]))
+        return self._node("Slice", output, np.array([0, 0]), size, np.array([1, 2]))
 
     def run(self, jaxpr: Any, consts: Iterable[Any], inputs: Iterable[Any]) -> list[Any]:
         """Converts recorded operations; returns the values of their outputs."""
@@ -177,7 +204,7 @@ class _Graph:
             if match is None:
                 raise InputError(f"the size {text} cannot be written as ONNX")
             axis = "bhw".index(match[2])
-            size = self._node("Shape", "image", start=axis, end=axis + 1)
+            size = self._node("Shape", self._input, start=axis, end=axis + 1)
             if axis:
                 size = self._node("Div", size, np.array([STRIDE]))
             kinds = {"+": "Add", "-": "Sub", None: ""}

@@ -11,7 +11,7 @@ from tiny import PLAIN, SMALL, TwoOutputs
 
 from eddsrn_jax.checkpoints.weights import Network, write_network
 from eddsrn_jax.errors import InputError
-from eddsrn_jax.models import abstract_outputs, abstract_params, apply
+from eddsrn_jax.models import STRIDE, abstract_outputs, abstract_params, apply
 from eddsrn_jax.models.layers import depth_to_space
 from eddsrn_jax.models.registry import NETWORKS
 from eddsrn_jax.restoration.onnx_graph import write_onnx
@@ -108,6 +108,25 @@ def test_onnx_runtime_computes_the_same_as_jax(model, tmp_path):
         for name, values in zip(names, found, strict=True):
             assert np.abs(expected[name]).max() > 0.1
             np.testing.assert_allclose(values, expected[name], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(21, 34), (1, 3), (8, 5)])
+def test_onnx_files_take_images_of_any_size(size, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    model = TwoOutputs()
+    params = with_random_params(model)
+    write_onnx(tmp_path / "x.onnx", model, params)
+    session = onnxruntime.InferenceSession(str(tmp_path / "x.onnx"))
+    image = np.random.default_rng(1).random((2, *size, 3), np.float32)
+    missing = [(0, -n % STRIDE) for n in size]
+    extended = np.pad(image, ((0, 0), *missing, (0, 0)), mode="symmetric")
+    expected = apply(model, params, extended)
+    found = session.run(["sr", "deblurred"], {"image": image})
+    for name, scale, values in zip(("sr", "deblurred"), (4, 1), found, strict=True):
+        height, width = (scale * n for n in size)
+        cut = expected[name][:, :height, :width]
+        np.testing.assert_allclose(values, cut, rtol=1e-4, atol=1e-4)
 
 
 def test_export_writes_an_onnx_file(tmp_path, call, photo):
