@@ -140,7 +140,10 @@ class AnyFlag:
         self._unread: collections.deque[jax.Array] = collections.deque()
 
     def __call__(self, flag: bool) -> bool:
-        """Returns whether any flag was set two calls ago; all processes must call it."""
+        """Returns whether a process passed True two calls ago; False at first.
+
+        Every process must make each call.
+        """
         row = np.array([flag])
         flags = multihost_utils.host_local_array_to_global_array(
             row, self._mesh, self._rows

@@ -27,7 +27,7 @@ from eddsrn_jax.checkpoints.checksums import (
     system_error,
 )
 from eddsrn_jax.checkpoints.ranking import BEST_METRICS as BEST_METRICS
-from eddsrn_jax.checkpoints.saved_checkpoint import SavedStep, why_no_workdir
+from eddsrn_jax.checkpoints.saved_checkpoint import SavedCheckpoint, why_no_workdir
 from eddsrn_jax.checkpoints.weights import Network, with_params
 from eddsrn_jax.config_values import Config
 from eddsrn_jax.distributed import gather, lost_a_process, wait_for_others
@@ -312,8 +312,8 @@ class Checkpoints:
                 _log.warning("%s; another checkpoint is used", error)
         raise InputError(f"{self._folder}: no finished checkpoint found")
 
-    def _saved(self, step: int) -> SavedStep:
-        return SavedStep(self._folder / str(step), self._manager)
+    def _saved(self, step: int) -> SavedCheckpoint:
+        return SavedCheckpoint(self._folder / str(step), self._manager)
 
     def _best_step(self) -> int | None:
         """Returns the best step by validation; ignores steps with damaged metrics."""
@@ -334,7 +334,7 @@ class Checkpoints:
         steps = {path.name for path in self._folder.glob("*") if path.name.isdecimal()}
         for step in steps:
             try:
-                SavedStep(self._folder / step).metrics()
+                SavedCheckpoint(self._folder / step).metrics()
             except DamagedError as error:
                 reasons[step] = str(error)
         # All processes must agree: damage that one of them finds counts for all.

@@ -25,7 +25,7 @@ from eddsrn_jax.errors import InputError
 _OLD_COUNTERS = ("count", "skipped", "bad_in_row", "bad_step", "bad_part")
 
 
-class SavedStep:
+class SavedCheckpoint:
     """A checkpoint on disk, whose files may be damaged or untrusted."""
 
     def __init__(self, folder: Path, manager: ocp.CheckpointManager | None = None):

@@ -34,9 +34,10 @@ class ResumableFlags(flags.FlagValues):
 
 
 def _saved_config(argv: Sequence[str]) -> list[str]:
-    """Returns the flag --config for the run in --workdir.
+    """Returns ["--config=FILE"] for the config that the run in --workdir has saved.
 
-    It returns nothing if --config is given, or if there is no run and no value to change.
+    The list is empty if --config is given. It is empty too if no config is saved and no
+    --config.NAME is given.
 
     Raises:
         UsageError: there is a --config.NAME, but no run whose config it could change.
@@ -110,7 +111,7 @@ def find_config(given: str) -> Path:
             return included
     message = f"--config={given}: no such file"
     if path.name == given and not path.suffix:
-        # The others are common parts of these.
+        # Files without get_config are parts that several configs share.
         files = [x for x in FOLDER.glob("*.py") if "def get_config(" in x.read_text()]
         names = sorted(file.stem for file in files)
         message += f" or config; the included configs are {', '.join(names)}"

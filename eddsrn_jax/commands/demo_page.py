@@ -132,7 +132,7 @@ def make_handlers(gr: Any, work: Any, folder: str | Path) -> tuple[Any, Any, Any
         strength: float,
         request: gr.Request,  # pyright: ignore[reportInvalidTypeForm]
     ) -> Iterator[tuple]:
-        # Each change would restore all of several photos.
+        # Only for a single photo: of several, all would be restored again at each change.
         if paths and len(paths) == 1:
             yield from run(paths, weights, strength, request)
 

@@ -98,7 +98,7 @@ def show(work: Any, photo: Path, weights: str, strength: float) -> tuple:
 
 
 def in_page_words(message: str) -> str:
-    """Replaces the flags in a message of the command by the words of the page."""
+    """Replaces the flags of `restore` in a message by the wording of the page."""
     for flag, words in _PAGE_WORDS.items():
         message = re.sub(flag, words, message)
     return message

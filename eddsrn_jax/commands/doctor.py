@@ -124,7 +124,10 @@ def try_restoring() -> str:
 
 
 def describe_command(name: str) -> str:
-    """Returns a line about a command other than restore, and which packages it lacks."""
+    """Returns a line that says whether a command is ready, or which packages it lacks.
+
+    The command restore is tried instead, see `try_restoring`.
+    """
     extra, modules = _NEEDS[name]
     absent = missing(modules)
     if not absent:

@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def _check_format(path: Path) -> None:
-    """Raises UsageError if the name of the file does not fit the format."""
+    """Raises UsageError if the file's extension or --dtype does not fit --format."""
     onnx = _FORMAT.value == "onnx"
     if onnx != (path.suffix == ".onnx"):
         raise UsageError(

@@ -50,7 +50,8 @@ class _Part(NamedTuple):
     """One of the sources that a config names.
 
     Attributes:
-        train: all photos; without those of `validation`, if that is not None.
+        train: photos to train on. If `validation` is None, some of them may still be held
+            out for validation.
         validation: photos that the source itself sets apart for validation, or None.
     """
 

@@ -42,7 +42,10 @@ def lpips(pred: np.ndarray, target: np.ndarray) -> float:
 
 
 def _levels(image: np.ndarray) -> np.ndarray:
-    """Returns an image as float32 [1, H, W, 3] in [-1, 1], with sides of 64 or more."""
+    """Converts uint8 [h, w, 3] to float32 [1, H, W, 3] in [-1, 1].
+
+    Sides below 64 are extended to 64 by repeating the last row or column.
+    """
     missing = [max(_SMALLEST_SIDE - side, 0) for side in image.shape[:2]]
     padded = np.pad(image, [*((0, n) for n in missing), (0, 0)], mode="edge")
     return padded[None].astype(np.float32) / 127.5 - 1

@@ -48,8 +48,8 @@ class Entry:
         parameters: number of parameters of its networks.
         flops: FLOP for each pixel of the small image; a multiply-accumulate counts as 2.
         missing: how to get the missing weights; empty if nothing is missing.
-        paper: PSNR and SSIM in the paper for each of its sets. An SSIM of 0 means that
-            the paper reports none. Empty if the paper lacks the system.
+        paper: PSNR in dB and SSIM that the paper reports for each of _PAPER_SETS. An
+            SSIM of 0 means that it reports none. Empty if the paper lacks this method.
     """
 
     title: str
@@ -290,7 +290,14 @@ def _pair(psnr: float, ssim: float) -> str:
 def _write(
     path: Path, entries: Sequence[Entry], found: Sequence[dict], text: str
 ) -> None:
-    """Writes the table as path.md, and with unrounded numbers as path.json, path.csv."""
+    """Writes the text to PATH.md, and unrounded numbers to PATH.json and PATH.csv.
+
+    Args:
+        path: path of the files without their extension.
+        entries: rows of the table.
+        found: mean scores of the methods that were scored.
+        text: the table in Markdown.
+    """
     # A name may have a dot, after which `with_suffix` would cut it off.
     files = {x: path.with_name(f"{path.name}.{x}") for x in ("md", "json", "csv")}
     write_text(files["md"], text + "\n")

@@ -16,7 +16,7 @@ LUMINANCE = np.array([65.481, 128.553, 24.966]) / 255.0
 
 def luminance(rgb: jax.Array) -> jax.Array:
     """Returns the luminance of float RGB [N, H, W, 3] in [0, 1] as [N, H, W, 1]."""
-    # A matrix product would round the image on TPUs and recent GPUs.
+    # A matrix product rounds the image: by default to bfloat16 on TPUs, to TF32 on GPUs.
     weighted = rgb * jnp.asarray(LUMINANCE[None, None, None], rgb.dtype)
     return 16 / 255 + weighted.sum(axis=-1, keepdims=True)
 

@@ -200,24 +200,24 @@ def training_triple(
 ) -> dict[str, jax.Array]:
     """Makes a training example from a crop: augments, shrinks and degrades at random.
 
-    Every share is the probability that a crop has that degradation. A share of 0 costs no
-    computation. No share changes the random numbers of the other degradations.
+    Every share is a probability for one crop. A share of 0 costs no computation. No share
+    changes the random numbers of the other degradations.
 
     Args:
         key: PRNG key, the only source of randomness.
         hr: crop, uint8 [H, H, 3], H a multiple of `scale`.
         scale: integer factor.
-        sigma_range: bounds of the uniform distribution of sigma.
+        sigma_range: bounds of the blur's uniform sigma, in pixels of the small image.
         sharp_share: share without blur.
         anisotropic_share: share with directional blur. Its direction is random, and its
             sigma across the direction is 0.3 to 1 times that along it.
-        noise_share, max_noise: share with noise, see `add_noise`; largest level, in grey
-            levels.
+        noise_share, max_noise: share with noise; largest level, see `add_noise`.
         jpeg_share, jpeg_quality: share with JPEG compression; lowest and highest quality.
             Half of these have 4:2:0 chroma. The grid of blocks has a random position.
 
     Returns:
-        "hr" [H, H, 3]; "lr_sharp" and "lr_blur" [H / scale, H / scale, 3]; all float32.
+        float32 in [0, 1]: "hr" [H, H, 3], "lr_sharp" and "lr_blur" [H / scale, H / scale,
+        3]. "lr_blur" is rounded to 8 bits.
     """
     augment_key, sigma_key = jax.random.split(key)
     keys = [jax.random.fold_in(key, i) for i in range(4)]

@@ -368,7 +368,10 @@ class _Canvas:
 
 
 def _summary(jobs: Sequence[Job], seconds: float) -> str:
-    """Returns one line with the number of jobs of each status, and the speed."""
+    """Returns one line with the number of jobs of each status, and their speed.
+
+    `seconds` is the duration of the whole command.
+    """
     parts = []
     for status in ("restored", "skipped", "failed", "interrupted", "not started"):
         if count := sum(job.status == status for job in jobs):

@@ -280,7 +280,8 @@ class _Graph:
 
     def _convert_rev(self, x, *, dimensions, **_):
         axes = np.array(dimensions)
-        # From the last index to before the first one.
+        # From the last index down to the first. The end is excluded. An end of -1 would
+        # mean the last index, so the end is the least integer.
         first, last = np.full_like(axes, -1), np.full_like(axes, np.iinfo(np.int64).min)
         return self._node("Slice", x, first, last, axes, np.full_like(axes, -1))
 

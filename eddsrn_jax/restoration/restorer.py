@@ -136,11 +136,12 @@ class Restorer:
         )
 
     def prepare(self, height: int, width: int) -> None:
-        """Compiles a program for 8-bit photos of one size, so that calls are fast.
+        """Compiles a program for 8-bit photos of one size, so that the first is fast too.
 
-        Without this call, photos use programs that all sizes share, until the third
-        photo of a size compiles one for that size. Once 32 sizes of windows have
-        programs of their own, all further ones use the shared programs.
+        Without this call, a size gets a program of its own at its third photo. Until then
+        its photos use the programs that all sizes share. A program restores windows, see
+        tiles.py. Once 32 sizes of windows have their own programs, photos that need
+        another size use the shared ones.
         """
         size = (height, width)
         if size not in self._prepared:

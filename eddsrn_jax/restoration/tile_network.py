@@ -63,7 +63,7 @@ def restore_window(
     for name in names or [name for name in plain if name in outputs]:
         output = outputs[name]
         finite &= jnp.isfinite(output).all()
-        # This form is exact for strengths of 0 and 1.
+        # Unlike plain + strength * (output - plain), this is exact for strengths 0 and 1.
         mixed = strength * output + (1 - strength) * plain[name]
         levels = peak * jnp.clip(mixed[0], 0, 1)
         if jnp.issubdtype(window.dtype, jnp.integer):

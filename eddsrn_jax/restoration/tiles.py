@@ -180,15 +180,15 @@ class Planner:
     """
 
     def __init__(self, *, halo: int, largest: int):
-        """Starts with the windows that all sizes share.
+        """Starts with the windows that photos of all sizes share.
 
         Args:
-            halo: width of a window's halo, a multiple of STRIDE.
-            largest: side of the largest square window, a multiple of STRIDE.
+            halo: width of a window's halo in pixels, a multiple of STRIDE.
+            largest: side of the largest square window in pixels, a multiple of STRIDE.
 
         Raises:
-            UsageError: `largest` is not a multiple of STRIDE, or is below two halos and
-                one STRIDE.
+            UsageError: `largest` is not a multiple of STRIDE, or is below
+                2 * halo + STRIDE.
         """
         if largest < 2 * halo + STRIDE or largest % STRIDE:
             raise UsageError(

@@ -219,9 +219,10 @@ class Clock:
             yield batch
 
     def after_step(self, result: Any) -> None:
-        """Waits for the first step's result, and leaves its time out.
+        """Excludes the first step and its compilation from the measurement.
 
-        That time includes compilation.
+        After the first step it waits for the result and starts again. Later calls do
+        nothing.
         """
         if self._compiled:
             return

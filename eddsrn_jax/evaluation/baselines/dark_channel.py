@@ -152,7 +152,7 @@ def deconvolve(
 
 
 def deblur(image: np.ndarray) -> np.ndarray:
-    """Removes an unknown blur from uint8 [h, w, C], three channels or gray."""
+    """Removes an unknown blur from uint8 [h, w, C], where C is 3, or 1 for gray."""
     return deconvolve(image, estimate_kernel(image))
 
 
