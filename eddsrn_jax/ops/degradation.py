@@ -211,7 +211,7 @@ def training_triple(
         sharp_share: share without blur.
         anisotropic_share: share with directional blur. Its direction is random, and its
             sigma across the direction is 0.3 to 1 times that along it.
-        noise_share, max_noise: share with noise; largest level, see `add_noise`.
+        noise_share, max_noise: share with noise; largest level in grey levels.
         jpeg_share, jpeg_quality: share with JPEG compression; lowest and highest quality.
             Half of these have 4:2:0 chroma. The grid of blocks has a random position.
 
