@@ -1,7 +1,9 @@
 """The tf.data pipeline, which cuts the crops of coming steps while the device works."""
 
+import atexit
 import collections
-from collections.abc import Callable, Iterable, Iterator
+import weakref
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import TypeVar
 
 import jax
@@ -12,6 +14,18 @@ from eddsrn_jax.data.source_files import import_tensorflow
 
 Batch = dict[str, np.ndarray]
 _Batch = TypeVar("_Batch")
+_streams: weakref.WeakSet[Generator] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_streams() -> None:
+    """Closes the streams that are still open when Python ends.
+
+    Later, their threads could not run Python code any more, and TensorFlow would wait for
+    them for ever.
+    """
+    for stream in [*_streams]:
+        stream.close()
 
 
 def stream_batches(
@@ -34,6 +48,14 @@ def stream_batches(
         num_threads: number of threads that cut crops.
         prefetch: number of batches that are kept ready.
     """
+    stream = _stream(sampler, steps, rows, num_threads, prefetch)
+    _streams.add(stream)
+    return stream
+
+
+def _stream(
+    sampler: CropSampler, steps: range, rows: slice, num_threads: int, prefetch: int
+) -> Generator[Batch, None, None]:
     tf = import_tensorflow()
     types = {"hr": tf.uint8, "key": tf.uint32}
     if sampler.small:

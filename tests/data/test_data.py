@@ -2,6 +2,8 @@ import collections
 import concurrent.futures
 import os
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from processes import ROOT
 
 from eddsrn_jax.data import resident
 from eddsrn_jax.data.crops import CropSampler, crop_plan
@@ -354,6 +357,27 @@ def test_stream_batches_passes_on_errors_of_the_sampler(sampler):
     sampler.batch = None
     with pytest.raises(Exception, match="not callable"):
         list(stream_batches(sampler, range(2)))
+
+
+# A script that ends while batches are being cut.
+UNFINISHED = """
+import time, types, numpy as np
+from eddsrn_jax.data.streaming import stream_batches
+
+def batch(step, rows):
+    time.sleep(0.01)
+    return {"hr": np.zeros(1, np.uint8), "key": np.zeros(2, np.uint32)}
+
+stream = stream_batches(types.SimpleNamespace(small=None, batch=batch), range(1000))
+print(next(stream)["hr"])
+"""
+
+
+@pytest.mark.slow
+def test_a_script_can_end_before_its_stream_does():
+    script = [sys.executable, "-c", UNFINISHED]
+    run = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert (run.returncode, run.stdout) == (0, "[0]\n"), run.stderr
 
 
 def test_packing_keeps_the_order_of_files_however_long_each_takes(photo_folder, tmp_path):
