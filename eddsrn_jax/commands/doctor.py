@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 import eddsrn_jax
-from eddsrn_jax.commands.extras import EXTRAS, advice, installing, missing
+from eddsrn_jax.commands.extras import EXTRAS, installing, missing
 
 # Modules that restoring needs, by the names of their distributions.
 _MODULES = {
@@ -132,9 +132,7 @@ def describe_command(name: str) -> str:
     absent = missing(modules)
     if not absent:
         return f"{name}: ready"
-    # TensorFlow alone may be missing because there is no build for this Python.
-    how = advice("tensorflow") if absent == ["tensorflow"] else installing(extra)
-    return f"{name}: {', '.join(absent)} missing; {how}"
+    return f"{name}: {', '.join(absent)} missing; {installing(extra)}"
 
 
 def main() -> int:

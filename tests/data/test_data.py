@@ -288,8 +288,14 @@ def test_rejects_an_epoch_with_fewer_crops_than_a_batch():
 # the pipeline -------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("library", ["tensorflow", "grain"])
 @pytest.mark.parametrize("threads", [1, 2, 7])
-def test_streams_planned_batches_for_any_number_of_threads(sampler, threads):
+def test_streams_planned_batches_for_any_number_of_threads(
+    sampler, threads, library, monkeypatch
+):
+    if library == "grain":
+        pytest.importorskip("grain")
+        monkeypatch.setitem(sys.modules, "tensorflow", None)
     steps = range(4, 15)  # crosses the ends of two epochs
     found = list(stream_batches(sampler, steps, num_threads=threads, prefetch=3))
     assert len(found) == len(steps)
