@@ -1,9 +1,10 @@
-"""Writes curves.svg: loss and validation of a run by step, or scores by sigma."""
+"""Plots: loss and validation of a run by step, scores by sigma, scores by cost."""
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from eddsrn_jax.evaluation.results import OUTPUT_TITLES, Row, means
 from eddsrn_jax.evaluation.svg import Panel, draw_panels
@@ -66,4 +67,49 @@ def write_score_curves(path: Path, rows: Sequence[Row]) -> None:
         if any(len(points) > 1 for points in lines.values())
     ]
     if panels:
+        write_text(path, draw_panels(panels))
+
+
+def write_costs(
+    path: Path, found: Sequence[Mapping[str, Any]], flops: Mapping[str, float]
+) -> None:
+    """Draws the mean PSNR of every method by its time and by its arithmetic.
+
+    Every set and output has two panels. The methods are numbered.
+
+    Args:
+        path: SVG file to write.
+        found: mean scores and times of the methods, see `results.means`.
+        flops: FLOP for each pixel of the small image of every method, in the order of
+            their numbers. Methods with 0 have no point, as their FLOP are not counted.
+    """
+    times: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
+    scores: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
+    for mean in found:
+        key, method = (mean["dataset"], mean["output"]), mean["method"]
+        # Copying an input may take less time than the clock can measure.
+        times[key][method] = 1e3 * max(mean["seconds"], 1e-6)
+        scores[key][method] = mean["psnr_y_crop4"]
+    counts = {name: count / 1000 for name, count in flops.items() if count}
+    numbers = {name: number for number, name in enumerate(flops, start=1)}
+    panels = [
+        Panel(
+            f"{dataset}, {OUTPUT_TITLES[output]}",
+            label,
+            _PSNR,
+            {
+                f"{numbers[name]} {name}": [(cost[name], psnr)]
+                for name, psnr in methods.items()
+                if name in cost
+            },
+            log_x=True,
+            marked=True,
+        )
+        for (dataset, output), methods in scores.items()
+        for label, cost in (
+            ("time for a photo in ms", times[dataset, output]),
+            ("thousand FLOP for each pixel of the small image", counts),
+        )
+    ]
+    if panels := [panel for panel in panels if panel.lines]:
         write_text(path, draw_panels(panels))

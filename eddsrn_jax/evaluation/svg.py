@@ -1,4 +1,4 @@
-"""Draws plots of lines as SVG, which browsers show."""
+"""Draws plots of lines and of points as SVG, which browsers show."""
 
 import dataclasses
 import math
@@ -13,7 +13,9 @@ Points = Sequence[tuple[float, float]]
 
 # Sizes in pixels: a panel's plot, and the space at its left, top, right and bottom.
 _WIDTH, _HEIGHT = 420, 240
-_LEFT, _TOP, _RIGHT, _BOTTOM = 70, 40, 210, 55
+_LEFT, _TOP, _RIGHT, _BOTTOM = 70, 40, 240, 55
+# Distance of the names at a plot's right, in pixels.
+_LINE_HEIGHT = 16
 _LARGEST_NUMBER_OF_POINTS = 400
 # Colours that people with colour blindness can tell apart (Okabe and Ito, 2008).
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
@@ -27,22 +29,28 @@ class Panel:
         title: text above the plot.
         x_label, y_label: quantities and units of the axes.
         lines: finite points (x, y) of each line, by the line's name.
+        log_x: whether the x axis is logarithmic; every x must then be above 0.
+        marked: whether each point shows the first word of its line's name. Colours alone
+            tell only a few lines apart.
     """
 
     title: str
     x_label: str
     y_label: str
     lines: Mapping[str, Points]
+    log_x: bool = False
+    marked: bool = False
 
 
 def draw_panels(panels: Sequence[Panel]) -> str:
     """Returns an SVG of panels, one below the other."""
-    width, height = _LEFT + _WIDTH + _RIGHT, _TOP + _HEIGHT + _BOTTOM
-    body = [
-        f'<g transform="translate({_LEFT} {i * height + _TOP})">{_panel(panel)}</g>'
-        for i, panel in enumerate(panels)
-    ]
-    size = f'width="{width}" height="{height * len(panels)}"'
+    body, height = [], 0
+    for panel in panels:
+        place = f"translate({_LEFT} {height + _TOP})"
+        body.append(f'<g transform="{place}">{_panel(panel)}</g>')
+        names = _LINE_HEIGHT * len(panel.lines)
+        height += _TOP + max(_HEIGHT + _BOTTOM, names)
+    size = f'width="{_LEFT + _WIDTH + _RIGHT}" height="{height}"'
     font = 'font-family="sans-serif" font-size="12"'
     background = '<rect width="100%" height="100%" fill="white"/>'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} {font}>'
@@ -52,10 +60,11 @@ def draw_panels(panels: Sequence[Panel]) -> str:
 def _panel(panel: Panel) -> str:
     lines = {name: _thinned(points) for name, points in panel.lines.items()}
     xs, ys = zip(*[point for points in lines.values() for point in points], strict=True)
-    x_ticks, y_ticks = _ticks(xs), _ticks(ys)
+    x_ticks, y_ticks = _log_ticks(xs) if panel.log_x else _ticks(xs), _ticks(ys)
+    scale = math.log10 if panel.log_x else float
 
     def place(x: float, y: float) -> tuple[float, float]:
-        across = (x - x_ticks[0]) / (x_ticks[-1] - x_ticks[0])
+        across = (scale(x) - scale(x_ticks[0])) / (scale(x_ticks[-1]) - scale(x_ticks[0]))
         up = (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
         return round(_WIDTH * across, 1), round(_HEIGHT * (1 - up), 1)
 
@@ -80,7 +89,10 @@ def _panel(panel: Panel) -> str:
             parts += [
                 f'<circle cx="{x}" cy="{y}" r="3" fill="{color}"/>' for x, y in places
             ]
-        parts.append(_text(_WIDTH + 14, 16 * i + 10, name, color=color))
+        if panel.marked:
+            mark = name.partition(" ")[0]
+            parts += [_text(x + 5, y - 4, mark, color=color) for x, y in places]
+        parts.append(_text(_WIDTH + 14, _LINE_HEIGHT * i + 10, name, color=color))
     return "".join(parts)
 
 
@@ -106,6 +118,16 @@ def _ticks(values: Iterable[float]) -> list[float]:
     step = next(m * power for m in (1, 2, 5, 10) if span / (m * power) <= 5)
     first, last = math.floor(low / step), math.ceil(high / step)
     return [i * step for i in range(first, max(last, first + 1) + 1)]
+
+
+def _log_ticks(values: Iterable[float]) -> list[float]:
+    """Returns 1, 2 and 5 times powers of ten, from below the values to above them."""
+    low, high = min(values), max(values)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 2)
+    ticks = [m * 10.0**i for i in powers for m in (1, 2, 5)]
+    first = max(i for i, tick in enumerate(ticks) if tick <= low * (1 + 1e-9))
+    last = min(i for i, tick in enumerate(ticks) if tick >= high * (1 - 1e-9))
+    return ticks[first : max(last, first + 1) + 1]
 
 
 def _thinned(points: Points) -> Points:

@@ -21,6 +21,7 @@ from eddsrn_jax.evaluation.baselines.bicubic import bicubic
 from eddsrn_jax.evaluation.baselines.cascade import Cascade
 from eddsrn_jax.evaluation.baselines.dark_channel import DarkChannel
 from eddsrn_jax.evaluation.baselines.wiener import Wiener
+from eddsrn_jax.evaluation.curves import write_costs
 from eddsrn_jax.evaluation.figure import draw_figure
 from eddsrn_jax.evaluation.inputs import random_sigma
 from eddsrn_jax.evaluation.network import open_folders, open_output, score_sources
@@ -77,9 +78,9 @@ def compare(
         datasets, scoring, dtype, peers: see `evaluate_network`.
         figure: photo for a picture that shows all methods' results. It is a file, or
             "bundled:NAME" for one of the validation photos inside scikit-image.
-        output_dir: folder for the table, as Markdown, CSV and JSON, and for the files
-            that `evaluate_network` writes. Default: `evaluation/NAME`; if that exists,
-            `-2`, `-3` and so on follow the name.
+        output_dir: folder for the table, as Markdown, CSV and JSON, for a plot of scores
+            by cost, and for the files that `evaluate_network` writes. Default:
+            `evaluation/NAME`; if that exists, `-2`, `-3` and so on follow the name.
 
     Returns:
         The rows of the table, including those without weights.
@@ -106,8 +107,11 @@ def compare(
         if missing := [f"- {e.title}: {e.missing}" for e in entries if e.missing]:
             text += "\n\nNot measured:\n\n" + "\n".join(missing)
         _write(output_dir / config.name, entries, found, text)
+        costs = output_dir / "costs.svg"
+        write_costs(costs, found, {entry.title: entry.flops for entry in entries})
         print(text)
         print(f"\ntables in {printable(output_dir / config.name)}.md, .csv and .json")
+        print(f"scores by cost: {printable(costs)}")
     if jax.process_index() == 0 and figure and photo is not None:
         path = output_dir / f"figure_{Path(figure.removeprefix('bundled:')).stem}.png"
         drawn = scoring.sigmas or (random_sigma(scoring.seed, printable(figure)),)

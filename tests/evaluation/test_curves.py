@@ -1,11 +1,16 @@
 """The pictures of curves: their points lie where the axes say."""
 
 import json
+import math
 import xml.etree.ElementTree as ET
 
 import pytest
 
-from eddsrn_jax.evaluation.curves import write_score_curves, write_training_curves
+from eddsrn_jax.evaluation.curves import (
+    write_costs,
+    write_score_curves,
+    write_training_curves,
+)
 from eddsrn_jax.evaluation.results import Row
 from eddsrn_jax.evaluation.svg import Panel, draw_panels
 
@@ -62,6 +67,32 @@ def test_points_lie_where_the_axes_say(points):
     assert {"a & b", "step", "<m>"} <= {*texts}
 
 
+@pytest.mark.parametrize(
+    "xs, ticks",
+    [
+        ([3, 250], ["2", "5", "10", "20", "50", "100", "200", "500"]),
+        ([0.1, 1], ["0.1", "0.2", "0.5", "1"]),
+        ([20], ["20", "50"]),
+    ],
+)
+def test_points_of_a_logarithmic_axis_lie_at_equal_ratios(xs, ticks):
+    panel = Panel("", "ms", "dB", {"m": [(x, 24.0) for x in xs]}, log_x=True)
+    (group,) = ET.fromstring(draw_panels([panel])).findall(f"{SVG}g")
+    below = {
+        t.text: float(t.get("x"))
+        for t in group.findall(f"{SVG}text")
+        if t.get("y") == "258"
+    }
+    assert [*below] == ticks
+    start, stop = below[ticks[0]], below[ticks[-1]]
+    whole = math.log(float(ticks[-1]) / float(ticks[0]))
+    (line,) = group.findall(f"{SVG}polyline")
+    for x, place in zip(xs, line.get("points").split(), strict=True):
+        share = math.log(x / float(ticks[0])) / whole
+        left = float(place.partition(",")[0])
+        assert left == pytest.approx(start + share * (stop - start), abs=0.1)
+
+
 def test_long_lines_are_thinned_to_means():
     points = [(i, i % 2) for i in range(4000)]
     ((_, (line,)),) = drawn(draw_panels([Panel("", "", "", {"m": points})]))
@@ -100,6 +131,22 @@ def test_score_curves_show_each_method_by_sigma(tmp_path):
         [pytest.approx((1, 25)), pytest.approx((2, 23))],
         [pytest.approx((1, 24))],
     ]
+
+
+def test_costs_show_each_method_by_time_and_arithmetic(tmp_path):
+    found = [
+        mean | {"dataset": "set", "output": "sr"}
+        for mean in (
+            {"method": "bicubic", "seconds": 0.002, "psnr_y_crop4": 22.0},
+            {"method": "net", "seconds": 0.05, "psnr_y_crop4": 24.0},
+        )
+    ]
+    write_costs(tmp_path / "costs.svg", found, {"bicubic": 0, "lost": 0, "net": 4e5})
+    (times, _), (flops, _) = drawn((tmp_path / "costs.svg").read_text())
+    assert times[0] == flops[0] == "set, x4 SR"
+    # A number stands at a method's point, and before its name.
+    assert times[-4:] == ["1", "1 bicubic", "3", "3 net"] and flops[-2:] == ["3", "3 net"]
+    assert "2" in times and "200" in flops and "1 bicubic" not in flops
 
 
 def test_a_run_draws_its_curves(finished):

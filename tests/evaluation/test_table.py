@@ -84,6 +84,7 @@ def test_compare_lists_all_rows_their_costs_and_missing_inputs(compared, photos)
     ]
     assert "absent.safetensors; run `python train.py --config=configs/absent.py`" in text
     assert "- half: needs absent" in text and "- peer: give --peers=DIR" in text
+    assert " bicubic<" in (out / "costs.svg").read_text()
     both, deblur, enlarge = (
         next(entry for entry in entries if entry.title == name)
         for name in ("both", "deblur", "enlarge")
