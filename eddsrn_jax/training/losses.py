@@ -1,4 +1,4 @@
-"""Training losses: means over a batch of float images in [0, 1]."""
+"""Training losses: means over a batch of float images; targets are in [0, 1]."""
 
 import functools
 from collections.abc import Callable, Iterable, MutableMapping
