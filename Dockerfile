@@ -1,7 +1,7 @@
 # Trains and restores on NVIDIA GPUs. The host needs its driver and the container toolkit.
 #
 #     docker build -t eddsrn .
-#     docker run --rm --gpus all --user "$(id -u):$(id -g)" -v "$PWD:/work" eddsrn \
+#     docker run --rm --init --gpus all --user "$(id -u):$(id -g)" -v "$PWD:/work" eddsrn \
 #         train --config=eddsrn_plus --config.data.source=folder:photos
 FROM python:3.13-slim
 WORKDIR /src

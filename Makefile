@@ -1,4 +1,4 @@
-# The newest supported Python that is installed.
+# The newest Python that is installed and for which TensorFlow exists.
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 	$$p -c 'import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null \
 	&& echo $$p && break; done)

@@ -78,8 +78,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.on_error = "skip"
     # Folder for decoded photos (DIV2K: 6.6 GB). Empty: ~/.cache/eddsrn_jax/packs.
     config.data.cache_dir = ""
-    # "stream": tf.data cuts the crops on the host. "resident": the devices cut them, from
-    # all photos in device memory; this needs no TensorFlow.
+    # "stream": the host cuts the crops, with tf.data, or with grain on Python 3.14.
+    # "resident": the devices cut them, from all photos in device memory.
     config.data.pipeline = "stream"
     # Side of a crop in pixels of the photo, a multiple of 4.
     config.data.hr_patch_size = 256

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 import jaxlib
+from jax.experimental.compilation_cache import compilation_cache
 
 from eddsrn_jax.files import cache_root
 from eddsrn_jax.mesh import find_devices
@@ -32,10 +33,13 @@ def enable_compilation_cache() -> None:
     Raises:
         InputError: see `find_devices`.
     """
-    if _ONEDNN in os.environ.get("XLA_FLAGS", "") and find_devices()[0].platform == "cpu":
+    on_cpu = find_devices()[0].platform == "cpu"
+    if on_cpu and _ONEDNN in os.environ.get("XLA_FLAGS", ""):
         # XLA would try to store the programs. That fails ("MemoryError: std::bad_alloc"),
         # or crashes the process, as on Python 3.14 with glibc 2.43.
         jax.config.update("jax_enable_compilation_cache", False)
+        # Without this, JAX keeps a cache that an earlier compilation has opened.
+        compilation_cache.reset_cache()
         return
     if jax.config.values["jax_compilation_cache_dir"]:
         return
@@ -46,8 +50,8 @@ def enable_compilation_cache() -> None:
     features = _processor("flags", "Features")
     name = hashlib.sha256(features.encode()).hexdigest()[:8]
     name = f"jaxlib-{jaxlib.__version__}-{name}"
-    folder = cache_root() / "xla" / name
     try:
+        folder = cache_root() / "xla" / name
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         _log.warning("compiled programs cannot be cached: %s", error)

@@ -67,7 +67,7 @@ def read_config(path: Path) -> Config:
         InputError: the file does not exist or is no config.
     """
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text("utf-8"))
         if not isinstance(values, dict):
             raise TypeError(f"{type(values).__name__} instead of an object")
         return from_json(values)

@@ -148,13 +148,14 @@ def cache_root() -> Path:
     try:
         return Path.home() / ".cache" / "eddsrn_jax"
     except RuntimeError:
-        folder = Path(tempfile.gettempdir(), f"eddsrn_jax-{os.getuid()}")
+        user = getattr(os, "getuid", lambda: 0)()
+        folder = Path(tempfile.gettempdir(), f"eddsrn_jax-{user}")
     with contextlib.suppress(OSError):
         folder.mkdir(mode=0o700, exist_ok=True)
         found = folder.lstat()
         # The cache holds programs, so nobody else may have made it.
         private = stat.S_ISDIR(found.st_mode) and not found.st_mode & 0o022
-        if private and found.st_uid == os.getuid():
+        if private and found.st_uid == user:
             return folder
     return Path(tempfile.mkdtemp(prefix="eddsrn_jax-"))
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -38,6 +39,17 @@ def device_memory(device: Device) -> int:
         with contextlib.suppress(OSError, ValueError):
             limits.append(int(path.read_text()))
     return min(limits)
+
+
+def usable_cores() -> int:
+    """Returns the number of CPU cores that this process may use, at most 16.
+
+    Memory that grows with this number stays bounded on large machines, where a container
+    or a cluster's job may get little of it.
+    """
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return min(cores, 16)
 
 
 def find_devices() -> list[Device]:

@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from tqdm import tqdm
 from eddsrn_jax.commands.extras import advice
 from eddsrn_jax.commands.signals import (
     end_on_hangup,
+    flush_stdout,
     interruptible,
     raised_again,
     survive_closed_stderr,
@@ -60,6 +62,9 @@ def _show_messages() -> None:
     )
     # Its message about a large photo speaks of attacks.
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    # By default tqdm has a lock for several processes, for which some systems start a
+    # process.
+    tqdm.set_lock(threading.RLock())
     handler = _AroundProgressBars()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     # JAX warns of a GPU that it does not use.
@@ -186,8 +191,8 @@ def _leave(code: int) -> int:
 
     A normal exit would wait for the other processes.
     """
+    flush_stdout()
     if jax.distributed.is_initialized():
-        sys.stdout.flush()
         os._exit(code)
     return code
 

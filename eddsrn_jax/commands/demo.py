@@ -15,7 +15,13 @@ from absl import flags
 
 from eddsrn_jax.commands.command_line import run_command
 from eddsrn_jax.commands.demo_page import make_page
-from eddsrn_jax.commands.demo_results import OUTPUTS, restore_upload, write_examples
+from eddsrn_jax.commands.demo_results import (
+    NOTHING,
+    OUTPUTS,
+    restore_upload,
+    show,
+    write_examples,
+)
 from eddsrn_jax.commands.network_flags import define_network_flags, import_own_networks
 from eddsrn_jax.errors import InputError
 
@@ -99,22 +105,31 @@ def main() -> None:
     worker = concurrent.futures.ThreadPoolExecutor(1)
 
     def work(path: Path, weights: str, strength: float) -> tuple[dict[str, Path], str]:
-        def restore() -> tuple[dict[str, Path], str]:
-            return restore_upload(
-                path,
-                restorer_for(weights),
-                folder,
-                strength=strength,
-                max_input_pixels=1e6 * _MAX_INPUT.value,
-            )
+        return restore_upload(
+            path,
+            restorer_for(weights),
+            folder,
+            strength=strength,
+            max_input_pixels=1e6 * _MAX_INPUT.value,
+        )
 
-        return worker.submit(restore).result()
+    def show_photo(*arguments: Any) -> tuple:
+        try:
+            shown = worker.submit(show, work, *arguments)
+        except RuntimeError:
+            # The server is stopping.
+            return NOTHING
+        return shown.result()
 
-    # Uploads and results are deleted with this folder when the server stops.
-    with tempfile.TemporaryDirectory(prefix="eddsrn-demo-") as folder, worker:
+    # Uploads and results are deleted with this folder when the server stops. On Windows
+    # those that are being downloaded stay.
+    temporary = tempfile.TemporaryDirectory(
+        prefix="eddsrn-demo-", ignore_cleanup_errors=True
+    )
+    with temporary as folder, worker:
         gr = _import_gradio(folder)
         examples = write_examples(Path(folder, "examples"))
-        page = make_page(gr, work, choices, examples, folder)
+        page = make_page(gr, show_photo, choices, examples, folder)
         print(f"{_launch(gr, page, folder)} (press Ctrl-C to stop)", flush=True)
         page.block_thread()
 

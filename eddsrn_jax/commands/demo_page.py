@@ -14,7 +14,7 @@ _LONGEST_QUEUE = 8
 
 def make_page(
     gr: Any,
-    work: Any,
+    show_photo: Any,
     choices: Mapping[str, str],
     examples: list[str],
     folder: str | Path,
@@ -24,13 +24,13 @@ def make_page(
     Args:
         gr: gradio module, imported late because the import is slow and reads the
             environment.
-        work: function that maps a file, the name of weights and a strength to the
-            results of `restore_upload`.
+        show_photo: function that maps a file, the name of weights and a strength to the
+            results of `show`.
         choices: names of the weights to choose from, by label; the first is chosen.
         examples: files to offer as examples.
         folder: folder for archives of results.
     """
-    run, run_again, cancel, close = make_handlers(gr, work, folder)
+    run, run_again, cancel, close = make_handlers(gr, show_photo, folder)
     with gr.Blocks(title="ED-DSRN", analytics_enabled=False) as page:
         gr.Markdown(
             "# ED-DSRN\nUpload small photos to get two images of each: a deblurred one of"
@@ -87,7 +87,9 @@ class _Sessions:
         self.delete_results(session)
 
 
-def make_handlers(gr: Any, work: Any, folder: str | Path) -> tuple[Any, Any, Any, Any]:
+def make_handlers(
+    gr: Any, show_photo: Any, folder: str | Path
+) -> tuple[Any, Any, Any, Any]:
     """Returns functions that restore photos, restore one again, cancel, and close.
 
     The last one is for pages that are closed or reloaded: it deletes their results.
@@ -108,7 +110,7 @@ def make_handlers(gr: Any, work: Any, folder: str | Path) -> tuple[Any, Any, Any
         # The gallery gives each photo with a caption.
         photos = [Path(path) for path, _ in paths]
         steps = restore_all(
-            work, photos, weights, strength, lambda: session in sessions.cancelled
+            show_photo, photos, weights, strength, lambda: session in sessions.cancelled
         )
         results, note = {}, ""
         for results, note in steps:

@@ -81,8 +81,18 @@ def before(path: Path, result: Path) -> Path:
     return target
 
 
+# The results of `show` for a page whose server is stopping.
+NOTHING = (None, None, None, None, "")
+
+
 def show(work: Any, photo: Path, weights: str, strength: float) -> tuple:
     """Restores a photo for the page.
+
+    Args:
+        work: function that maps the other arguments to the results of `restore_upload`.
+        photo: file of the photo.
+        weights: name of the weights.
+        strength: see `Restorer.__call__`.
 
     Returns:
         The pair of files of each slider, sr and deblurred; the file of each download; and
@@ -92,7 +102,7 @@ def show(work: Any, photo: Path, weights: str, strength: float) -> tuple:
         results, note = work(photo, weights, strength)
     except InputError as error:
         message = _plain_markdown(in_page_words(str(error)))
-        return (None,) * 4 + (f"**Not restored.** {message}",)
+        return (*NOTHING[:-1], f"**Not restored.** {message}")
     sliders = [(str(before(photo, file)), str(file)) for file in results.values()]
     return (*sliders, *(str(file) for file in results.values()), note)
 
@@ -141,7 +151,7 @@ def write_zip(files: Sequence[str], target: Path) -> str:
 
 
 def restore_all(
-    work: Any,
+    show_photo: Any,
     photos: Sequence[Path],
     weights: str,
     strength: float,
@@ -150,7 +160,7 @@ def restore_all(
     """Restores photos one after the other.
 
     Args:
-        work: see `make_page`.
+        show_photo: see `make_page`.
         photos: files of the photos.
         weights, strength: see `show`.
         is_cancelled: function that says, after each photo, whether to stop.
@@ -165,7 +175,7 @@ def restore_all(
     for number, photo in enumerate(photos, 1):
         results = {
             **results,
-            f"{number}. {photo.name}": show(work, photo, weights, strength),
+            f"{number}. {photo.name}": show_photo(photo, weights, strength),
         }
         notes = [note for *_, note in results.values()]
         left = len(photos) - number

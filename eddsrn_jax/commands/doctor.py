@@ -5,6 +5,7 @@ else 0.
 """
 
 import argparse
+import io
 import os
 import platform
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import eddsrn_jax
 from eddsrn_jax.commands.extras import EXTRAS, installing, missing
+from eddsrn_jax.commands.signals import flush_stdout, interruptible
 
 # Modules that restoring needs, by the names of their distributions.
 _MODULES = {
@@ -155,4 +157,14 @@ def run() -> None:
     # This command must also run where the libraries of the others are missing.
     parser = argparse.ArgumentParser("eddsrn doctor", description=__doc__)
     parser.parse_args()
-    sys.exit(main())
+    with interruptible():
+        # Paths may have characters that stdout cannot show.
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")
+        try:
+            code = main()
+        except BrokenPipeError:
+            # Nobody reads the report any more.
+            code = 1
+        flush_stdout()
+    sys.exit(code)

@@ -15,7 +15,6 @@ from eddsrn_jax.commands.network_flags import (
     import_own_networks,
 )
 from eddsrn_jax.commands.process_flags import connect_by_flags, define_process_flags
-from eddsrn_jax.compiler import enable_compilation_cache
 from eddsrn_jax.errors import UsageError
 from eddsrn_jax.paths import local_path, printable
 
@@ -145,9 +144,10 @@ def parse_datasets(values: list[str]) -> dict[str, Path | str]:
             raise UsageError(f"--dataset={value}: expected NAME=DIR")
         if printable(name) != name:
             raise UsageError(f"--dataset={printable(value)}: the name must be UTF-8")
-        if "/" in name or name.startswith("."):
+        if any(x in name for x in "/\\:") or name.startswith("."):
             raise UsageError(f"--dataset={value}: {name!r} cannot be a file name")
-        if name in datasets:
+        # Some file systems ignore case.
+        if name.casefold() in map(str.casefold, datasets):
             raise UsageError(f"--dataset={value}: another set is named {name} too")
         pairs = folder.startswith("pairs:")
         datasets[name] = folder if pairs else local_path(folder, f"--dataset={name}")
@@ -194,7 +194,6 @@ def main() -> None:
     given = _SIGMAS.value
     sigmas = parse_sigmas(_DEFAULT_SIGMAS[_DEGRADATION.value] if given is None else given)
     connect_by_flags(FLAGS)
-    enable_compilation_cache()
     import_own_networks(FLAGS)
     # Imported here, so that --help and wrong flags are answered immediately.
     from eddsrn_jax.evaluation.inputs import SPOILINGS

@@ -185,6 +185,9 @@ def _restore_stream(outputs: tuple[str, ...]) -> int:
         raise UsageError(
             "-: standard output takes one result; give one output and no --output_dir"
         )
+    # A shell closes them with <&- and >&-.
+    if sys.stdin is None or sys.stdout is None:
+        raise UsageError("-: standard input and standard output must be open")
     with tempfile.TemporaryDirectory(prefix="eddsrn-") as folder:
         photo = Path(folder, "standard input")
         photo.write_bytes(sys.stdin.buffer.read())

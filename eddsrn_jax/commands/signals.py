@@ -82,9 +82,26 @@ def _interrupt_main_thread(number: int) -> None:
 def survive_closed_stderr() -> None:
     """Lets the process work on if nobody reads its messages any more."""
     if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+        sys.stderr = open(  # noqa: SIM115
+            os.devnull, "w", encoding="utf-8", errors="backslashreplace"
+        )
     messages: Any = _Messages(sys.stderr)
     sys.stderr = messages
+
+
+def flush_stdout() -> None:
+    """Writes what stdout has buffered, and discards it if its reader is gone."""
+    try:
+        if sys.stdout:
+            sys.stdout.flush()
+    except OSError:
+        _discard(sys.stdout)
+
+
+def _discard(stream: TextIO) -> None:
+    """Sends a stream to nowhere; Python would fail again at exit, when it flushes it."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class _Messages:
@@ -107,9 +124,7 @@ class _Messages:
         try:
             yield
         except OSError:
-            # Python would fail again at exit, when it flushes the stream.
-            with contextlib.suppress(OSError, ValueError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            _discard(self._stream)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

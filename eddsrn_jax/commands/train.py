@@ -17,7 +17,6 @@ from eddsrn_jax.commands.config_flag import (
     why_no_config,
 )
 from eddsrn_jax.commands.process_flags import connect_by_flags, define_process_flags
-from eddsrn_jax.compiler import enable_compilation_cache
 from eddsrn_jax.config_values import Config
 from eddsrn_jax.errors import UsageError
 from eddsrn_jax.paths import workdir_path
@@ -105,7 +104,6 @@ def main() -> int:
     config, workdir = _config_and_workdir()
     _import_own_code(config)
     connect_by_flags(FLAGS)
-    enable_compilation_cache()
     if _DRY_RUN.value:
         for line in dry_run(config):
             print(line, flush=True)

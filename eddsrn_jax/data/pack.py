@@ -12,7 +12,6 @@ import errno
 import itertools
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from eddsrn_jax.data.sources import File, Listing, Source
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.files import delete_leftovers, locked, write_text, written_beside
 from eddsrn_jax.images import count_pixels
+from eddsrn_jax.mesh import usable_cores
 
 _log = logging.getLogger(__name__)
 
@@ -276,7 +276,7 @@ def _decode(source: Source, total: int) -> Iterator[tuple[File, _Pair | InputErr
         except InputError as error:
             return file, error
 
-    workers = os.cpu_count() or 1
+    workers = usable_cores()
     with (
         Progress(f"packing {source.name}", total) as bar,
         concurrent.futures.ThreadPoolExecutor(workers) as pool,

@@ -79,7 +79,9 @@ class Listing:
     def key(self) -> str:
         """The set's name, and a hash of the paths, sizes and times of its files."""
         text = repr((self.name, list(self.files)))
-        return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+        # File names have up to 255 bytes.
+        name = self.name.encode()[:200].decode(errors="ignore")
+        return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,9 @@ Where there is no TensorFlow, as on Python 3.14, grain takes its place.
 
 import atexit
 import collections
+import contextlib
 import importlib.util
+import sys
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import TypeVar
@@ -29,7 +31,9 @@ def _close_streams() -> None:
     them for ever.
     """
     for stream in [*_streams]:
-        stream.close()
+        # A thread may still be reading it.
+        with contextlib.suppress(ValueError):
+            stream.close()
 
 
 def stream_batches(
@@ -53,7 +57,10 @@ def stream_batches(
         prefetch: number of batches that are kept ready.
     """
     is_installed = importlib.util.find_spec
-    by_grain = is_installed("grain") and not is_installed("tensorflow")
+    # TensorFlow has no build for Python 3.14, where an error must name grain.
+    by_grain = not is_installed("tensorflow") and (
+        is_installed("grain") or sys.version_info >= (3, 14)
+    )
     make = _stream_by_grain if by_grain else _stream
     stream = make(sampler, steps, rows, num_threads, prefetch)
     _streams.add(stream)

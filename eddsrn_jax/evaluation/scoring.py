@@ -9,7 +9,6 @@ import concurrent.futures
 import dataclasses
 import itertools
 import logging
-import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,6 +30,7 @@ from eddsrn_jax.evaluation.inputs import (
 from eddsrn_jax.evaluation.metrics import MAX_PSNR, MIN_SIDE, psnr_y, score
 from eddsrn_jax.evaluation.results import Row, before_after
 from eddsrn_jax.images import write_image
+from eddsrn_jax.mesh import usable_cores
 from eddsrn_jax.models import SCALE
 from eddsrn_jax.paths import below
 from eddsrn_jax.restoration.outputs import Restored
@@ -107,7 +107,7 @@ def evaluate(
     has_example = share[0] > 0
     photos = itertools.islice(photos, scoring.max_photos)
     with (
-        concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
+        concurrent.futures.ThreadPoolExecutor(usable_cores()) as pool,
         Progress(f"scoring {dataset}") as bar,
     ):
         for number, (name, photo, *given) in enumerate(photos):

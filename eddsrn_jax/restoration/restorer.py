@@ -97,8 +97,8 @@ class Restorer:
     ) -> "Restorer":
         """Loads weights: included, in a file or folder, from a model hub, or of a run.
 
-        Turns on JAX's compilation cache, unless a folder for it is already set. A later
-        process then starts seconds faster.
+        Turns JAX's compilation cache on, so that a later process starts seconds faster;
+        or off, see `enable_compilation_cache`.
 
         Args:
             weights: name of included weights, path of a file or folder, or repository

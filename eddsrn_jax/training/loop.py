@@ -14,6 +14,7 @@ import jax
 
 from eddsrn_jax import config_values
 from eddsrn_jax.checkpoints.manager import Checkpoints
+from eddsrn_jax.compiler import enable_compilation_cache
 from eddsrn_jax.config_values import Config
 from eddsrn_jax.data.crops import CropSampler
 from eddsrn_jax.data.pack import Pack
@@ -102,6 +103,7 @@ def train_and_evaluate(
     """
     deadline = time.monotonic() + 60 * max_minutes
     check(config)
+    enable_compilation_cache()
     workdir = workdir_path(workdir)
     mesh = make_mesh()
     _require_same_run(config, workdir)

@@ -8,10 +8,12 @@ import re
 import signal
 import sys
 import time
+from unittest import mock
 
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from processes import QUICK, ROOT, command
 from tiny import RESIDENT, final_state, metrics_rows, tiny_flags
 
@@ -62,19 +64,31 @@ def test_xla_flags_are_set_unless_the_user_has_set_them(monkeypatch):
     assert "--xla_cpu_experimental_ynn_fusion_type=-ind" in os.environ["XLA_FLAGS"]
 
 
-def test_no_cache_is_used_with_onednn_whose_programs_cannot_be_stored(monkeypatch):
+def test_no_program_is_stored_with_onednn_even_if_a_cache_is_open(monkeypatch, tmp_path):
     monkeypatch.setattr(compiler, "_keep_freed_memory", lambda: None)
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     monkeypatch.delenv("XLA_FLAGS")
+    cpu = mock.Mock(platform="cpu")
+    monkeypatch.setattr(compiler, "find_devices", lambda: [cpu])
     compiler.set_xla_flags()
     assert "onednn" in os.environ["XLA_FLAGS"]
-    assert jax.config.jax_compilation_cache_dir
-    assert jax.config.jax_enable_compilation_cache
+    folder, shortest = "jax_compilation_cache_dir", compiler._SHORTEST.lower()
+    before = jax.config.values[folder], jax.config.values[shortest]
+    jax.config.update(folder, str(tmp_path))
+    jax.config.update(shortest, 0.0)
+    compilation_cache.reset_cache()
     try:
+        jax.jit(lambda x: x * 3 + 1)(1.0)
+        stored = sorted(tmp_path.iterdir())
+        assert stored
         compiler.enable_compilation_cache()
-        assert not jax.config.jax_enable_compilation_cache
+        jax.jit(lambda x: x * 5 + 2)(1.0)
+        assert sorted(tmp_path.iterdir()) == stored
     finally:
         jax.config.update("jax_enable_compilation_cache", True)
+        jax.config.update(folder, before[0])
+        jax.config.update(shortest, before[1])
+        compilation_cache.reset_cache()
 
 
 @pytest.mark.slow

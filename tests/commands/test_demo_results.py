@@ -1,5 +1,6 @@
 """The web page's results and messages, tested without a browser."""
 
+import functools
 import zipfile
 from pathlib import Path
 from unittest import mock
@@ -95,7 +96,9 @@ def test_photos_are_restored_in_turn_until_the_work_is_cancelled(
     paths[1].write_text("no photo")
     steps = []
     cancelled = lambda: len(steps) == cancel_after  # noqa: E731
-    for step in restore_all(work, paths, "photo", 1.0, cancelled):
+    for step in restore_all(
+        functools.partial(show, work), paths, "photo", 1.0, cancelled
+    ):
         steps.append(step)
     names = ["1. a.png", "2. bad.png", "3. c.png"][:cancel_after]
     assert [[*results] for results, _ in steps] == [
@@ -125,7 +128,7 @@ def test_the_archive_has_every_result_under_a_name_of_its_own(tmp_path):
 
 def test_new_results_of_a_page_replace_its_earlier_ones(work, tmp_path):
     gradio = mock.MagicMock()
-    run, _, _, close = make_handlers(gradio, work, tmp_path)
+    run, _, _, close = make_handlers(gradio, functools.partial(show, work), tmp_path)
     path = tmp_path / "photo.png"
     Image.new("RGB", (9, 8), (90, 60, 30)).save(path)
 
@@ -154,7 +157,9 @@ def test_a_page_that_is_closed_during_a_photo_leaves_no_results(work, tmp_path):
             close(session)
         return results
 
-    run, _, _, close = make_handlers(mock.MagicMock(), close_during, tmp_path)
+    run, _, _, close = make_handlers(
+        mock.MagicMock(), functools.partial(show, close_during), tmp_path
+    )
     path = tmp_path / "photo.png"
     Image.new("RGB", (9, 8), (90, 60, 30)).save(path)
     assert len(list(run([(path, None)] * 3, "", 1.0, session))) == 2
