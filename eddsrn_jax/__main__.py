@@ -3,7 +3,7 @@
 import sys
 
 from eddsrn_jax import __version__
-from eddsrn_jax.commands.signals import interruptible
+from eddsrn_jax.commands.signals import interruptible, while_read
 
 _USAGE = """eddsrn COMMAND [flags]      (or: python -m eddsrn_jax COMMAND [flags])
 
@@ -18,8 +18,7 @@ Commands:
   doctor    checks the installation: versions, devices, missing packages
 
   eddsrn COMMAND --help lists the flags of a command.
-  eddsrn --version prints the version.
-"""
+  eddsrn --version prints the version."""
 
 
 def main() -> None:
@@ -28,11 +27,9 @@ def main() -> None:
     if name == "help":
         # `eddsrn help restore` is the same as `eddsrn restore --help`.
         name, *arguments = [*arguments, "--help"]
-    if name in ("-h", "--help"):
-        print(_USAGE, end="")
-        return
-    if name == "--version":
-        print(__version__)
+    if name in ("-h", "--help", "--version"):
+        with while_read():
+            print(__version__ if name == "--version" else _USAGE)
         return
     sys.argv = [name, *arguments]
     # Only the command's own module is imported, so that it starts quickly.

@@ -1,6 +1,5 @@
 """Common parts of all commands: flags, messages, one-line errors, exit codes."""
 
-import contextlib
 import difflib
 import io
 import logging
@@ -29,6 +28,7 @@ from eddsrn_jax.commands.signals import (
     interruptible,
     raised_again,
     survive_closed_stderr,
+    while_read,
 )
 from eddsrn_jax.compiler import set_xla_flags
 from eddsrn_jax.config_values import flatten
@@ -216,8 +216,7 @@ def _parse_flags(main: Callable[..., Any], flag_values: flags.FlagValues) -> lis
     """Parses `sys.argv`; errors of absl and ml_collections become one line."""
     try:
         if _HELP & {*sys.argv[1:]}:
-            # The reader of the help may have closed the pipe.
-            with contextlib.suppress(BrokenPipeError):
+            with while_read():
                 _show_help(main, flag_values)
             sys.exit(0)
         arguments = flag_values(sys.argv)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import eddsrn_jax
 from eddsrn_jax.commands.extras import EXTRAS, installing, missing
-from eddsrn_jax.commands.signals import flush_stdout, interruptible
+from eddsrn_jax.commands.signals import interruptible, while_read
 
 # Modules that restoring needs, by the names of their distributions.
 _MODULES = {
@@ -161,10 +161,7 @@ def run() -> None:
         # Paths may have characters that stdout cannot show.
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")
-        try:
+        code = 1
+        with while_read():
             code = main()
-        except BrokenPipeError:
-            # Nobody reads the report any more.
-            code = 1
-        flush_stdout()
     sys.exit(code)

@@ -89,13 +89,30 @@ def survive_closed_stderr() -> None:
     sys.stderr = messages
 
 
+@contextlib.contextmanager
+def while_read() -> Iterator[None]:
+    """Leaves a block quietly if nobody reads its output any more, as with `| head`."""
+    try:
+        yield
+    except BrokenPipeError:
+        _discard(sys.stdout)
+    flush_stdout()
+
+
 def flush_stdout() -> None:
-    """Writes what stdout has buffered, and discards it if its reader is gone."""
+    """Writes what stdout has buffered; without a reader it is discarded.
+
+    Raises:
+        SystemExit: it cannot be written, for example because the disk is full.
+    """
     try:
         if sys.stdout:
             sys.stdout.flush()
-    except OSError:
+    except BrokenPipeError:
         _discard(sys.stdout)
+    except OSError as error:
+        _discard(sys.stdout)
+        sys.exit(f"error: standard output cannot be written: {error.strerror}")
 
 
 def _discard(stream: TextIO) -> None:

@@ -221,6 +221,16 @@ def test_evaluate_scores_photo_degradations_beside_the_gaussian_weights(
             ["--workdir=/absent", "--dataset=Set14"],
             *(2, "--dataset=Set14: expected NAME=DIR"),
         ),
+        (
+            "evaluate",
+            ["--dataset=Set14=.", "--dataset=set14=.."],
+            *(2, "--dataset=set14=..: another set is named set14 too"),
+        ),
+        (
+            "evaluate",
+            ["--dataset=C:\\a=."],
+            *(2, "--dataset=C:\\a=.: 'C:\\\\a' cannot be a file name"),
+        ),
         ("evaluate", ["--step=x"], 2, "flag --step=x: "),
         ("evaluate", ["runs/mine"], 2, "unexpected arguments: runs/mine"),
         (

@@ -361,3 +361,12 @@ def test_memory_of_a_cpu_is_that_of_the_machine_or_container(monkeypatch, tmp_pa
             assert device_memory(jax.local_devices()[0]) == expected
     pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     assert device_memory(jax.local_devices()[0]) == pytest.approx(pages, rel=0.01)
+
+
+def test_threads_are_as_many_as_the_cores_that_may_be_used_up_to_16(monkeypatch):
+    for cores, expected in ((2, 2), (64, 16)):
+        # Windows and macOS lack this function.
+        monkeypatch.setattr(
+            os, "sched_getaffinity", lambda _, n=cores: set(range(n)), raising=False
+        )
+        assert mesh.usable_cores() == expected

@@ -106,3 +106,38 @@ def test_work_goes_on_without_stderr(how):
         )
     out, _ = run.communicate(timeout=300)
     assert (run.returncode, out) == (0, "done\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train.py", "--help"),
+        ("-m", "eddsrn_jax", "help"),
+        ("-m", "eddsrn_jax", "doctor"),
+    ],
+)
+def test_output_that_nobody_reads_is_no_error(arguments):
+    reading, writing = os.pipe()
+    os.close(reading)
+    run = subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, stdout=writing, stderr=subprocess.PIPE
+    )
+    os.close(writing)
+    assert b"Exception ignored" not in run.stderr and b"Traceback" not in run.stderr
+    # Python's code for a failed flush at exit is 120.
+    assert run.returncode in (0, 1)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has this device")
+def test_output_that_cannot_be_written_is_named_in_one_line():
+    with open("/dev/full", "w") as full:
+        run = subprocess.run(
+            [sys.executable, "train.py", "--help"],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONUNBUFFERED": ""},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    message = "error: standard output cannot be written: No space left on device\n"
+    assert (run.returncode, run.stderr) == (1, message)

@@ -238,3 +238,9 @@ def test_processes_with_different_photos_are_refused(photo_folder, monkeypatch):
     monkeypatch.setattr(setup, "gather", lambda value: [value, value])
     with pytest.raises(InputError, match="their photos of photos differ: process 0 has"):
         open_data(tiny_config(photo_folder))
+
+
+def test_a_set_with_a_long_name_has_a_file_name_that_every_system_takes(tmp_path):
+    folder = write(tmp_path / ("写" * 84), "a.png")
+    key = folder_source(folder, "写" * 300).listing().key
+    assert len(f"{key}.json".encode()) < 255 and key.startswith("写写")
