@@ -71,7 +71,9 @@ def sections() -> dict[str, Callable[[], Iterator[Row]]]:
 def main() -> None:
     """Measures the sections that the flags name, then prints and saves the table."""
     from benchmarks.timing import machine
+    from eddsrn_jax.compiler import enable_compilation_cache
 
+    enable_compilation_cache()
     measure = sections()
     for name in _SECTIONS.value:
         if name not in measure:

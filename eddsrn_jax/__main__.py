@@ -3,7 +3,8 @@
 import sys
 
 from eddsrn_jax import __version__
-from eddsrn_jax.commands.signals import interruptible, while_read
+from eddsrn_jax.commands.signals import interruptible
+from eddsrn_jax.commands.streams import while_read
 
 _USAGE = """eddsrn COMMAND [flags]      (or: python -m eddsrn_jax COMMAND [flags])
 

@@ -5,6 +5,7 @@ import hashlib
 import logging
 import os
 import platform
+import re
 import warnings
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def enable_compilation_cache() -> None:
         InputError: see `find_devices`.
     """
     on_cpu = find_devices()[0].platform == "cpu"
-    if on_cpu and _ONEDNN in os.environ.get("XLA_FLAGS", ""):
+    if on_cpu and _USES_ONEDNN.search(os.environ.get("XLA_FLAGS", "")):
         # XLA would try to store the programs. That fails ("MemoryError: std::bad_alloc"),
         # or crashes the process, as on Python 3.14 with glibc 2.43.
         jax.config.update("jax_enable_compilation_cache", False)
@@ -75,6 +76,8 @@ def _processor(*fields: str) -> str:
     except (OSError, StopIteration):
         return platform.processor()
 
+
+_USES_ONEDNN = re.compile(r"onednn_custom_call(?!=(?:false|0)\b)", re.IGNORECASE)
 
 # GPUs and TPUs ignore these flags. On CPUs, this one disables one way of lowering
 # convolutions. A training step then takes 0.8 times as long.

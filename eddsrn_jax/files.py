@@ -148,14 +148,15 @@ def cache_root() -> Path:
     try:
         return Path.home() / ".cache" / "eddsrn_jax"
     except RuntimeError:
-        user = getattr(os, "getuid", lambda: 0)()
+        # Windows has no such number, and its temporary folder is the user's own.
+        user = os.getuid() if hasattr(os, "getuid") else 0
         folder = Path(tempfile.gettempdir(), f"eddsrn_jax-{user}")
     with contextlib.suppress(OSError):
         folder.mkdir(mode=0o700, exist_ok=True)
         found = folder.lstat()
         # The cache holds programs, so nobody else may have made it.
-        private = stat.S_ISDIR(found.st_mode) and not found.st_mode & 0o022
-        if private and found.st_uid == user:
+        private = os.name == "nt" or not found.st_mode & 0o022
+        if stat.S_ISDIR(found.st_mode) and private and found.st_uid == user:
             return folder
     return Path(tempfile.mkdtemp(prefix="eddsrn_jax-"))
 

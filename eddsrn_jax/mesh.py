@@ -42,7 +42,7 @@ def device_memory(device: Device) -> int:
 
 
 def usable_cores() -> int:
-    """Returns the number of CPU cores that this process may use, at most 16.
+    """Returns the number of CPU cores that this process may run on, at most 16.
 
     Memory that grows with this number stays bounded on large machines, where a container
     or a cluster's job may get little of it.

@@ -24,12 +24,10 @@ from tqdm import tqdm
 from eddsrn_jax.commands.extras import advice
 from eddsrn_jax.commands.signals import (
     end_on_hangup,
-    flush_stdout,
     interruptible,
     raised_again,
-    survive_closed_stderr,
-    while_read,
 )
+from eddsrn_jax.commands.streams import flush_stdout, survive_closed_stderr, while_read
 from eddsrn_jax.compiler import set_xla_flags
 from eddsrn_jax.config_values import flatten
 from eddsrn_jax.distributed import lost_a_process
@@ -62,8 +60,7 @@ def _show_messages() -> None:
     )
     # Its message about a large photo speaks of attacks.
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-    # By default tqdm has a lock for several processes, for which some systems start a
-    # process.
+    # tqdm's default lock is shared by processes, and Python may start one to watch it.
     tqdm.set_lock(threading.RLock())
     handler = _AroundProgressBars()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
@@ -141,6 +138,9 @@ def execute(
         if arguments:
             raise UsageError(f"unexpected arguments: {' '.join(arguments)}")
         return main() or 0
+    except BrokenPipeError:
+        # Nobody reads the output any more, as with `| head`.
+        return 0
     except (InputError, OSError, FloatingPointError) as error:
         _show_error(error)
         return 2 if isinstance(error, UsageError) else 1
@@ -187,11 +187,13 @@ def _unusable_system(error: Exception) -> str | None:
 
 
 def _leave(code: int) -> int:
-    """Returns the exit code; in a multi-process run, exits immediately instead.
+    """Writes the rest of the output, and returns the exit code.
 
-    A normal exit would wait for the other processes.
+    In a multi-process run the process exits here; a normal exit would wait for others.
     """
-    flush_stdout()
+    if problem := flush_stdout():
+        _show_error(problem)
+        code = code or 1
     if jax.distributed.is_initialized():
         os._exit(code)
     return code

@@ -16,7 +16,6 @@ from absl import flags
 from eddsrn_jax.commands.command_line import run_command
 from eddsrn_jax.commands.demo_page import make_page
 from eddsrn_jax.commands.demo_results import (
-    NOTHING,
     OUTPUTS,
     restore_upload,
     show,
@@ -118,7 +117,7 @@ def main() -> None:
             shown = worker.submit(show, work, *arguments)
         except RuntimeError:
             # The server is stopping.
-            return NOTHING
+            return (None,) * 4 + ("",)
         return shown.result()
 
     # Uploads and results are deleted with this folder when the server stops. On Windows

@@ -81,10 +81,6 @@ def before(path: Path, result: Path) -> Path:
     return target
 
 
-# The results of `show` for a page whose server is stopping.
-NOTHING = (None, None, None, None, "")
-
-
 def show(work: Any, photo: Path, weights: str, strength: float) -> tuple:
     """Restores a photo for the page.
 
@@ -102,7 +98,7 @@ def show(work: Any, photo: Path, weights: str, strength: float) -> tuple:
         results, note = work(photo, weights, strength)
     except InputError as error:
         message = _plain_markdown(in_page_words(str(error)))
-        return (*NOTHING[:-1], f"**Not restored.** {message}")
+        return (None,) * 4 + (f"**Not restored.** {message}",)
     sliders = [(str(before(photo, file)), str(file)) for file in results.values()]
     return (*sliders, *(str(file) for file in results.values()), note)
 

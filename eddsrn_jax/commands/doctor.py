@@ -16,7 +16,7 @@ from pathlib import Path
 
 import eddsrn_jax
 from eddsrn_jax.commands.extras import EXTRAS, installing, missing
-from eddsrn_jax.commands.signals import interruptible, while_read
+from eddsrn_jax.commands.streams import while_read
 
 # Modules that restoring needs, by the names of their distributions.
 _MODULES = {
@@ -156,12 +156,15 @@ def run() -> None:
     """Runs the command as a process."""
     # This command must also run where the libraries of the others are missing.
     parser = argparse.ArgumentParser("eddsrn doctor", description=__doc__)
-    parser.parse_args()
-    with interruptible():
-        # Paths may have characters that stdout cannot show.
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="backslashreplace")
-        code = 1
+    # Paths may have characters that stdout cannot show.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    code = 0
+    try:
         with while_read():
+            parser.parse_args()
             code = main()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 130
     sys.exit(code)

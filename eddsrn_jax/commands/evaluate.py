@@ -147,8 +147,9 @@ def parse_datasets(values: list[str]) -> dict[str, Path | str]:
         if any(x in name for x in "/\\:") or name.startswith("."):
             raise UsageError(f"--dataset={value}: {name!r} cannot be a file name")
         # Some file systems ignore case.
-        if name.casefold() in map(str.casefold, datasets):
-            raise UsageError(f"--dataset={value}: another set is named {name} too")
+        for other in datasets:
+            if name.lower() == other.lower():
+                raise UsageError(f"--dataset={value}: another set is named {other}")
         pairs = folder.startswith("pairs:")
         datasets[name] = folder if pairs else local_path(folder, f"--dataset={name}")
     return datasets

@@ -186,14 +186,14 @@ def _restore_stream(outputs: tuple[str, ...]) -> int:
             "-: standard output takes one result; give one output and no --output_dir"
         )
     # A shell closes them with <&- and >&-.
-    if sys.stdin is None or sys.stdout is None:
+    if sys.stdin is None or (sys.stdout is None and not _OUTPUT.value):
         raise UsageError("-: standard input and standard output must be open")
     with tempfile.TemporaryDirectory(prefix="eddsrn-") as folder:
         photo = Path(folder, "standard input")
         photo.write_bytes(sys.stdin.buffer.read())
         result = Path(folder, f"result.{_FORMAT.value}")
         code = _restore([photo], outputs, _path(_OUTPUT) or result)
-        if result.exists():
+        if result.exists() and sys.stdout:
             sys.stdout.buffer.write(result.read_bytes())
             sys.stdout.buffer.flush()
     return code

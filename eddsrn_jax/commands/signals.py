@@ -1,4 +1,4 @@
-"""Reactions of a command to signals, and to a closed stderr.
+"""Reactions of a command to signals.
 
 This module imports nothing that takes time, so that Ctrl-C is answered at once.
 """
@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -77,71 +77,3 @@ def _interrupt_main_thread(number: int) -> None:
         signal.pthread_kill(threading.main_thread().ident or 0, number)
     else:
         signal.raise_signal(number)
-
-
-def survive_closed_stderr() -> None:
-    """Lets the process work on if nobody reads its messages any more."""
-    if sys.stderr is None:
-        sys.stderr = open(  # noqa: SIM115
-            os.devnull, "w", encoding="utf-8", errors="backslashreplace"
-        )
-    messages: Any = _Messages(sys.stderr)
-    sys.stderr = messages
-
-
-@contextlib.contextmanager
-def while_read() -> Iterator[None]:
-    """Leaves a block quietly if nobody reads its output any more, as with `| head`."""
-    try:
-        yield
-    except BrokenPipeError:
-        _discard(sys.stdout)
-    flush_stdout()
-
-
-def flush_stdout() -> None:
-    """Writes what stdout has buffered; without a reader it is discarded.
-
-    Raises:
-        SystemExit: it cannot be written, for example because the disk is full.
-    """
-    try:
-        if sys.stdout:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        _discard(sys.stdout)
-    except OSError as error:
-        _discard(sys.stdout)
-        sys.exit(f"error: standard output cannot be written: {error.strerror}")
-
-
-def _discard(stream: TextIO) -> None:
-    """Sends a stream to nowhere; Python would fail again at exit, when it flushes it."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-class _Messages:
-    """The stream of messages; it falls silent when its reader goes away."""
-
-    def __init__(self, stream: TextIO):
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        with self._until_closed():
-            return self._stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with self._until_closed():
-            self._stream.flush()
-
-    @contextlib.contextmanager
-    def _until_closed(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError:
-            _discard(self._stream)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)

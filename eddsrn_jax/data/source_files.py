@@ -79,7 +79,7 @@ class Listing:
     def key(self) -> str:
         """The set's name, and a hash of the paths, sizes and times of its files."""
         text = repr((self.name, list(self.files)))
-        # File names have up to 255 bytes.
+        # File names have up to 255 bytes; the hash and an extension follow.
         name = self.name.encode()[:200].decode(errors="ignore")
         return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 

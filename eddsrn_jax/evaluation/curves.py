@@ -75,7 +75,7 @@ def write_costs(
 ) -> None:
     """Draws the mean PSNR of every method by its time and by its arithmetic.
 
-    Every set and output has two panels. The methods are numbered.
+    Every set and output has up to two panels. The methods are numbered.
 
     Args:
         path: SVG file to write.

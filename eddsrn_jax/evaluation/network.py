@@ -199,7 +199,8 @@ def score_sources(
         InputError: there is no set or no photo, or two sets have the same name.
     """
     names = [source.name for source in sources]
-    if len(set(names)) < len(names):
+    # Some file systems ignore case.
+    if len({name.lower() for name in names}) < len(names):
         raise InputError(f"two sets have the same name: {', '.join(names)}")
     if not sources:
         raise InputError("nothing to score: give --dataset=NAME=DIR")

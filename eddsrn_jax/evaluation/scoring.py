@@ -84,7 +84,7 @@ def evaluate(
     output_dir: Path | None = None,
     share: tuple[int, int] = (0, 1),
 ) -> list[Row]:
-    """Scores methods on photos; warns of photos too small for the metrics, skips them.
+    """Scores methods on photos; skips those too small for the metrics, with a warning.
 
     Args:
         methods: methods by name. If one has a method `prepare(height, width)`, as

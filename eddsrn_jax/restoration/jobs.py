@@ -340,7 +340,7 @@ def _check_single_target(jobs: Sequence[Job], placing: Placing, path: Path) -> N
 
 
 def _sharing_a_target(jobs: Sequence[Job]) -> dict[Job, Job]:
-    """Maps each job that would write the file of another job to one such other job."""
+    """Maps each job whose target another job has too to one of those others."""
     owners: dict[str, list[Job]] = {}
     for job in jobs:
         for target in job.targets.values():

@@ -59,7 +59,7 @@ def write_onnx(path: Path, model: nn.Module, params: Any) -> None:
     restore = lambda images: apply(model, params, images)  # noqa: E731
     recorded, outputs = jax.make_jaxpr(restore, return_shape=True)(images)
     graph = _Graph(onnx.helper, onnx.numpy_helper)
-    results = graph.run(recorded.jaxpr, recorded.consts, [graph.extended("image")])
+    results = graph.run(recorded.jaxpr, recorded.consts, [graph.extend("image")])
     leaves = jax.tree.leaves(outputs)
     names = sorted(outputs)
     scales = {name: x.shape[1] // STRIDE for name, x in abstract_outputs(model).items()}
@@ -109,7 +109,7 @@ class _Graph:
         # Name of the recorded operations' input, whose size names the others.
         self._input = ""
 
-    def extended(self, image: str) -> str:
+    def extend(self, image: str) -> str:
         """Mirrors images [N, h, w, C] at their end to multiples of STRIDE."""
         for axis in (1, 2):
             size = self._node("Shape", image, start=axis, end=axis + 1)

@@ -83,6 +83,8 @@ def train_and_evaluate(
 ) -> signal.Signals | None:
     """Starts or resumes the run of a workdir, then evaluates its best checkpoint.
 
+    It turns JAX's compilation cache on, or off, see `enable_compilation_cache`.
+
     Args:
         config: values of the run, see configs/eddsrn.py.
         workdir: folder for checkpoints, logs and results; made if absent.

@@ -71,17 +71,19 @@ def test_restoring_needs_no_package_of_training_or_testing():
         ("3.11", "linux", "x86_64", ["tensorflow-cpu"]),
         ("3.13", "linux", "aarch64", ["tensorflow"]),
         ("3.13", "darwin", "arm64", ["tensorflow"]),
-        ("3.14", "linux", "x86_64", []),
-        ("3.14", "darwin", "arm64", []),
+        ("3.14", "linux", "x86_64", ["grain"]),
+        ("3.14", "darwin", "arm64", ["grain"]),
     ],
 )
-def test_tensorflow_is_required_where_it_has_a_build(python, system, machine, expected):
+def test_tensorflow_or_grain_is_required_to_stream_crops(
+    python, system, machine, expected
+):
     environment = {"python_version": python, "sys_platform": system}
     environment["platform_machine"] = machine
     chosen = [
         name
         for name, requirement in requirements("train").items()
-        if name.startswith("tensorflow") and name != "tensorflow-datasets"
+        if name in ("tensorflow", "tensorflow-cpu", "grain")
         if requirement.marker is None or requirement.marker.evaluate(environment)
     ]
     assert chosen == expected
