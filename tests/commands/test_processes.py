@@ -190,6 +190,11 @@ def test_death_of_one_process_ends_the_others_and_the_run_can_resume(
     flags = tiny_flags(folder, tmp_path / "run", **ENDLESS)
     processes = start(count, "train.py", *flags)
     wait_for(tmp_path / "run" / "metrics.jsonl", '"step": 10')
+    # A checkpoint is written in the background, and is named after its step at the end.
+    saves, end = tmp_path / "run" / "checkpoints", time.monotonic() + 600
+    while not any(path.name.isdigit() for path in saves.iterdir()):
+        assert time.monotonic() < end, [*saves.iterdir()]
+        time.sleep(0.05)
     processes[victim].kill()
     begun = time.monotonic()
     for process in (*processes[:victim], *processes[victim + 1 :]):
