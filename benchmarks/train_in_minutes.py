@@ -94,14 +94,12 @@ def train(photos: Path, out: Path) -> None:
     start = time.monotonic()
     deadline = start + 60 * _MINUTES.value
     # Imported here, so that --help is answered immediately.
-    from eddsrn_jax.compiler import enable_compilation_cache
     from eddsrn_jax.mesh import make_mesh, replicate
     from eddsrn_jax.models import make_network
     from eddsrn_jax.training.setup import compile_step, open_batches, open_data
     from eddsrn_jax.training.state import create_train_state
     from eddsrn_jax.training.step_metrics import StepMetrics
 
-    enable_compilation_cache()
     config = _CONFIG.value
     config.data.source = f"folder:{photos}"
     config.data.pipeline = "resident"

@@ -78,7 +78,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.on_error = "skip"
     # Folder for decoded photos (DIV2K: 6.6 GB). Empty: ~/.cache/eddsrn_jax/packs.
     config.data.cache_dir = ""
-    # "stream": the host cuts the crops, with tf.data, or with grain if that is missing.
+    # "stream": the host cuts the crops, with tf.data, or with grain on Python 3.14.
     # "resident": the devices cut them, from all photos in device memory.
     config.data.pipeline = "stream"
     # Side of a crop in pixels of the photo, a multiple of 4.

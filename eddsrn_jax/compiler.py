@@ -14,7 +14,7 @@ import jaxlib
 from jax.experimental.compilation_cache import compilation_cache
 
 from eddsrn_jax.files import cache_root
-from eddsrn_jax.mesh import find_devices
+from eddsrn_jax.machine import find_devices
 
 _log = logging.getLogger(__name__)
 

@@ -1,81 +1,32 @@
 """Data parallelism: one axis of devices, a replicated state, sharded batches."""
 
-import contextlib
 import logging
-import os
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import numpy as np
-import psutil
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from eddsrn_jax.compiler import enable_compilation_cache
 from eddsrn_jax.errors import InputError
+from eddsrn_jax.machine import Device, find_devices
 
 _log = logging.getLogger(__name__)
 
 DATA_AXIS = "data"
-# Files with the memory limit of a Linux container, by cgroups of version 2 and 1.
-CONTAINER_LIMITS = (
-    Path("/sys/fs/cgroup/memory.max"),
-    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-)
-# Type checkers take this class of JAX for a variable.
-Device: TypeAlias = jax.Device  # pyright: ignore[reportInvalidTypeForm]
-
-
-def device_memory(device: Device) -> int:
-    """Returns the memory of a device in bytes.
-
-    For a CPU it is that of the machine, or of the container that the process runs in.
-    """
-    if stats := device.memory_stats():
-        return stats["bytes_limit"]
-    limits = [psutil.virtual_memory().total]
-    for path in CONTAINER_LIMITS:
-        # A container without a limit has the word "max" in the file.
-        with contextlib.suppress(OSError, ValueError):
-            limits.append(int(path.read_text()))
-    return min(limits)
-
-
-def usable_cores() -> int:
-    """Returns the number of CPU cores that this process may run on, at most 16.
-
-    Memory that grows with this number stays bounded on large machines, where a container
-    or a cluster's job may get little of it.
-    """
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return min(cores, 16)
-
-
-def find_devices() -> list[Device]:
-    """Returns all devices of the run.
-
-    Raises:
-        InputError: JAX finds no device of the platforms that it was told to use.
-    """
-    try:
-        return jax.devices()
-    # JAX raises an AssertionError without a message if the machine has no GPU.
-    except (RuntimeError, AssertionError) as error:
-        platforms = jax.config.values["jax_platforms"] or ""
-        reason = (str(error) or "none is found").splitlines()[0]
-        raise InputError(
-            f"JAX_PLATFORMS={platforms}: no device can be used ({reason}); unset"
-            " JAX_PLATFORMS to use any device. A GPU needs pip install 'jax[cuda13]'"
-        ) from error
 
 
 def make_mesh(devices: list[Device] | None = None) -> Mesh:
     """Makes a mesh with one axis, "data", over the given or all devices of the run.
 
+    Every training needs a mesh, so JAX's compilation cache is set up here, see
+    `enable_compilation_cache`.
+
     Raises:
         InputError: see `find_devices`.
     """
+    enable_compilation_cache()
     devices = devices or find_devices()
     # JAX rejects the reshape of a pixel shuffle under explicit axes, so they are Auto.
     return jax.make_mesh(

@@ -70,7 +70,7 @@ def _version(distribution: str) -> str:
 def _describe_devices() -> Iterator[str]:
     from eddsrn_jax.compiler import set_xla_flags
     from eddsrn_jax.errors import InputError
-    from eddsrn_jax.mesh import device_memory, find_devices
+    from eddsrn_jax.machine import device_memory, find_devices
 
     # Before JAX starts, as in the other commands.
     set_xla_flags()
@@ -111,7 +111,7 @@ def try_restoring() -> str:
     try:
         import numpy as np
 
-        from eddsrn_jax.mesh import find_devices
+        from eddsrn_jax.machine import find_devices
         from eddsrn_jax.restoration.restorer import Restorer
 
         find_devices()

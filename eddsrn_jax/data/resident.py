@@ -14,7 +14,8 @@ from jax.sharding import Mesh, PartitionSpec
 
 from eddsrn_jax.data.crops import CropSampler
 from eddsrn_jax.errors import InputError
-from eddsrn_jax.mesh import DATA_AXIS, device_memory, replicate, shard_batch
+from eddsrn_jax.machine import device_memory
+from eddsrn_jax.mesh import DATA_AXIS, replicate, shard_batch
 
 # A byte's address is a block and an offset in it, because one int32 ends at 2 GB.
 _BLOCK = 256

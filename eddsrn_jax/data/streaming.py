@@ -1,12 +1,11 @@
 """The tf.data pipeline, which cuts the crops of coming steps while the device works.
 
-Where there is no TensorFlow, as on Python 3.14, grain takes its place.
+On Python 3.14, for which TensorFlow has no build, grain takes its place.
 """
 
 import atexit
 import collections
 import contextlib
-import importlib.util
 import sys
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -18,6 +17,8 @@ import numpy as np
 from eddsrn_jax.data.crops import CropSampler
 from eddsrn_jax.data.source_files import import_tensorflow
 
+# TensorFlow has no build for Python 3.14.
+LIBRARY = "tensorflow" if sys.version_info < (3, 14) else "grain"
 Batch = dict[str, np.ndarray]
 _Batch = TypeVar("_Batch")
 _streams: weakref.WeakSet[Generator] = weakref.WeakSet()
@@ -56,12 +57,7 @@ def stream_batches(
         num_threads: number of threads that cut crops.
         prefetch: number of batches that are kept ready.
     """
-    is_installed = importlib.util.find_spec
-    # TensorFlow has no build for Python 3.14, where an error must name grain.
-    by_grain = not is_installed("tensorflow") and (
-        is_installed("grain") or sys.version_info >= (3, 14)
-    )
-    make = _stream_by_grain if by_grain else _stream
+    make = {"tensorflow": _stream_by_tensorflow, "grain": _stream_by_grain}[LIBRARY]
     stream = make(sampler, steps, rows, num_threads, prefetch)
     _streams.add(stream)
     return stream
@@ -77,7 +73,7 @@ def _stream_by_grain(
     yield from dataset.to_iter_dataset(options)
 
 
-def _stream(
+def _stream_by_tensorflow(
     sampler: CropSampler, steps: range, rows: slice, num_threads: int, prefetch: int
 ) -> Generator[Batch, None, None]:
     tf = import_tensorflow()

@@ -15,7 +15,6 @@ from eddsrn_jax.checkpoints.found_weights import find_weights
 from eddsrn_jax.checkpoints.manager import Checkpoints
 from eddsrn_jax.checkpoints.torch_weights import read_peers
 from eddsrn_jax.checkpoints.weights import Network, read_network
-from eddsrn_jax.compiler import enable_compilation_cache
 from eddsrn_jax.config_values import Config
 from eddsrn_jax.data.pairs import PAIRS, pairs_source
 from eddsrn_jax.data.photo_record import open_validation, photo_places
@@ -37,6 +36,7 @@ from eddsrn_jax.evaluation.scoring import (
     example_path,
 )
 from eddsrn_jax.files import make_folder
+from eddsrn_jax.machine import find_devices
 from eddsrn_jax.models import abstract_outputs
 from eddsrn_jax.paths import local_path, printable, workdir_path
 from eddsrn_jax.restoration.restorer import Restorer
@@ -120,7 +120,7 @@ def evaluate_network(
     Raises:
         InputError: one of these does not exist, or there is no photo to score.
     """
-    enable_compilation_cache()
+    find_devices()
     workdir = workdir_path(workdir) if workdir else None
     candidate = _open_run(workdir, step) if workdir else _open_weights(weights)
     sources = open_folders(datasets or {})

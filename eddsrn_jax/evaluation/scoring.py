@@ -30,7 +30,7 @@ from eddsrn_jax.evaluation.inputs import (
 from eddsrn_jax.evaluation.metrics import MAX_PSNR, MIN_SIDE, psnr_y, score
 from eddsrn_jax.evaluation.results import Row, before_after
 from eddsrn_jax.images import write_image
-from eddsrn_jax.mesh import usable_cores
+from eddsrn_jax.machine import usable_cores
 from eddsrn_jax.models import SCALE
 from eddsrn_jax.paths import below
 from eddsrn_jax.restoration.outputs import Restored

@@ -13,7 +13,6 @@ import numpy as np
 from eddsrn_jax.checkpoints.found_weights import WEIGHTS_FILE
 from eddsrn_jax.checkpoints.torch_weights import read_peers
 from eddsrn_jax.checkpoints.weights import Network, read_network
-from eddsrn_jax.compiler import enable_compilation_cache
 from eddsrn_jax.config_values import Config
 from eddsrn_jax.data.sources import open_split
 from eddsrn_jax.distributed import wait_for_others
@@ -30,6 +29,7 @@ from eddsrn_jax.evaluation.results import OUTPUT_TITLES, markdown, means
 from eddsrn_jax.evaluation.scoring import PAPER, Method, Scoring, middle
 from eddsrn_jax.files import to_json, write_text, written_beside
 from eddsrn_jax.images import read_image, write_image
+from eddsrn_jax.machine import find_devices
 from eddsrn_jax.models import abstract_params
 from eddsrn_jax.models.complexity import count_parameters, macs_per_pixel
 from eddsrn_jax.paths import local_path, printable
@@ -88,7 +88,7 @@ def compare(
     Raises:
         InputError: existing weights cannot be read, or a folder or photo is missing.
     """
-    enable_compilation_cache()
+    find_devices()
     sources = open_folders(datasets)
     photo = _open_photo(figure) if figure else None
     entries = read_entries(config, dtype=dtype, peers=peers)

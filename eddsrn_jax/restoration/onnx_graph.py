@@ -116,7 +116,7 @@ class _Graph:
             size = self._node("Squeeze", size)
             blocks = self._node("Div", self._node("Add", size, STRIDE - 1), STRIDE)
             index = self._node("Range", 0, self._node("Mul", blocks, STRIDE), 1)
-            # As in resize.mirrored.
+            # The function `mirrored` of ops/resize.py computes the same indices.
             double = self._node("Mul", size, 2)
             index = self._node("Mod", index, double)
             opposite = self._node("Sub", self._node("Sub", double, 1), index)

@@ -22,7 +22,7 @@ from eddsrn_jax.errors import InputError
 from eddsrn_jax.files import written_beside
 from eddsrn_jax.images.metadata import describes
 from eddsrn_jax.images.pixels import from_pillow, to_pillow
-from eddsrn_jax.mesh import device_memory
+from eddsrn_jax.machine import device_memory
 from eddsrn_jax.models import SCALE, STRIDE, abstract_outputs, apply
 from eddsrn_jax.models.complexity import activation_bytes_per_pixel
 from eddsrn_jax.restoration.blocks import Block, gray, is_gray, make_block
@@ -67,10 +67,13 @@ class Restorer:
                 at once, a multiple of 8. None takes the largest useful one that fits
                 the memory.
 
+        JAX's compilation cache is set up, see `enable_compilation_cache`.
+
         Raises:
             InputError: the model lacks an output, or the window is not a multiple of 8
-                or too small for two halos and pixels between them.
+                or too small for two halos and pixels between them; or there is no device.
         """
+        enable_compilation_cache()
         device = jax.local_devices()[0]
         self.sigma_range = sigma_range
         self._outputs = _check_outputs(outputs, model) if outputs else None
@@ -97,9 +100,6 @@ class Restorer:
     ) -> "Restorer":
         """Loads weights: included, in a file or folder, from a model hub, or of a run.
 
-        Turns JAX's compilation cache on, so that a later process starts seconds faster;
-        or off, see `enable_compilation_cache`.
-
         Args:
             weights: name of included weights, path of a file or folder, or repository
                 such as "org/repo", see `find_weights`; by default the package's default
@@ -119,7 +119,6 @@ class Restorer:
             )
         if dtype is not None and dtype not in _DTYPES:
             raise InputError(f"dtype={dtype!r}: expected one of {', '.join(_DTYPES)}")
-        enable_compilation_cache()
         if workdir:
             # Orbax takes seconds to import.
             from eddsrn_jax.checkpoints.manager import read_run

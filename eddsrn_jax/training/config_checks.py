@@ -10,7 +10,7 @@ from eddsrn_jax.config_values import Config, flatten
 from eddsrn_jax.data.pairs import PAIRS
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.evaluation.inputs import SPOILINGS
-from eddsrn_jax.mesh import find_devices
+from eddsrn_jax.machine import find_devices
 from eddsrn_jax.models import (
     NETWORKS,
     SCALE,

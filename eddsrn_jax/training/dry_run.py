@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from eddsrn_jax.compiler import enable_compilation_cache
 from eddsrn_jax.config_values import Config
 from eddsrn_jax.mesh import make_mesh, process_rows, replicate, shard_batch
 from eddsrn_jax.models import SCALE, abstract_params, apply, make_network
@@ -40,7 +39,6 @@ def dry_run(config: Config) -> Iterator[str]:
         InputError: the config cannot be used, or a step does not fit in memory.
     """
     check(config)
-    enable_compilation_cache()
     mesh = make_mesh()
     process_rows(config.batch_size, mesh)
     model = make_network(config.network, config.model)

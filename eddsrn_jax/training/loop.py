@@ -14,7 +14,6 @@ import jax
 
 from eddsrn_jax import config_values
 from eddsrn_jax.checkpoints.manager import Checkpoints
-from eddsrn_jax.compiler import enable_compilation_cache
 from eddsrn_jax.config_values import Config
 from eddsrn_jax.data.crops import CropSampler
 from eddsrn_jax.data.pack import Pack
@@ -83,8 +82,6 @@ def train_and_evaluate(
 ) -> signal.Signals | None:
     """Starts or resumes the run of a workdir, then evaluates its best checkpoint.
 
-    It turns JAX's compilation cache on, or off, see `enable_compilation_cache`.
-
     Args:
         config: values of the run, see configs/eddsrn.py.
         workdir: folder for checkpoints, logs and results; made if absent.
@@ -105,7 +102,6 @@ def train_and_evaluate(
     """
     deadline = time.monotonic() + 60 * max_minutes
     check(config)
-    enable_compilation_cache()
     workdir = workdir_path(workdir)
     mesh = make_mesh()
     _require_same_run(config, workdir)

@@ -18,12 +18,12 @@ from processes import ROOT
 
 import eddsrn_jax
 import eddsrn_jax.__main__ as entry
-from eddsrn_jax import files, mesh
+from eddsrn_jax import files, machine
 from eddsrn_jax.commands import config_flag, doctor
 from eddsrn_jax.commands.command_line import execute
 from eddsrn_jax.data.source_files import import_tensorflow
 from eddsrn_jax.errors import InputError
-from eddsrn_jax.mesh import device_memory
+from eddsrn_jax.machine import device_memory
 
 # 2026-11: ml_collections loads config files by a deprecated method.
 loads_config = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -356,7 +356,7 @@ def test_a_lock_file_of_another_user_can_be_locked(monkeypatch, tmp_path):
 
 def test_memory_of_a_cpu_is_that_of_the_machine_or_container(monkeypatch, tmp_path):
     limits = tmp_path / "memory.max", tmp_path / "absent"
-    monkeypatch.setattr(mesh, "CONTAINER_LIMITS", limits)
+    monkeypatch.setattr(machine, "CONTAINER_LIMITS", limits)
     for text, expected in (("2000000000\n", 2e9), ("max\n", None)):
         limits[0].write_text(text)
         if expected:
@@ -371,4 +371,4 @@ def test_threads_are_as_many_as_the_cores_that_may_be_used_up_to_16(monkeypatch)
         monkeypatch.setattr(
             os, "sched_getaffinity", lambda _, n=cores: set(range(n)), raising=False
         )
-        assert mesh.usable_cores() == expected
+        assert machine.usable_cores() == expected

@@ -14,7 +14,7 @@ from tiny import tiny_config
 from eddsrn_jax.commands import command_line
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.files import cache_root
-from eddsrn_jax.mesh import find_devices
+from eddsrn_jax.machine import find_devices
 from eddsrn_jax.paths import local_path, printable, workdir_path
 from eddsrn_jax.training.loop import train_and_evaluate
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from processes import ROOT
 
-from eddsrn_jax.data import resident
+from eddsrn_jax.data import resident, streaming
 from eddsrn_jax.data.crops import CropSampler
 from eddsrn_jax.data.pack import Pack, open_pack
 from eddsrn_jax.data.resident import resident_batches
@@ -27,9 +27,8 @@ def sampler(photo_folder, tmp_path):
 @pytest.fixture(params=["tensorflow", "grain"])
 def library(request, monkeypatch):
     """Makes one of the libraries stream the crops."""
-    if request.param == "grain":
-        pytest.importorskip("grain")
-        monkeypatch.setitem(sys.modules, "tensorflow", None)
+    pytest.importorskip(request.param)
+    monkeypatch.setattr(streaming, "LIBRARY", request.param)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 7])
@@ -109,15 +108,15 @@ def test_stream_batches_passes_on_errors_of_the_sampler(sampler):
 # A script that ends while batches are being cut.
 UNFINISHED = """
 import sys, time, types, numpy as np
-if "grain" in sys.argv:
-    sys.modules["tensorflow"] = None
-from eddsrn_jax.data.streaming import stream_batches
+from eddsrn_jax.data import streaming
 
 def batch(step, rows):
     time.sleep(0.01)
     return {"hr": np.zeros(1, np.uint8), "key": np.zeros(2, np.uint32)}
 
-stream = stream_batches(types.SimpleNamespace(small=None, batch=batch), range(1000))
+streaming.LIBRARY = sys.argv[1]
+sampler = types.SimpleNamespace(small=None, batch=batch)
+stream = streaming.stream_batches(sampler, range(1000))
 print(next(stream)["hr"])
 """
 
