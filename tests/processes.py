@@ -28,6 +28,17 @@ def command(script, *flags, cwd=None, stdin=None, stderr=subprocess.PIPE, **vari
     )
 
 
+def python(code, **options):
+    """Starts Python with code that imports only quick modules."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        **{"stderr": subprocess.PIPE, **options},
+    )
+
+
 def measured(script, *flags):
     """Runs a command; returns its exit code, stderr and peak memory in kilobytes."""
     # Measured from a small process, because a child's peak memory includes its parent's

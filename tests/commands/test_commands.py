@@ -2,21 +2,18 @@
 
 import contextlib
 import json
-import os
 import re
 import signal
 import sys
 import time
-from unittest import mock
 
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from processes import QUICK, ROOT, command
 from tiny import RESIDENT, final_state, metrics_rows, tiny_flags
 
-from eddsrn_jax import __version__, compiler
+from eddsrn_jax import __version__
 from eddsrn_jax.__main__ import main
 from eddsrn_jax.checkpoints.manager import Checkpoints
 
@@ -50,47 +47,6 @@ def test_train_command_is_reproducible_bit_for_bit(finished, tmp_path):
     states = [final_state(workdir, 10) for workdir in workdirs]
     jax.tree.map(np.testing.assert_array_equal, *states)
     assert metrics_rows(workdirs[0]) == metrics_rows(workdirs[1])
-
-
-def test_xla_flags_are_set_unless_the_user_has_set_them(monkeypatch):
-    monkeypatch.setattr(compiler, "_keep_freed_memory", lambda: None)
-    for given, expected in ((FLAGS, FLAGS), ("", "")):
-        monkeypatch.setenv("XLA_FLAGS", given)
-        compiler.set_xla_flags()
-        assert os.environ["XLA_FLAGS"] == expected
-    monkeypatch.delenv("XLA_FLAGS")
-    compiler.set_xla_flags()
-    assert "--xla_cpu_experimental_ynn_fusion_type=-ind" in os.environ["XLA_FLAGS"]
-
-
-@pytest.mark.parametrize("onednn", ["", "=true", "=1", "=false"])
-@pytest.mark.parametrize("device", ["cpu", "gpu"])
-def test_no_program_is_stored_with_onednn_even_if_a_cache_is_open(
-    monkeypatch, tmp_path, onednn, device
-):
-    name, equals, _ = compiler._ONEDNN.partition("=")
-    assert equals
-    monkeypatch.setenv("XLA_FLAGS", f"--x=1 {name}{onednn} --y=2")
-    found = mock.Mock(platform=device)
-    monkeypatch.setattr(compiler, "find_devices", lambda: [found])
-    is_stored = device == "gpu" or onednn == "=false"
-    folder, shortest = "jax_compilation_cache_dir", compiler._SHORTEST.lower()
-    before = jax.config.values[folder], jax.config.values[shortest]
-    jax.config.update(folder, str(tmp_path))
-    jax.config.update(shortest, 0.0)
-    compilation_cache.reset_cache()
-    try:
-        jax.jit(lambda x: x * 3 + 1)(1.0)
-        stored = sorted(tmp_path.iterdir())
-        assert stored
-        compiler.enable_compilation_cache()
-        jax.jit(lambda x: x * 5 + 2)(1.0)
-        assert (sorted(tmp_path.iterdir()) != stored) == is_stored
-    finally:
-        jax.config.update("jax_enable_compilation_cache", True)
-        jax.config.update(folder, before[0])
-        jax.config.update(shortest, before[1])
-        compilation_cache.reset_cache()
 
 
 @pytest.mark.slow

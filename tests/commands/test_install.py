@@ -18,12 +18,11 @@ from processes import ROOT
 
 import eddsrn_jax
 import eddsrn_jax.__main__ as entry
-from eddsrn_jax import files, machine
+from eddsrn_jax import files
 from eddsrn_jax.commands import config_flag, doctor
 from eddsrn_jax.commands.command_line import execute
 from eddsrn_jax.data.source_files import import_tensorflow
 from eddsrn_jax.errors import InputError
-from eddsrn_jax.machine import device_memory
 
 # 2026-11: ml_collections loads config files by a deprecated method.
 loads_config = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -352,23 +351,3 @@ def test_a_lock_file_of_another_user_can_be_locked(monkeypatch, tmp_path):
             pass
     with pytest.raises(PermissionError), files.locked(tmp_path, name=".absent"):
         pass
-
-
-def test_memory_of_a_cpu_is_that_of_the_machine_or_container(monkeypatch, tmp_path):
-    limits = tmp_path / "memory.max", tmp_path / "absent"
-    monkeypatch.setattr(machine, "CONTAINER_LIMITS", limits)
-    for text, expected in (("2000000000\n", 2e9), ("max\n", None)):
-        limits[0].write_text(text)
-        if expected:
-            assert device_memory(jax.local_devices()[0]) == expected
-    pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    assert device_memory(jax.local_devices()[0]) == pytest.approx(pages, rel=0.01)
-
-
-def test_threads_are_as_many_as_the_cores_that_may_be_used_up_to_16(monkeypatch):
-    for cores, expected in ((2, 2), (64, 16)):
-        # Windows and macOS lack this function.
-        monkeypatch.setattr(
-            os, "sched_getaffinity", lambda _, n=cores: set(range(n)), raising=False
-        )
-        assert machine.usable_cores() == expected

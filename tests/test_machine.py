@@ -1,0 +1,72 @@
+"""The machine's memory and cores, XLA's flags, and its cache of programs."""
+
+import os
+from unittest import mock
+
+import jax
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from eddsrn_jax import compiler, machine
+from eddsrn_jax.machine import device_memory
+
+
+def test_memory_of_a_cpu_is_that_of_the_machine_or_container(monkeypatch, tmp_path):
+    limits = tmp_path / "memory.max", tmp_path / "absent"
+    monkeypatch.setattr(machine, "CONTAINER_LIMITS", limits)
+    for text, expected in (("2000000000\n", 2e9), ("max\n", None)):
+        limits[0].write_text(text)
+        if expected:
+            assert device_memory(jax.local_devices()[0]) == expected
+    pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert device_memory(jax.local_devices()[0]) == pytest.approx(pages, rel=0.01)
+
+
+def test_threads_are_as_many_as_the_cores_that_may_be_used_up_to_16(monkeypatch):
+    for cores, expected in ((2, 2), (64, 16)):
+        # Windows and macOS lack this function.
+        monkeypatch.setattr(
+            os, "sched_getaffinity", lambda _, n=cores: set(range(n)), raising=False
+        )
+        assert machine.usable_cores() == expected
+
+
+def test_xla_flags_are_set_unless_the_user_has_set_them(monkeypatch):
+    monkeypatch.setattr(compiler, "_keep_freed_memory", lambda: None)
+    for given, expected in (("--a=1", "--a=1"), ("", "")):
+        monkeypatch.setenv("XLA_FLAGS", given)
+        compiler.set_xla_flags()
+        assert os.environ["XLA_FLAGS"] == expected
+    monkeypatch.delenv("XLA_FLAGS")
+    compiler.set_xla_flags()
+    assert "--xla_cpu_experimental_ynn_fusion_type=-ind" in os.environ["XLA_FLAGS"]
+
+
+@pytest.mark.parametrize("onednn", ["", "=true", "=1", "=false"])
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_no_program_is_stored_with_onednn_even_if_a_cache_is_open(
+    monkeypatch, tmp_path, onednn, device
+):
+    name, equals, _ = compiler._ONEDNN.partition("=")
+    assert equals
+    monkeypatch.setenv("XLA_FLAGS", f"--x=1 {name}{onednn} --y=2")
+    found = mock.Mock(platform=device)
+    monkeypatch.setattr(compiler, "find_devices", lambda: [found])
+    is_stored = device == "gpu" or onednn == "=false"
+    folder, shortest = "jax_compilation_cache_dir", compiler._SHORTEST.lower()
+    before = jax.config.values[folder], jax.config.values[shortest]
+    jax.config.update(folder, str(tmp_path))
+    jax.config.update(shortest, 0.0)
+    compilation_cache.reset_cache()
+    try:
+        jax.jit(lambda x: x * 3 + 1)(1.0)
+        stored = sorted(tmp_path.iterdir())
+        assert stored
+        compiler.enable_compilation_cache()
+        jax.jit(lambda x: x * 5 + 2)(1.0)
+        assert (sorted(tmp_path.iterdir()) != stored) == is_stored
+    finally:
+        jax.config.update("jax_enable_compilation_cache", True)
+        jax.config.update(folder, before[0])
+        jax.config.update(shortest, before[1])
+        compilation_cache.reset_cache()
