@@ -4,9 +4,9 @@
 
 At "lite" size, the default, all networks were trained with the same recipe on the same
 number of crops (see configs/sizes.py). A fine-tuned network was trained on as many crops
-without blur before. The weights are in eddsrn_jax/weights/table1. At "full" size,
-`configs/table1.py:full`, no network has been trained here; the table lists the commands
-that train them.
+without blur before. The weights are in eddsrn_jax/weights/table1 of the repository; a
+wheel does not have them. At "full" size, `configs/table1.py:full`, no network has been
+trained here; the table lists the commands that train them.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ import ml_collections
 import eddsrn_jax
 from configs.sizes import of_size
 
-# The included weights of the lite networks.
+# The weights of the lite networks.
 _WEIGHTS = Path(eddsrn_jax.__file__).parent / "weights" / "table1"
 # The paper's scores on its DIV2K validation set and on Set14: PSNR in dB, and the SSIM of
 # the two methods that have one.
