@@ -1,0 +1,99 @@
+import json
+
+import pytest
+
+from benchmarks.train_table import (
+    NETWORKS,
+    format_scores,
+    plan,
+    train_all,
+    training_flags,
+)
+from configs import table1
+
+
+def write_scores(path, **psnr):
+    rows = [{"method": "bicubic", "output": "sr", "psnr_y_crop4": 1.0}]
+    rows += [{"method": "mine", "output": k, "psnr_y_crop4": v} for k, v in psnr.items()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"means": rows}))
+
+
+def test_every_network_of_the_table_is_trained_and_after_the_one_it_starts_from():
+    runs = list(plan(list(NETWORKS), seeds=3))
+    rows = table1.get_config().rows
+    assert {name for name, row in rows.items() if row.method == "network"} <= set(
+        NETWORKS
+    )
+    assert len(runs) == len(set(runs))
+    assert {name for name, seed in runs if seed == 0} == set(NETWORKS)
+    for i, (name, seed) in enumerate(runs):
+        start = NETWORKS[name].start
+        assert not start or (start, seed) in runs[:i]
+
+
+def test_a_chosen_network_brings_the_one_it_starts_from():
+    assert list(plan(["edsr"], seeds=3)) == [("edsr", 0)]
+    runs = list(plan(["lapsrn_finetuned"], seeds=2))
+    names = ("lapsrn", "lapsrn_finetuned")
+    assert runs == [(name, seed) for seed in (0, 1) for name in names]
+
+
+def test_a_run_has_its_share_of_the_crops_its_seed_and_its_first_weights(tmp_path):
+    flags = training_flags(
+        "srresnet_finetuned_half", seed=2, crops=100_000, folder=tmp_path
+    )
+    start = tmp_path / "srresnet_half-2.safetensors"
+    assert {"--config.total_steps=6250", "--config.seed=2"} < set(flags)
+    assert f"--config.init_from={start}" in flags
+    flags = training_flags("eddsrn", seed=0, crops=100_000, folder=tmp_path)
+    assert "--config=configs/eddsrn_lite.py" in flags
+    assert "--config.total_steps=12500" in flags
+    assert not any("init_from" in flag for flag in flags)
+
+
+def test_the_table_has_the_mean_and_the_range_of_the_seeds(tmp_path):
+    done = [(name, tmp_path / f"{i}.json") for i, name in enumerate("aab")]
+    write_scores(done[0][1], sr=23.0, deblurred=28.0)
+    write_scores(done[1][1], sr=23.5, deblurred=28.1)
+    write_scores(done[2][1], deblurred=25.0)
+    lines = format_scores(done).splitlines()
+    assert "| a | 2 | 23.25 | 0.50 | 28.05 | 0.10 |" in lines
+    assert "| b | 1 |  |  | 25.00 |  |" in lines
+
+
+def test_a_repeated_command_leaves_out_what_is_done(tmp_path):
+    calls, stop_at = [], None
+
+    def run(*arguments):
+        assert len(calls) != stop_at
+        calls.append(arguments)
+        values = dict(x.partition("=")[::2] for x in arguments if x.startswith("--"))
+        if "export" in arguments:
+            (tmp_path / values["--out"]).write_bytes(b"")
+        elif arguments[0] == "evaluate.py":
+            write_scores(tmp_path / values["--output_dir"] / "results.json", sr=20.0)
+
+    def train():
+        return train_all(
+            ["edsr", "vdsr"],
+            seeds=1,
+            crops=16,
+            photos=["--photos"],
+            dataset="mine=DIR",
+            folder=tmp_path,
+            run=run,
+        )
+
+    # Stopped before the first network is scored.
+    stop_at = 2
+    with pytest.raises(AssertionError):
+        train()
+    stop_at = None
+    calls.clear()
+    assert train().read_text().count("20.00") == 2
+    steps = ["evaluate.py", "train.py", "-m", "evaluate.py"]
+    assert [arguments[0] for arguments in calls] == steps
+    calls.clear()
+    train()
+    assert not calls
