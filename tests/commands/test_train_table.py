@@ -1,6 +1,8 @@
 import json
+import sys
 
 import pytest
+from absl import flags as absl_flags
 
 from benchmarks.train_table import (
     NETWORKS,
@@ -10,6 +12,8 @@ from benchmarks.train_table import (
     training_flags,
 )
 from configs import table1
+from eddsrn_jax.commands.config_flag import define_config_flag
+from eddsrn_jax.training.config_checks import check
 
 
 def write_scores(path, **psnr):
@@ -50,6 +54,21 @@ def test_a_run_has_its_share_of_the_crops_its_seed_and_its_first_weights(tmp_pat
     assert "--config=configs/eddsrn_lite.py" in flags
     assert "--config.total_steps=12500" in flags
     assert not any("init_from" in flag for flag in flags)
+
+
+# 2026-11: ml_collections loads config files by a deprecated method.
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_flags_of_every_run_make_a_valid_config(name, tmp_path, monkeypatch):
+    given = training_flags(name, seed=1, crops=100_000, folder=tmp_path)
+    argv = ["train", *(flag for flag in given if flag.startswith("--config"))]
+    monkeypatch.setattr(sys, "argv", argv)
+    values = absl_flags.FlagValues()
+    config = define_config_flag(values, "Config.")
+    values(argv)
+    check(config.value)
+    assert (name.endswith("bank")) == bool(config.value.model.front_end)
+    assert config.value.seed == 1 and config.value.batch_size == 8
 
 
 def test_the_table_has_the_mean_and_the_range_of_the_seeds(tmp_path):
