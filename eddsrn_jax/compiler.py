@@ -44,9 +44,9 @@ def enable_compilation_cache() -> None:
         return
     if jax.config.values["jax_compilation_cache_dir"]:
         return
-    # Before 0.11, jaxlib rejects its own cached programs on some Intel processors, with
-    # long messages (jax issue 38445).
-    if jaxlib.version.__version_info__ < (0, 11) and "Intel" in _processor("vendor_id"):
+    # Before 0.11, jaxlib rejects its own cached programs on many CPUs, with long messages
+    # (jax issue 38445).
+    if on_cpu and jaxlib.version.__version_info__ < (0, 11):
         return
     features = _processor("flags", "Features")
     name = hashlib.sha256(features.encode()).hexdigest()[:8]

@@ -42,6 +42,29 @@ def test_xla_flags_are_set_unless_the_user_has_set_them(monkeypatch):
     assert "--xla_cpu_experimental_ynn_fusion_type=-ind" in os.environ["XLA_FLAGS"]
 
 
+@pytest.mark.parametrize(
+    "version, device, is_stored",
+    [((0, 10, 1), "cpu", False), ((0, 10, 1), "gpu", True), ((0, 12, 0), "cpu", True)],
+)
+def test_no_program_of_a_cpu_is_stored_by_a_jaxlib_before_0_11(
+    monkeypatch, tmp_path, version, device, is_stored
+):
+    # 2026-11: jaxlib 0.10.1 reads such programs with pages of error messages.
+    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setattr(compiler, "cache_root", lambda: tmp_path)
+    monkeypatch.setattr(compiler.jaxlib.version, "__version_info__", version)
+    found = mock.Mock(platform=device)
+    monkeypatch.setattr(compiler, "find_devices", lambda: [found])
+    folder = "jax_compilation_cache_dir"
+    before = jax.config.values[folder]
+    jax.config.update(folder, None)
+    try:
+        compiler.enable_compilation_cache()
+        assert bool(jax.config.values[folder]) == is_stored
+    finally:
+        jax.config.update(folder, before)
+
+
 @pytest.mark.parametrize("onednn", ["", "=true", "=1", "=false"])
 @pytest.mark.parametrize("device", ["cpu", "gpu"])
 def test_no_program_is_stored_with_onednn_even_if_a_cache_is_open(

@@ -108,6 +108,8 @@ class Checkpoints:
             preservation_policy=None if read_only else policy,
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
+            # Orbax warns of any other value if it only reads.
+            save_interval_steps=0 if read_only else 1,
             # Otherwise orbax reads all metrics here, and fails if one file is damaged.
             lightweight_initialize=read_only,
         )

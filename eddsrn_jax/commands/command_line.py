@@ -189,12 +189,15 @@ def _unusable_system(error: Exception) -> str | None:
 def _leave(code: int) -> int:
     """Writes the rest of the output, and returns the exit code.
 
-    In a multi-process run the process exits here; a normal exit would wait for others.
+    In a multi-process run the process exits here; a normal exit would wait for others. An
+    interrupted process exits here too: its threads may still compute, and crash when
+    Python ends.
     """
     if problem := flush_stdout():
         _show_error(problem)
         code = code or 1
-    if jax.distributed.is_initialized():
+    interrupted = code in (128 + signal.SIGINT, 128 + signal.SIGTERM)
+    if interrupted or jax.distributed.is_initialized():
         os._exit(code)
     return code
 

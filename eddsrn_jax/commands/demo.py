@@ -1,4 +1,4 @@
-"""Serves a web page that restores photos: make demo, or python -m eddsrn_jax demo.
+"""Serves a web page that restores photos: eddsrn demo, or make demo in a clone.
 
 The server listens on 127.0.0.1 only and sends nothing to other machines. It needs the
 package's extra "demo".

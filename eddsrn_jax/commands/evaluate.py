@@ -1,6 +1,7 @@
-"""Scores a network: python evaluate.py --workdir=runs/eddsrn [--dataset=Set14=DIR].
+"""Scores a network: eddsrn evaluate --workdir=runs/eddsrn [--dataset=Set14=DIR].
 
-Scores many systems: python evaluate.py --config=configs/table1.py --dataset=Set14=DIR.
+In a clone, python evaluate.py is the same command. There it also scores many systems:
+python evaluate.py --config=configs/table1.py --dataset=Set14=DIR.
 """
 
 from pathlib import Path

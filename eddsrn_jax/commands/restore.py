@@ -1,4 +1,6 @@
-"""Restores photos: python restore.py [flags] FILE or FOLDER ...
+"""Restores photos: eddsrn restore [flags] FILE or FOLDER ...
+
+In a clone, python restore.py is the same command.
 
 For photo.jpg it writes photo_x4.png, a sharp version that is four times as large. With
 --outputs=sr,deblurred it also writes photo_deblurred.png, a deblurred version of the same

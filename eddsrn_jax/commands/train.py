@@ -1,4 +1,7 @@
-"""Trains a network: python train.py --config=configs/eddsrn.py --workdir=runs/eddsrn."""
+"""Trains a network: eddsrn train --config=eddsrn --workdir=runs/eddsrn.
+
+In a clone, python train.py --config=configs/eddsrn.py is the same command.
+"""
 
 import math
 import signal

@@ -104,7 +104,9 @@ class Job:
             "height": self.header and self.header.height,
             "estimated_sigma": self.sigma and round(self.sigma, 2),
             "seconds": self.seconds and round(self.seconds, 3),
-            "outputs": {name: str(path) for name, path in self.targets.items()},
+            "outputs": {name: str(path) for name, path in self.targets.items()}
+            if self.status != "failed"
+            else {},
         }
 
 

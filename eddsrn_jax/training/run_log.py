@@ -28,8 +28,8 @@ class _File(logging.FileHandler):
 def logging_to(workdir: Path) -> Iterator[None]:
     """Appends the messages of the block to `workdir/train.log`.
 
-    The file begins each start of a run with its command and the versions. Without a
-    logger's level, messages below warnings are dropped as usual.
+    The file begins each start of a run with its command and the versions. Meanwhile the
+    package's logger has the level INFO, unless it has a level of its own.
 
     Raises:
         OSError: the file cannot be opened.
@@ -38,6 +38,9 @@ def logging_to(workdir: Path) -> Iterator[None]:
     handler = _File(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     logger = logging.getLogger("eddsrn_jax")
+    level = logger.level
+    if level == logging.NOTSET:
+        logger.setLevel(logging.INFO)
     logger.addHandler(handler)
     try:
         versions = [f"{x} {importlib.metadata.version(x)}" for x in _LIBRARIES]
@@ -51,4 +54,5 @@ def logging_to(workdir: Path) -> Iterator[None]:
         yield
     finally:
         logger.removeHandler(handler)
+        logger.setLevel(level)
         handler.close()

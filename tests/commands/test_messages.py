@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import os
 import re
 import sys
 import warnings
@@ -181,3 +182,15 @@ def test_warnings_of_jax_are_shown(monkeypatch, capsys):
         r"\d\d:\d\d:\d\d An NVIDIA GPU may be present on this machine\n",
         capsys.readouterr().err,
     )
+
+
+@pytest.mark.parametrize(
+    "code, ends_here", [(0, False), (1, False), (130, True), (143, True)]
+)
+def test_an_interrupted_command_does_not_wait_for_its_threads(
+    code, ends_here, monkeypatch
+):
+    ended = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    assert command_line._leave(code) == code
+    assert ended == [code] * ends_here

@@ -178,6 +178,7 @@ def test_restores_good_files_and_reports_bad_ones(restore, blurry, tmp_path):
     assert (good["width"], good["height"]) == (112, 75)
     assert good["outputs"]["sr"] == str(folder / "good_x4.png")
     assert good["seconds"] > 0 and 1 < good["estimated_sigma"] < 2
+    assert not any(found[name]["outputs"] for name in reasons)
 
 
 def test_an_empty_folder_fails(restore, tmp_path):

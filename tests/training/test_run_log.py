@@ -62,6 +62,15 @@ def test_a_run_writes_its_messages_and_the_versions_to_its_workdir(
     assert shown == config.to_dict() and wandb.exit_codes == [0]
 
 
+def test_a_script_that_sets_no_level_gets_all_messages_in_the_log(photo_folder, tmp_path):
+    logger = logging.getLogger("eddsrn_jax")
+    assert logger.level == logging.NOTSET
+    config = tiny_config(photo_folder, total_steps=1, **{"data.pipeline": "resident"})
+    train_and_evaluate(config, tmp_path)
+    assert "step 1/1: loss" in (tmp_path / "train.log").read_text()
+    assert logger.level == logging.NOTSET
+
+
 def test_a_resumed_run_continues_its_run_on_weights_and_biases(tmp_path, wandb):
     config = tiny_config(tmp_path)
     with wandb_run("photos", tmp_path, config) as record:
