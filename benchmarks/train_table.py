@@ -81,7 +81,7 @@ class Network:
 
     Attributes:
         config: its config, without ".py".
-        claimed: whether the paper's claim is about it, or one like it starts from it.
+        claimed: whether the paper's claim is about it, or about one that starts from it.
         start: name of the network whose weights it starts from; empty for none.
         share: share of the crops that it is trained on.
         flags: further flags of train.py.
@@ -102,9 +102,11 @@ NETWORKS: Mapping[str, Network] = {
     "eddsrn": Network("eddsrn_lite", claimed=True),
     "edsrn": Network("edsrn:lite", claimed=True),
     "srresnet": Network("srresnet:lite", claimed=True),
-    "srresnet_finetuned": Network("srresnet_finetuned:lite", True, "srresnet"),
+    "srresnet_finetuned": Network(
+        "srresnet_finetuned:lite", claimed=True, start="srresnet"
+    ),
     "lapsrn": Network("lapsrn:lite", claimed=True),
-    "lapsrn_finetuned": Network("lapsrn_finetuned:lite", True, "lapsrn"),
+    "lapsrn_finetuned": Network("lapsrn_finetuned:lite", claimed=True, start="lapsrn"),
     "srresnet_half": Network("srresnet:lite", share=0.5),
     "srresnet_finetuned_half": Network(
         "srresnet_finetuned:lite", start="srresnet_half", share=0.5
@@ -150,7 +152,7 @@ def training_flags(name: str, *, seed: int, crops: int, folder: Path) -> list[st
     """
     network = NETWORKS[name]
     config, colon, size = network.config.partition(":")
-    steps = max(int(network.share * crops) // _BATCH_SIZE, 1)
+    steps = int(network.share * crops) // _BATCH_SIZE
     given = [
         f"--config=configs/{config}.py{colon}{size}",
         f"--workdir={folder / f'{name}-{seed}'}",
