@@ -3,10 +3,10 @@
     python -m benchmarks.train_table --train=DIR --valid=DIR --dataset=Set14=DIR \
         --folder=runs/table1
 
-The lite networks are trained one after the other, all with the same recipe and on the
-same crops. The table of their scores is written to scores.md in the folder. Each run has
-a subfolder. If the command is stopped and given again, the interrupted run continues, and
-complete ones are left as they are.
+The lite networks are trained one after the other, all in bfloat16, with the same recipe
+and on the same crops. The table of their scores is written to scores.md in the folder.
+Each run has a subfolder. If the command is stopped and given again, the interrupted run
+continues, and complete ones are left as they are.
 """
 
 import dataclasses
@@ -159,6 +159,7 @@ def training_flags(name: str, *, seed: int, crops: int, folder: Path) -> list[st
         f"--config.seed={seed}",
         f"--config.total_steps={steps}",
         f"--config.batch_size={_BATCH_SIZE}",
+        "--config.model.dtype=bfloat16",
         *network.flags,
     ]
     if network.start:

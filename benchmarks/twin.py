@@ -234,6 +234,8 @@ def _shuffled(value: np.ndarray, scale: int) -> np.ndarray:
     depth_to_space in eddsrn_jax expects channels in the order (row, column, C), PyTorch
     in the order (C, row, column).
     """
+    if scale == 1:
+        return value
     shape = value.shape
     value = value.reshape(*shape[:-1], scale**2, shape[-1] // scale**2)
     return value.swapaxes(-1, -2).reshape(shape)

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.extend.core as jex
 
+from eddsrn_jax.models.convolution import convolve_blocks
 from eddsrn_jax.models.registry import abstract_params, apply
 
 
@@ -61,11 +62,15 @@ def convolutions(model: nn.Module, side: int) -> Iterator[list[jax.ShapeDtypeStr
 
 def _convolutions(jaxpr: jex.Jaxpr) -> Iterator[list[jax.ShapeDtypeStruct]]:
     for equation in jaxpr.eqns:
-        if equation.primitive.name == "conv_general_dilated":
-            arrays = (*equation.invars, *equation.outvars)
+        # The computation of a convolution in blocks, which a CPU does, is not counted.
+        # The convolution that it stands for is.
+        in_blocks = equation.params.get("name") == convolve_blocks.__name__
+        if in_blocks or equation.primitive.name == "conv_general_dilated":
+            arrays = (*equation.invars[:2], *equation.outvars)
             # The operands of a convolution are arrays, which have a shape and a dtype.
             avals: list[Any] = [x.aval for x in arrays]
             yield [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in avals]
+            continue
         for value in equation.params.values():
             if isinstance(value, jex.ClosedJaxpr):
                 yield from _convolutions(value.jaxpr)

@@ -1,16 +1,23 @@
 """Convolutions with fast gradients on CPUs; the results equal those of XLA's own.
 
-Feature maps are [N, H, W, C]. Times were measured on two cores of an Intel Xeon with
-AVX-512 and AMX, with oneDNN, which the commands enable through XLA's flags on x86.
+Feature maps are [N, H, W, C]. Times were measured in float32 on two cores of an AMD EPYC
+with AVX-512, with the flags that the commands set on x86 (see compiler.py); in bfloat16
+all take about half as long.
 """
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from eddsrn_jax.ops.pixel_shuffle import depth_to_space, space_to_depth
+
 _NHWC = ("NHWC", "HWIO", "NHWC")
-# `stacked_gradient` is used up to this many output channels.
+# Up to this many output channels are few.
 _FEW = 4
+# From this many pixels on, an image is large.
+_LARGE = 1024
+# Size of the kernels that `convolve_blocks` is for.
+_WIDE = 9
 
 
 def convolve(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
@@ -26,9 +33,39 @@ def convolve(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     Returns:
         [N, H, W, C'].
     """
-    if jax.default_backend() == "cpu":
-        return _on_cpu(x, kernel, bias)
-    return _with_bias(x, kernel, bias)
+    if jax.default_backend() != "cpu":
+        return _with_bias(x, kernel, bias)
+    _, height, width, _ = x.shape
+    size, *_, outputs = kernel.shape
+    even = height % 2 == 0 and width % 2 == 0
+    if size == _WIDE and outputs <= _FEW and even:
+        return convolve_blocks(x, kernel, bias)
+    return _on_cpu(x, kernel, bias)
+
+
+@jax.jit
+def convolve_blocks(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    """Computes `convolve` for a 9x9 kernel, with 2 x 2 pixels as the channels of one.
+
+    The kernel becomes one of 5x5, which computes 2 x 2 pixels from 10 x 10. There are a
+    quarter more products, but four times as many channels suit a processor better: 24 to
+    3 channels at 8 x 192 x 192 take 15 ms instead of 36, with all gradients 52 instead of
+    91.
+
+    Args and result are those of `convolve`; height and width must be even.
+    """
+    size, _, inputs, _ = kernel.shape
+    blocks = size // 2 + 1
+    # The kernels of the 2 x 2 pixels are the same, shifted by a pixel.
+    shifted = [
+        jnp.pad(kernel, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0)))
+        for i in range(2)
+        for j in range(2)
+    ]
+    kernels = jnp.stack(shifted, axis=-2).reshape(blocks, 2, blocks, 2, inputs, -1)
+    kernels = kernels.transpose(0, 2, 1, 3, 4, 5).reshape(blocks, blocks, 4 * inputs, -1)
+    y = _on_cpu(space_to_depth(x, 2), kernels, jnp.tile(bias, 4))
+    return depth_to_space(y, 2)
 
 
 def _with_bias(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
@@ -52,91 +89,105 @@ def _backward(
     saved: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     x, kernel = saved
-    size, *_, outputs = kernel.shape
+    size = len(kernel)
     # Without this barrier XLA sums, in bfloat16, values that it has spread over windows.
     # That takes 190 ms of a 1,100 ms step of the paper-size network.
     gradient = lax.optimization_barrier(gradient)
     flipped = lax.rev(kernel, (0, 1)).swapaxes(2, 3)
-    if outputs <= _FEW:
-        in_kernel = stacked_gradient(x, gradient, size)
-    elif x.dtype == jnp.float32:
-        in_kernel = flipped_gradient(x, gradient, size)
-    else:
-        in_kernel = product_gradient(x, gradient, size)
+    in_kernel = kernel_gradient(x, gradient, size)
     return _convolve(gradient, flipped), in_kernel, gradient.sum((0, 1, 2))
 
 
 _on_cpu.defvjp(_forward, _backward)
 
 
-# Three ways to compute the gradient with respect to the kernel. Each takes the input of
-# the convolution, [N, H, W, C], the gradient with respect to its output, [N, H, W, C'],
-# and the kernel's size. Each returns [size, size, C, C'].
+def kernel_gradient(x: jax.Array, gradient: jax.Array, size: int) -> jax.Array:
+    """Computes the gradient of a convolution with respect to its kernel.
 
+    XLA's own gradient is a convolution with a kernel as large as an image. This one is a
+    sum of matrix products, one for each large image: the factors of one image fit into a
+    processor's cache, those of a batch do not. Times, with those of XLA's gradient in
+    brackets: 64 to 64 channels at 8 x 192 x 192 take 112 ms (208), 64 to 256 at
+    8 x 96 x 96 88 (197), 64 to 3 at 8 x 192 x 192 15 (51), 64 to 64 at 8 x 48 x 48 7.3
+    (6.5), and 512 to 512 at 8 x 6 x 6 5.7 (6.7).
 
-def flipped_gradient(x: jax.Array, gradient: jax.Array, size: int) -> jax.Array:
-    """Computes a kernel's gradient as a convolution of flipped images, for float32.
+    Args:
+        x: [N, H, W, C], the input of the convolution.
+        gradient: [N, H, W, C'], the gradient with respect to its output.
+        size: size of the kernel, odd.
 
-    The gradient is an ordinary convolution of the images (channels as batch) with a
-    kernel as large as an image (batch as channels). oneDNN takes 2 to 3 times as long as
-    Eigen for such kernels. XLA leaves a convolution to Eigen if its kernel is a reversal.
-
-    Times for 3x3 kernels: 64 to 64 channels at 8 x 48 x 48 take 14.6 ms without flipping
-    and 10.3 with it; 512 to 512 at 8 x 6 x 6 take 6.7 and 4.6.
-    """
-    images = lax.rev(x.transpose(3, 1, 2, 0), (1, 2))
-    kernel = lax.rev(gradient.transpose(1, 2, 0, 3), (0, 1))
-    around = [(size // 2, size // 2)] * 2
-    flipped = lax.conv_general_dilated(
-        images, kernel, (1, 1), around, dimension_numbers=_NHWC
-    )
-    return lax.rev(flipped, (1, 2)).transpose(1, 2, 0, 3)
-
-
-def product_gradient(x: jax.Array, gradient: jax.Array, size: int) -> jax.Array:
-    """Computes a kernel's gradient as one matrix product, for bfloat16.
-
-    The factors are the input, shifted along columns, and the gradient, shifted along
-    rows. Times: 64 to 256 channels at 8 x 96 x 96 take 39 ms, with XLA's own gradient
-    144; 64 to 64 at 8 x 192 x 192, 83 and 107; 512 to 512 at 8 x 6 x 6, 1.4 and 2.6.
-    """
-    *_, width, inputs = x.shape
-    half = size // 2
-    x = jnp.pad(x, ((0, 0), (half, half), (half, half), (0, 0)))
-    columns = jnp.concatenate([x[:, :, j : j + width] for j in range(size)], axis=-1)
-    rows = jnp.concatenate(
-        [
-            jnp.pad(gradient, ((0, 0), (i, size - 1 - i), (0, 0), (0, 0)))
-            for i in range(size)
-        ],
-        axis=-1,
-    )
-    product = _sum_of_products(columns, rows)
-    return product.reshape(size, inputs, size, -1).transpose(2, 0, 1, 3)
-
-
-def stacked_gradient(x: jax.Array, gradient: jax.Array, size: int) -> jax.Array:
-    """Computes a kernel's gradient as one matrix product, for a few output channels.
-
-    The factors are the input and all shifts of the gradient. Times: 64 to 3 channels at
-    8 x 192 x 192 take 15 ms, with XLA's own gradient 97; in bfloat16 8 and 26.
+    Returns:
+        [size, size, C, C'].
     """
     _, height, width, inputs = x.shape
-    half = size // 2
-    gradient = jnp.pad(gradient, ((0, 0), (half, half), (half, half), (0, 0)))
+    outputs = gradient.shape[-1]
+    around = ((0, 0), (size // 2, size // 2), (size // 2, size // 2), (0, 0))
+    if outputs <= _FEW:
+        product, shape = _product_of_few, (size**2 * outputs, inputs)
+        gradient = jnp.pad(gradient, around)
+    else:
+        product, shape = _product, (size * inputs, size * outputs)
+        x = jnp.pad(x, around)
+
+    def add(total: jax.Array, image: tuple[jax.Array, jax.Array]) -> tuple:
+        return total + product(*image, size), None
+
+    if height * width < _LARGE:
+        total = product(x, gradient, size)
+    else:
+        total, _ = lax.scan(add, jnp.zeros(shape), (x, gradient))
+    total = total.astype(x.dtype)
+    if outputs <= _FEW:
+        return total.reshape(size, size, outputs, inputs).swapaxes(2, 3)
+    return total.reshape(size, inputs, size, outputs).transpose(2, 0, 1, 3)
+
+
+def _product(x: jax.Array, gradient: jax.Array, size: int) -> jax.Array:
+    """Multiplies the padded input, shifted along columns, and the gradient, along rows.
+
+    Args:
+        x: [..., H + size - 1, W + size - 1, C].
+        gradient: [..., H, W, C'].
+        size: size of the kernel.
+
+    Returns:
+        [size * C, size * C'].
+    """
+    width = gradient.shape[-2]
+    columns = [x[..., j : j + width, :] for j in range(size)]
+    others = [(0, 0)] * (gradient.ndim - 3)
+    rows = [
+        jnp.pad(gradient, (*others, (i, size - 1 - i), (0, 0), (0, 0)))
+        for i in range(size)
+    ]
+    return _sum_of_products(jnp.concatenate(columns, -1), jnp.concatenate(rows, -1))
+
+
+def _product_of_few(x: jax.Array, gradient: jax.Array, size: int) -> jax.Array:
+    """Multiplies all shifts of the padded gradient and the input.
+
+    Args:
+        x: [..., H, W, C].
+        gradient: [..., H + size - 1, W + size - 1, C'].
+        size: size of the kernel.
+
+    Returns:
+        [size * size * C', C].
+    """
+    *_, height, width, _ = x.shape
     shifted = [
-        gradient[:, i : i + height, j : j + width]
+        gradient[..., i : i + height, j : j + width, :]
         for i in reversed(range(size))
         for j in reversed(range(size))
     ]
-    product = _sum_of_products(jnp.concatenate(shifted, axis=-1), x)
-    return product.reshape(size, size, -1, inputs).swapaxes(2, 3)
+    return _sum_of_products(jnp.concatenate(shifted, -1), x)
 
 
 def _sum_of_products(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Sums outer products over all positions: [N, H, W, A], [N, H, W, B] -> [A, B].
+    """Sums outer products over all positions: [..., A], [..., B] -> [A, B].
 
     XLA transposes the first factor. If that has many channels, the transposition costs
     more than everything else.
     """
-    return jnp.tensordot(a, b, axes=((0, 1, 2), (0, 1, 2)))
+    positions = tuple(range(a.ndim - 1))
+    return jnp.tensordot(a, b, axes=(positions, positions))

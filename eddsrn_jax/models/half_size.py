@@ -27,11 +27,10 @@ from eddsrn_jax.models.layers import (
     BicubicUpscale,
     Conv,
     ResidualBlock,
-    depth_to_space,
     max_pool_2x2,
     pad_to_multiple,
-    space_to_depth,
 )
+from eddsrn_jax.ops.pixel_shuffle import depth_to_space, space_to_depth
 
 # Before training the mix is nearly the photo itself: five filters share 8 % of it.
 _PHOTO_LOGIT = 4.0

@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 
 from eddsrn_jax.mesh import DATA_AXIS
 from eddsrn_jax.models.convolution import convolve
+from eddsrn_jax.ops.pixel_shuffle import depth_to_space
 from eddsrn_jax.ops.resize import bicubic_upscale, mirrored
 
 
@@ -94,18 +95,6 @@ def batch_norm(train: bool, *, dtype: DTypeLike, name: str) -> nn.BatchNorm:
     return nn.BatchNorm(use_running_average=not train, **settings)
 
 
-def depth_to_space(x: jax.Array, scale: int) -> jax.Array:
-    """Rearranges [N, h, w, scale * scale * C] into [N, scale * h, scale * w, C].
-
-    Differs: channels are ordered (row, column, C); PyTorch's PixelShuffle orders
-    them (C, row, column).
-    """
-    n, h, w, c = x.shape
-    x = x.reshape(n, h, w, scale, scale, c // scale**2)
-    x = x.transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(n, h * scale, w * scale, c // scale**2)
-
-
 def max_pool_2x2(x: jax.Array) -> jax.Array:
     """Returns the maximum of each 2 x 2 block; height and width must be even.
 
@@ -144,14 +133,6 @@ class ResidualBlock(nn.Module):
                 name=f"conv{i}b",
             )(y)
         return x
-
-
-def space_to_depth(x: jax.Array, scale: int) -> jax.Array:
-    """Inverts `depth_to_space`; height and width must be multiples of `scale`."""
-    n, h, w, c = x.shape
-    x = x.reshape(n, h // scale, scale, w // scale, scale, c)
-    x = x.transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(n, h // scale, w // scale, c * scale**2)
 
 
 class TransposedConv(nn.Module):

@@ -37,6 +37,10 @@ def with_gradients(function, arguments, gradient):
         ((3, 8, 14, 8), (3, 3, 8, 3)),
         ((1, 7, 5, 4), (5, 5, 4, 1)),
         ((2, 1, 2, 4), (3, 3, 4, 2)),
+        ((2, 36, 30, 5), (3, 3, 5, 6)),
+        ((2, 36, 30, 5), (3, 3, 5, 3)),
+        ((2, 12, 10, 5), (9, 9, 5, 3)),
+        ((2, 11, 10, 5), (9, 9, 5, 3)),
     ],
 )
 def test_convolve_and_its_gradients_agree_with_xla(shape, kernel, dtype, tolerance):

@@ -10,7 +10,6 @@ from eddsrn_jax.models import HalfSizeEDDSRN, abstract_params, init_params
 from eddsrn_jax.models.complexity import count_parameters, macs_per_pixel
 from eddsrn_jax.models.front_end import FrontEnd, find_bank
 from eddsrn_jax.models.half_size import log_energies, mix
-from eddsrn_jax.models.layers import depth_to_space, space_to_depth
 from eddsrn_jax.ops.resize import bicubic_upscale
 
 SMALL = {"features": (4, 4, 8), "num_pairs": (1, 1, 1, 1, 1)}
@@ -101,13 +100,6 @@ def test_energies_are_logarithms_of_mean_squares_of_grey_levels():
     changes[:, :, 8:] = 10 / 255
     expected = (np.log([1.0, 101.0]) - 4) / 2
     np.testing.assert_allclose(log_energies(changes)[0, 0, :, 0], expected, rtol=1e-5)
-
-
-def test_space_to_depth_is_the_inverse_of_depth_to_space():
-    x = jnp.arange(2 * 4 * 6 * 3.0).reshape(2, 4, 6, 3)
-    assert space_to_depth(x, 2).shape == (2, 2, 3, 12)
-    np.testing.assert_array_equal(depth_to_space(space_to_depth(x, 2), 2), x)
-    np.testing.assert_array_equal(space_to_depth(x, 2)[0, 0, 0, :3], x[0, 0, 0])
 
 
 def test_bfloat16_computes_close_to_float32(small, photo):

@@ -12,8 +12,8 @@ from tiny import PLAIN, SMALL, TwoOutputs
 from eddsrn_jax.checkpoints.weights import Network, write_network
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.models import STRIDE, abstract_outputs, abstract_params, apply
-from eddsrn_jax.models.layers import depth_to_space
 from eddsrn_jax.models.registry import NETWORKS
+from eddsrn_jax.ops.pixel_shuffle import depth_to_space
 from eddsrn_jax.restoration.onnx_graph import write_onnx
 from eddsrn_jax.restoration.restorer import Restorer
 
