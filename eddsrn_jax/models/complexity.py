@@ -9,7 +9,6 @@ import flax.linen as nn
 import jax
 import jax.extend.core as jex
 
-from eddsrn_jax.models.convolution import convolve_blocks
 from eddsrn_jax.models.registry import abstract_params, apply
 
 
@@ -62,9 +61,9 @@ def convolutions(model: nn.Module, side: int) -> Iterator[list[jax.ShapeDtypeStr
 
 def _convolutions(jaxpr: jex.Jaxpr) -> Iterator[list[jax.ShapeDtypeStruct]]:
     for equation in jaxpr.eqns:
-        # The computation of a convolution in blocks, which a CPU does, is not counted.
-        # The convolution that it stands for is.
-        in_blocks = equation.params.get("name") == convolve_blocks.__name__
+        # Of a convolution in blocks (convolution.py), which only CPUs do, the convolution
+        # that it stands for is counted.
+        in_blocks = equation.params.get("name") == "convolve_blocks"
         if in_blocks or equation.primitive.name == "conv_general_dilated":
             arrays = (*equation.invars[:2], *equation.outvars)
             # The operands of a convolution are arrays, which have a shape and a dtype.
