@@ -115,8 +115,8 @@ _DTYPE = flags.DEFINE_enum(
     "dtype",
     None,
     ["float32", "bfloat16", "float16"],
-    "Type to compute in. bfloat16 is fast on GPUs, on TPUs and on CPUs with AMX. Default:"
-    " the network's own.",
+    "Type to compute in. bfloat16 is fast on GPUs, on TPUs, and on CPUs with AMX or"
+    " AVX-512 BF16. Default: the network's own.",
     flag_values=FLAGS,
 )
 _LARGEST_WINDOW = flags.DEFINE_integer(
