@@ -61,8 +61,8 @@ def convolutions(model: nn.Module, side: int) -> Iterator[list[jax.ShapeDtypeStr
 
 def _convolutions(jaxpr: jex.Jaxpr) -> Iterator[list[jax.ShapeDtypeStruct]]:
     for equation in jaxpr.eqns:
-        # Of a convolution in blocks (convolution.py), which only CPUs do, the convolution
-        # that it stands for is counted.
+        # On CPUs some convolutions are computed in blocks (convolution.py), with products
+        # by zeros. The count is that of the convolution as the network has it.
         in_blocks = equation.params.get("name") == "convolve_blocks"
         if in_blocks or equation.primitive.name == "conv_general_dilated":
             arrays = (*equation.invars[:2], *equation.outvars)

@@ -123,23 +123,20 @@ def kernel_gradient(x: jax.Array, gradient: jax.Array, size: int) -> jax.Array:
     outputs = gradient.shape[-1]
     around = ((0, 0), (size // 2, size // 2), (size // 2, size // 2), (0, 0))
     if outputs <= _FEW:
-        product, shape = _product_of_few, (size**2 * outputs, inputs)
+        product = _product_of_few
         gradient = jnp.pad(gradient, around)
     else:
-        product, shape = _product, (size * inputs, size * outputs)
+        product = _product
         x = jnp.pad(x, around)
 
     def add(total: jax.Array, image: tuple[jax.Array, jax.Array]) -> tuple:
         return total + product(*image, size), None
 
     if height * width < _LARGE:
-        total = product(x, gradient, size)
-    else:
-        total, _ = lax.scan(add, jnp.zeros(shape), (x, gradient))
-    total = total.astype(x.dtype)
-    if outputs <= _FEW:
-        return total.reshape(size, size, outputs, inputs).swapaxes(2, 3)
-    return total.reshape(size, inputs, size, outputs).transpose(2, 0, 1, 3)
+        return product(x, gradient, size)
+    zeros = jnp.zeros((size, size, inputs, outputs))
+    total, _ = lax.scan(add, zeros, (x, gradient))
+    return total.astype(x.dtype)
 
 
 def _product(x: jax.Array, gradient: jax.Array, size: int) -> jax.Array:
@@ -151,7 +148,7 @@ def _product(x: jax.Array, gradient: jax.Array, size: int) -> jax.Array:
         size: size of the kernel.
 
     Returns:
-        [size * C, size * C'].
+        [size, size, C, C'].
     """
     width = gradient.shape[-2]
     columns = [x[..., j : j + width, :] for j in range(size)]
@@ -160,7 +157,8 @@ def _product(x: jax.Array, gradient: jax.Array, size: int) -> jax.Array:
         jnp.pad(gradient, (*others, (i, size - 1 - i), (0, 0), (0, 0)))
         for i in range(size)
     ]
-    return _sum_of_products(jnp.concatenate(columns, -1), jnp.concatenate(rows, -1))
+    total = _sum_of_products(jnp.concatenate(columns, -1), jnp.concatenate(rows, -1))
+    return total.reshape(size, x.shape[-1], size, -1).transpose(2, 0, 1, 3)
 
 
 def _product_of_few(x: jax.Array, gradient: jax.Array, size: int) -> jax.Array:
@@ -172,15 +170,16 @@ def _product_of_few(x: jax.Array, gradient: jax.Array, size: int) -> jax.Array:
         size: size of the kernel.
 
     Returns:
-        [size * size * C', C].
+        [size, size, C, C'].
     """
-    *_, height, width, _ = x.shape
+    *_, height, width, inputs = x.shape
     shifted = [
         gradient[..., i : i + height, j : j + width, :]
         for i in reversed(range(size))
         for j in reversed(range(size))
     ]
-    return _sum_of_products(jnp.concatenate(shifted, -1), x)
+    total = _sum_of_products(jnp.concatenate(shifted, -1), x)
+    return total.reshape(size, size, -1, inputs).swapaxes(2, 3)
 
 
 def _sum_of_products(a: jax.Array, b: jax.Array) -> jax.Array:
