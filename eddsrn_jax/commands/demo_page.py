@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from eddsrn_jax.commands.demo_results import restore_all, write_zip
 
 # The most runs that may wait.
 _LONGEST_QUEUE = 8
+# Results that are no longer shown stay so long, for downloads under way.
+_SECONDS_TO_DELETION = 10
 
 
 def make_page(
@@ -78,8 +81,12 @@ class _Sessions:
         self.folders: dict[str, set[Path]] = {}
 
     def delete_results(self, session: str) -> None:
+        """Deletes a session's results, but not while the page may still fetch them."""
         for folder in self.folders.pop(session, ()):
-            shutil.rmtree(folder, ignore_errors=True)
+            timer = threading.Timer(_SECONDS_TO_DELETION, shutil.rmtree, (folder, True))
+            # The server can stop before: the folder of all results is deleted then.
+            timer.daemon = True
+            timer.start()
 
     def close(self, session: str) -> None:
         self.closed.add(session)

@@ -1,6 +1,7 @@
 """The web page's results and messages, tested without a browser."""
 
 import functools
+import threading
 import zipfile
 from pathlib import Path
 from unittest import mock
@@ -126,7 +127,20 @@ def test_the_archive_has_every_result_under_a_name_of_its_own(tmp_path):
     assert contents == {"a_x4.png": 0, "a_x4-2.png": 1, "b_x4.png": 2, "a_x4-3.png": 3}
 
 
-def test_new_results_of_a_page_replace_its_earlier_ones(work, tmp_path):
+@pytest.fixture
+def deletions(monkeypatch):
+    """Collects the deletions that are to come, as functions."""
+    due = []
+
+    def timer(_, function, arguments):
+        due.append(functools.partial(function, *arguments))
+        return mock.Mock()
+
+    monkeypatch.setattr(threading, "Timer", timer)
+    return due
+
+
+def test_new_results_of_a_page_replace_its_earlier_ones(work, deletions, tmp_path):
     gradio = mock.MagicMock()
     run, _, _, close = make_handlers(gradio, functools.partial(show, work), tmp_path)
     path = tmp_path / "photo.png"
@@ -140,14 +154,21 @@ def test_new_results_of_a_page_replace_its_earlier_ones(work, tmp_path):
     files, kept = restored(first), restored(other)
     assert all(file.exists() for file in files + kept)
     new = restored(first)
+    # A browser may still be fetching the earlier ones.
+    assert all(file.exists() for file in files)
+    deletions.pop()()
     assert not any(file.exists() for file in files)
-    assert all(file.exists() for file in new + kept)
     close(first)
+    assert all(file.exists() for file in new + kept)
+    deletions.pop()()
+    assert not deletions
     assert not any(file.exists() for file in new)
     assert all(file.exists() for file in kept)
 
 
-def test_a_page_that_is_closed_during_a_photo_leaves_no_results(work, tmp_path):
+def test_a_page_that_is_closed_during_a_photo_leaves_no_results(
+    work, deletions, tmp_path
+):
     session, made = mock.Mock(session_hash="a"), []
 
     def close_during(*arguments):
@@ -163,6 +184,8 @@ def test_a_page_that_is_closed_during_a_photo_leaves_no_results(work, tmp_path):
     path = tmp_path / "photo.png"
     Image.new("RGB", (9, 8), (90, 60, 30)).save(path)
     assert len(list(run([(path, None)] * 3, "", 1.0, session))) == 2
+    for delete in deletions:
+        delete()
     assert len(made) == 4 and not any(file.exists() for file in made)
 
 
