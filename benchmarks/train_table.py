@@ -4,9 +4,10 @@
         --folder=runs/table1
 
 The lite networks are trained one after the other, all in bfloat16, with the same recipe
-and on the same crops. The table of their scores is written to scores.md in the folder.
-Each run has a subfolder. If the command is stopped and given again, the interrupted run
-continues, and complete ones are left as they are.
+and on the same crops. Each run has a subfolder. The scores of all complete runs are in
+scores.json of the folder, and their means over the seeds in scores.md. If the command is
+stopped and given again, the interrupted run continues, and complete ones are left as they
+are.
 """
 
 import dataclasses
@@ -16,13 +17,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
 from benchmarks.timing import user_environment
 from eddsrn_jax.commands.command_line import run_command
 from eddsrn_jax.errors import InputError, UsageError
-from eddsrn_jax.files import make_folder
+from eddsrn_jax.files import make_folder, to_json, write_text
 from eddsrn_jax.paths import local_path
 
 # Its own set of flags, so that another command's module may be imported beside it.
@@ -72,6 +74,7 @@ _ONLY = flags.DEFINE_list(
 )
 
 _BATCH_SIZE = 8
+_SCORES = [f"{x}_{y}_crop4" for x in ("psnr", "ssim") for y in ("y", "rgb")]
 _BANK = "--config.model.front_end=gaussian-1-084c6179"
 
 
@@ -178,7 +181,7 @@ def train_all(
     folder: Path,
     run: Callable[..., None],
 ) -> Path:
-    """Trains and scores networks, and writes the table of scores.
+    """Trains and scores networks, and writes the scores of all runs in the folder.
 
     Args:
         names: networks to train; those that they start from are added.
@@ -190,13 +193,14 @@ def train_all(
         run: runs Python with the arguments that it is given.
 
     Returns:
-        The file with the table.
+        The table of scores, a Markdown file.
     """
-    done = []
+    set_name = dataset.partition("=")[0]
+    table = folder / "scores.md"
     for name, seed in plan(names, seeds=seeds):
         workdir = folder / f"{name}-{seed}"
         weights = workdir.with_suffix(".safetensors")
-        scores = workdir / f"scores-{dataset.partition('=')[0]}"
+        scores = workdir / f"scores-{set_name}"
         if not weights.exists():
             given = training_flags(name, seed=seed, crops=crops, folder=folder)
             run("train.py", *given, *photos)
@@ -205,18 +209,38 @@ def train_all(
         if not (scores / "results.json").exists():
             scored = (f"--dataset={dataset}", f"--output_dir={scores}")
             run("evaluate.py", f"--weights={weights}", *scored)
-        done.append((name, scores / "results.json"))
         # After each run, so that the table is there when the command is stopped.
-        table = folder / "scores.md"
-        table.write_text(format_scores(done))
+        found = read_scores(folder, set_name)
+        write_text(folder / "scores.json", to_json(found, indent=1) + "\n")
+        write_text(table, format_scores(found))
     return table
 
 
-def format_scores(done: Sequence[tuple[str, Path]]) -> str:
+def read_scores(folder: Path, set_name: str) -> list[dict[str, Any]]:
+    """Returns the mean scores of the runs in a folder on one set of photos.
+
+    Each result has the name of its network, its seed, its output ("sr" or "deblurred"),
+    and scores named as in `eddsrn_jax.evaluation.results`. The order is that of NETWORKS.
+    """
+    found = []
+    for name in NETWORKS:
+        for path in sorted(folder.glob(f"{name}-*/scores-{set_name}/results.json")):
+            seed = path.parents[1].name.removeprefix(f"{name}-")
+            if not seed.isdecimal():
+                # Somebody's copy of a run.
+                continue
+            for mean in json.loads(path.read_text())["means"]:
+                if mean["method"] not in ("bicubic", "blurred input"):
+                    run = {"network": name, "seed": int(seed), "output": mean["output"]}
+                    found.append(run | {key: mean[key] for key in _SCORES})
+    return found
+
+
+def format_scores(found: Sequence[Mapping[str, Any]]) -> str:
     """Returns a Markdown table: the mean of the seeds, and their range.
 
     Args:
-        done: name of a network and its results.json, for each run.
+        found: scores of the runs, see `read_scores`.
     """
     lines = [
         "Luminance PSNR in dB, border 4: mean over the seeds, and highest minus lowest.",
@@ -224,23 +248,16 @@ def format_scores(done: Sequence[tuple[str, Path]]) -> str:
         "| network | seeds | x4 SR | range | deblurred | range |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for name in dict.fromkeys(name for name, _ in done):
-        found = [_read_scores(path) for other, path in done if other == name]
+    for name in dict.fromkeys(row["network"] for row in found):
+        own = [row for row in found if row["network"] == name]
         cells = []
         for output in ("sr", "deblurred"):
-            psnrs = [scores[output] for scores in found if output in scores]
+            psnrs = [row["psnr_y_crop4"] for row in own if row["output"] == output]
             ranged = f"{max(psnrs) - min(psnrs):.2f}" if len(psnrs) > 1 else ""
             cells += [f"{statistics.mean(psnrs):.2f}" if psnrs else "", ranged]
-        lines.append(f"| {name} | {len(found)} | {' | '.join(cells)} |")
+        seeds = len({row["seed"] for row in own})
+        lines.append(f"| {name} | {seeds} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
-
-
-def _read_scores(path: Path) -> dict[str, float]:
-    """Returns a network's PSNR by output, without the baselines scored beside it."""
-    means = json.loads(path.read_text())["means"]
-    baselines = ("bicubic", "blurred input")
-    kept = [row for row in means if row["method"] not in baselines]
-    return {row["output"]: row["psnr_y_crop4"] for row in kept}
 
 
 def _run_python(*arguments: str) -> None:

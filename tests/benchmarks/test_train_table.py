@@ -8,6 +8,7 @@ from benchmarks.train_table import (
     NETWORKS,
     format_scores,
     plan,
+    read_scores,
     train_all,
     training_flags,
 )
@@ -15,10 +16,14 @@ from configs import table1
 from eddsrn_jax.commands.config_flag import define_config_flag
 from eddsrn_jax.training.config_checks import check
 
+SCORES = ("psnr_y_crop4", "psnr_rgb_crop4", "ssim_y_crop4", "ssim_rgb_crop4")
 
-def write_scores(path, **psnr):
-    rows = [{"method": "bicubic", "output": "sr", "psnr_y_crop4": 1.0}]
-    rows += [{"method": "mine", "output": k, "psnr_y_crop4": v} for k, v in psnr.items()]
+
+def write_scores(path, **values):
+    rows = [{"method": "bicubic", "output": "sr", **dict.fromkeys(SCORES, 1.0)}]
+    for output, value in values.items():
+        scores = dict.fromkeys(SCORES, value)
+        rows.append({"method": "mine", "output": output, **scores})
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"means": rows}))
 
@@ -72,13 +77,25 @@ def test_the_flags_of_every_run_make_a_valid_config(name, tmp_path, monkeypatch)
 
 
 def test_the_table_has_the_mean_and_the_range_of_the_seeds(tmp_path):
-    done = [(name, tmp_path / f"{i}.json") for i, name in enumerate("aab")]
-    write_scores(done[0][1], sr=23.0, deblurred=28.0)
-    write_scores(done[1][1], sr=23.5, deblurred=28.1)
-    write_scores(done[2][1], deblurred=25.0)
-    lines = format_scores(done).splitlines()
-    assert "| a | 2 | 23.25 | 0.50 | 28.05 | 0.10 |" in lines
-    assert "| b | 1 |  |  | 25.00 |  |" in lines
+    runs = ("deblur_cnn-0", "eddsrn-1", "eddsrn-0")
+    places = [tmp_path / run / "scores-a/results.json" for run in runs]
+    write_scores(places[0], deblurred=25.0)
+    write_scores(places[1], sr=23.5, deblurred=28.1)
+    write_scores(places[2], sr=23.0, deblurred=28.0)
+    for other in ("vdsr-0/scores-b", "vdsr-old/scores-a"):
+        write_scores(tmp_path / other / "results.json", sr=20.0)
+    found = read_scores(tmp_path, "a")
+    assert [(row["network"], row["seed"], row["output"]) for row in found] == [
+        ("eddsrn", 0, "sr"),
+        ("eddsrn", 0, "deblurred"),
+        ("eddsrn", 1, "sr"),
+        ("eddsrn", 1, "deblurred"),
+        ("deblur_cnn", 0, "deblurred"),
+    ]
+    assert format_scores(found).splitlines()[-2:] == [
+        "| eddsrn | 2 | 23.25 | 0.50 | 28.05 | 0.10 |",
+        "| deblur_cnn | 1 |  |  | 25.00 |  |",
+    ]
 
 
 def test_a_repeated_command_leaves_out_what_is_done(tmp_path):
@@ -111,6 +128,7 @@ def test_a_repeated_command_leaves_out_what_is_done(tmp_path):
     stop_at = None
     calls.clear()
     assert train().read_text().count("20.00") == 2
+    assert len(json.loads((tmp_path / "scores.json").read_text())) == 2
     steps = ["evaluate.py", "train.py", "-m", "evaluate.py"]
     assert [arguments[0] for arguments in calls] == steps
     calls.clear()
