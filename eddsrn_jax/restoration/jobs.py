@@ -259,8 +259,9 @@ def _photographs(folder: Path, recursive: bool, left_out: dict[Path, str]) -> li
             results[path] = f"by its name it is a result of {owner.name}"
     if results:
         first = next(iter(results)).name
-        message = "%s: %d images left out, because by their names they are results: %s%s"
-        _log.info(message, folder, len(results), first, " ..." * (len(results) > 1))
+        message = "%s: images left out that by their names are results: %s%s"
+        more = f" and {len(results) - 1} more" if len(results) > 1 else ""
+        _log.info(message, folder, first, more)
         left_out |= results
     return [path for path in found if path not in results]
 
@@ -285,7 +286,7 @@ def _outside(
     inside = {x for x in files if Path(os.path.realpath(x)).is_relative_to(real_results)}
     if inside:
         left_out |= dict.fromkeys(inside, "it lies in the folder of the results")
-        message = "%s: %d images left out, because they lie in the folder of the results"
+        message = "%s: images left out, because they lie in the folder of results: %d"
         _log.info(message, folder, len(inside))
     return [file for file in files if file not in inside]
 
