@@ -14,12 +14,12 @@ from eddsrn_jax.errors import InputError
 from eddsrn_jax.images import png, tiff
 from eddsrn_jax.images.other_formats import READ, add_coded_colour, open_other
 from eddsrn_jax.images.photo import (
-    EXIF_DAMAGED,
     IPTC_LOST,
     ORIENTATION,
     Header,
     Photo,
     dots_per_inch,
+    exif_of,
     has_iptc,
     turned,
 )
@@ -128,7 +128,7 @@ def _pillow(
         raise InputError(f"the value range of {raw_mode} pixels is unknown")
     mode, notes = pixel_mode(image), notes or []
     info = {"xmp": without_xmp(image), "icc_profile": image.info.get("icc_profile")}
-    exif = _exif(image, notes)
+    exif = exif_of(image, notes)
     orientation, (width, height) = exif.get(ORIENTATION, 1), image.size
     # Pillow turns TIFF images itself, and its size is the one after turning.
     if image.format == "TIFF":
@@ -186,15 +186,6 @@ def _text(content: bytes | str) -> str:
         return content.decode()
     except UnicodeDecodeError:
         return content.decode("latin-1")
-
-
-def _exif(image: Image.Image, notes: list[str]) -> Image.Exif:
-    """Returns the EXIF tags; none if they cannot be parsed."""
-    try:
-        return image.getexif()
-    except Exception:
-        notes.append(EXIF_DAMAGED)
-        return Image.Exif()
 
 
 def decode(photo: Photo, *, lenient: bool = False) -> np.ndarray:

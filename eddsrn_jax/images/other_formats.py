@@ -9,7 +9,14 @@ import numpy as np
 from PIL import Image
 
 from eddsrn_jax.errors import InputError
-from eddsrn_jax.images.photo import ORIENTATION, Header, Photo, parsed_exif, turned
+from eddsrn_jax.images.photo import (
+    ORIENTATION,
+    Header,
+    Photo,
+    exif_of,
+    parsed_exif,
+    turned,
+)
 from eddsrn_jax.images.pixels import CHANNELS, from_unit_range, widened, without_xmp
 
 READ = "BMP, PNG, JPEG, TIFF, WebP, GIF, HEIC, AVIF, JPEG XL and JPEG 2000"
@@ -117,10 +124,11 @@ def _open_deep_avif(stream: BinaryIO, head: bytes) -> Photo | None:
     if settings < 0 or not head[settings + 6] & 0x40:
         return None
     bits = 12 if head[settings + 6] & 0x20 else 10
+    notes: list[str] = []
     with Image.open(stream, formats=("AVIF",)) as image:
         (width, height), channels = image.size, len(image.getbands())
         info = {"xmp": without_xmp(image), "icc_profile": image.info.get("icc_profile")}
-        exif = image.getexif()
+        exif = exif_of(image, notes)
     if head[settings + 6] & 0x10:
         channels -= 2
     stream.seek(0)
@@ -148,6 +156,7 @@ def _open_deep_avif(stream: BinaryIO, head: bytes) -> Photo | None:
         several=False,
         kind="AVIF",
         decoder=pixels,
+        notes=notes,
     )
     add_coded_colour(photo, head)
     return photo

@@ -1,5 +1,6 @@
 """An open image file: its header, its metadata, and the way to its pixels."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any, BinaryIO
@@ -69,17 +70,40 @@ def turned(height: int, width: int, orientation: int) -> tuple[int, int]:
     return (width, height) if orientation in SIDEWAYS else (height, width)
 
 
-def dots_per_inch(exif: Image.Exif) -> tuple[Any, Any] | None:
+def dots_per_inch(exif: Image.Exif) -> tuple[float, float] | None:
     """Returns the resolution that EXIF or TIFF tags give, or None if there is none."""
     unit = {2: 1.0, 3: 2.54}.get(exif.get(296, 2))
-    if unit and 282 in exif and 283 in exif:
-        return exif[282] * unit, exif[283] * unit
+    # In damaged files the values are of any type, and denominators can be 0.
+    with contextlib.suppress(KeyError, TypeError, ValueError, ArithmeticError):
+        if unit:
+            return float(exif[282]) * unit, float(exif[283]) * unit
     return None
 
 
 def has_iptc(exif: Image.Exif) -> bool:
     """Returns whether EXIF or TIFF tags hold IPTC data."""
     return any(tag in exif for tag in _IPTC_TAGS)
+
+
+def exif_of(image: Image.Image, notes: list[str]) -> Image.Exif:
+    """Returns the EXIF tags of a Pillow image, without those that it takes from XMP.
+
+    XMP must have been removed from the image's info. Pillow may have read it before, and
+    then remembers an orientation from it; EXIF data are therefore parsed again.
+
+    Args:
+        image: the image.
+        notes: list to which a message is appended if EXIF is damaged; then there are no
+            tags.
+    """
+    stored = image.info.get("exif")
+    if stored is not None:
+        return parsed_exif(stored, notes)
+    try:
+        return image.getexif()
+    except Exception:
+        notes.append(EXIF_DAMAGED)
+        return Image.Exif()
 
 
 def parsed_exif(content: bytes | None, notes: list[str]) -> Image.Exif:

@@ -1,10 +1,10 @@
 """Converts pixels between Pillow images and arrays, channels, depths and orientations."""
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms
+from PIL import Image, ImageCms
 
 from eddsrn_jax.errors import InputError
-from eddsrn_jax.images.photo import SIDEWAYS
+from eddsrn_jax.images.photo import ORIENTATION, SIDEWAYS, exif_of
 
 # The number of channels by mode, and the mode by number of channels.
 CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
@@ -163,7 +163,7 @@ def from_pillow(image: Image.Image) -> np.ndarray:
         pixels = to_array(image)
     kept = dict(image.info)
     without_xmp(image)
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    orientation = exif_of(image, []).get(ORIENTATION, 1)
     image.info.update(kept)
     return upright(pixels, orientation)
 

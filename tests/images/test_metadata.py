@@ -1,5 +1,6 @@
 """Colour chunks, large or damaged metadata, text, XMP, resolution and orientation."""
 
+import io
 import struct
 import zlib
 
@@ -185,12 +186,35 @@ def test_xmp_is_kept_with_an_upright_orientation(rewritten, source, suffix):
 
 
 def test_xmp_alone_does_not_turn_a_pillow_image():
-    import io
-
     with Image.open(io.BytesIO(encoded(IMAGE, "PNG"))) as image:
         image.info["xmp"] = XMP
         np.testing.assert_array_equal(from_pillow(image), FLAT)
         assert image.info["xmp"] == XMP
+
+
+def test_xmp_does_not_turn_a_photo_whose_exif_has_no_orientation(rewritten):
+    exif = Image.Exif()
+    exif[0x010F] = "Maker"
+    content = encoded(IMAGE, "JPEG", exif=exif.tobytes(), xmp=XMP)
+    assert rewritten(content)[0].shape == FLAT.shape
+    # Pillow has read the orientation when it looked for a resolution.
+    with Image.open(io.BytesIO(content)) as image:
+        assert from_pillow(image).shape == FLAT.shape
+
+
+@pytest.mark.parametrize("format", ["JPEG", "WEBP"])
+def test_damaged_exif_of_a_pillow_image_is_ignored(format):
+    content = encoded(IMAGE, format, exif=b"Exif\0\0nonsense", xmp=XMP, dpi=(72, 72))
+    with Image.open(io.BytesIO(content)) as image:
+        assert from_pillow(image).shape == FLAT.shape
+        assert image.info["xmp"] == XMP
+
+
+def test_a_resolution_that_is_text_is_no_resolution(rewritten):
+    entries = [struct.pack("<HHI", tag, 2, 4) + b"abc\0" for tag in (282, 283)]
+    exif = b"II*\0\x08\0\0\0\x02\0" + b"".join(entries) + bytes(4)
+    pixels, metadata, *_ = rewritten(encoded(IMAGE, "JPEG", exif=b"Exif\0\0" + exif))
+    assert pixels.shape == FLAT.shape and metadata.dpi is None
 
 
 def test_comments_and_texts_are_kept_or_named(rewritten):
