@@ -84,7 +84,7 @@ class Checkpoints:
             workdir: workdir of the run.
             read_only: True changes nothing on disk, as a run may be writing there.
             keep_every_steps: checkpoints at multiples of this step are kept too; 0 keeps
-                none.
+                no more of them. Those that were kept under another number stay.
 
         Raises:
             InputError: all checkpoints are damaged, or `read_only` is set and there is
@@ -96,16 +96,11 @@ class Checkpoints:
         if read_only and not self._folder.is_dir():
             raise InputError(f"{workdir}: no checkpoints found{why_no_workdir(workdir)}")
 
-        # Two, so that a damaged checkpoint costs only the steps since the one before it.
-        kept = [preservation_policy.LatestN(2), ranking.KeepBest()]
-        if keep_every_steps:
-            kept.append(preservation_policy.EveryNSteps(keep_every_steps))
-        policy = preservation_policy.AnyPreservationPolicy(kept)
         arrays, values = ocp.StandardCheckpointHandler, ocp.JsonCheckpointHandler
         options = ocp.CheckpointManagerOptions(
             # With the policy alone orbax would keep the best one but write no metrics.
             best_fn=ranking.score,
-            preservation_policy=None if read_only else policy,
+            preservation_policy=None if read_only else self._kept(keep_every_steps),
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
             # Orbax warns of any other value if it only reads.
@@ -126,6 +121,21 @@ class Checkpoints:
         )
         if read_only and not self._manager.all_steps():
             raise InputError(f"{self._folder}: no finished checkpoint found")
+
+    def _kept(self, every_steps: int) -> preservation_policy.PreservationPolicy:
+        """Returns the rule for the checkpoints that are not deleted."""
+        for_ever = []
+        for folder in self._folder.glob("[0-9]*"):
+            # A damaged checkpoint is found out when it is read.
+            with contextlib.suppress(OSError, ValueError, TypeError, LookupError):
+                if SavedCheckpoint(folder).is_kept():
+                    for_ever.append(int(folder.name))
+        # Two, so that a damaged checkpoint costs only the steps since the one before it.
+        kept = [preservation_policy.LatestN(2), ranking.KeepBest()]
+        kept.append(preservation_policy.CustomSteps(for_ever))
+        if every_steps:
+            kept.append(preservation_policy.EveryNSteps(every_steps))
+        return preservation_policy.AnyPreservationPolicy(kept)
 
     def save(
         self,

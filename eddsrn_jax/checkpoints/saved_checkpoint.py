@@ -113,6 +113,15 @@ class SavedCheckpoint:
             "bad_in_row": int(progress["bad_in_row"]),
         }
 
+    def is_kept(self) -> bool:
+        """Returns whether the run was to keep this checkpoint for ever.
+
+        Raises:
+            OSError, ValueError, TypeError, KeyError: there is no such number.
+        """
+        every = self._json("config")["checkpoint"]["keep_every_steps"]
+        return bool(every) and self._step % every == 0
+
     def metrics(self) -> dict[str, float] | None:
         """Returns the verified validation metrics; None if there was no validation.
 
@@ -166,6 +175,9 @@ class SavedCheckpoint:
                 " run (adversarial or not) saved it; config.init_from starts another run"
                 " from its weights"
             )
+        if "discriminator" in names:
+            origin = f"{self._folder}: its discriminator (config.adversarial)"
+            check_matches(saved["discriminator"], like["discriminator"], origin)
         if _leaf_names(saved["opt_state"]) != _leaf_names(like["opt_state"]):
             raise InputError(
                 f"{self._folder} was saved by another optimizer or version of it, and"

@@ -74,6 +74,13 @@ def crop_plan(
     return CropPlan(image, corners[:, 0], corners[:, 1], key)
 
 
+def count_steps_per_epoch(
+    num_photos: int, *, crops_per_image: int, batch_size: int
+) -> int:
+    """Returns the number of whole batches in an epoch."""
+    return num_photos * crops_per_image // batch_size
+
+
 class CropSampler:
     """Batches of crops, each a pure function of its step.
 
@@ -113,13 +120,14 @@ class CropSampler:
         self.patch_size = patch_size
         self._batch_size = batch_size
         self.num_photos = len(self.images)
-        rows = self.num_photos * crops_per_image
-        self.steps_per_epoch = rows // batch_size
+        self.steps_per_epoch = count_steps_per_epoch(
+            self.num_photos, crops_per_image=crops_per_image, batch_size=batch_size
+        )
         if not self.steps_per_epoch:
             raise InputError(
-                f"an epoch has {rows} crops ({self.num_photos} photos x"
-                f" config.data.crops_per_image={crops_per_image}), fewer than"
-                f" config.batch_size={batch_size}"
+                f"an epoch has {self.num_photos * crops_per_image} crops"
+                f" ({self.num_photos} photos x config.data.crops_per_image="
+                f"{crops_per_image}), fewer than config.batch_size={batch_size}"
             )
         plan = functools.partial(
             crop_plan,

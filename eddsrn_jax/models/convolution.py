@@ -32,11 +32,16 @@ def convolve(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
 
     Returns:
         [N, H, W, C'].
+
+    Raises:
+        ValueError: the size of the kernel is even, so that it has no middle.
     """
+    size, *_, outputs = kernel.shape
+    if size % 2 == 0:
+        raise ValueError(f"a kernel of size {size}: expected an odd size")
     if jax.default_backend() != "cpu":
         return _with_bias(x, kernel, bias)
     _, height, width, _ = x.shape
-    size, *_, outputs = kernel.shape
     even = height % 2 == 0 and width % 2 == 0
     if size == _WIDE and outputs <= _FEW and even:
         return convolve_blocks(x, kernel, bias)

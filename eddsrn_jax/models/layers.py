@@ -66,7 +66,8 @@ class BicubicUpscale(nn.Module):
 class Conv(nn.Module):
     """A stride-1 convolution that keeps the size of its input ("flat").
 
-    Its parameters have the same names and shapes as those of `nn.Conv`.
+    Its parameters have the same names and shapes as those of `nn.Conv`. `kernel_size` is
+    odd.
     """
 
     features: int

@@ -189,7 +189,7 @@ def _train(
     tracer = Tracer(run.workdir / "profile", profile_steps)
     with tracer, _open_checkpoints(run) as checkpoints:
         state, progress = restore_or_create(
-            checkpoints, config, model, optimizer, run.mesh, per_epoch
+            checkpoints, config, model, optimizer, run.mesh, run.sampler.num_photos
         )
         steps = range(int(state.step), num_steps)
         _announce(run, steps)

@@ -8,6 +8,7 @@ import jax
 
 from eddsrn_jax import config_values
 from eddsrn_jax.config_values import Config
+from eddsrn_jax.data.crops import count_steps_per_epoch
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.training.optimizer import MAX_COUNT, make_optimizer
 
@@ -47,7 +48,7 @@ def count_steps(config: Config, steps_per_epoch: int) -> int:
 
 
 def check_resumption(
-    saved: Config, config: Config, workdir: Path, *, step: int, steps_per_epoch: int
+    saved: Config, config: Config, workdir: Path, *, step: int, num_photos: int
 ) -> None:
     """Checks that a run can go on as its config says; warns of changed values.
 
@@ -56,7 +57,7 @@ def check_resumption(
         config: config of the resumed run.
         workdir: workdir of the run, for messages.
         step: number of steps done.
-        steps_per_epoch: steps in an epoch of the run.
+        num_photos: number of photos that the run trains on.
 
     Raises:
         InputError: the run would silently do something else than the config says.
@@ -71,7 +72,7 @@ def check_resumption(
             f" {step} steps, which continues from its own weights; give another --workdir"
             " to start from these weights"
         )
-    total = count_steps(config, steps_per_epoch)
+    total = count_steps(config, _steps_per_epoch(config, num_photos))
     if step > total:
         name = "total_steps" if config.total_steps else "num_epochs"
         raise InputError(
@@ -95,29 +96,39 @@ def check_resumption(
     for name, (old, new) in changed.items():
         _log.warning("config.%s is now %s, it was %s", name, new, old)
     if step < total:
-        _report_jump(saved, config, step=step, steps_per_epoch=steps_per_epoch)
+        _report_jump(saved, config, step=step, num_photos=num_photos)
 
 
-def _report_jump(
-    saved: Config, config: Config, *, step: int, steps_per_epoch: int
-) -> None:
+def _steps_per_epoch(config: Config, num_photos: int) -> int:
+    return count_steps_per_epoch(
+        num_photos,
+        crops_per_image=config.data.crops_per_image,
+        batch_size=config.batch_size,
+    )
+
+
+def _report_jump(saved: Config, config: Config, *, step: int, num_photos: int) -> None:
     """Warns if another number of steps changes the learning rate abruptly."""
     if saved.optimizer.to_dict() != config.optimizer.to_dict():
         return
-    before = _learning_rate(saved, step - 1, steps_per_epoch)
-    planned = _learning_rate(saved, step, steps_per_epoch)
-    now = _learning_rate(config, step, steps_per_epoch)
+    old, new = (_steps_per_epoch(x, num_photos) for x in (saved, config))
+    before = _learning_rate(saved, step - 1, old)
+    planned = _learning_rate(saved, step, old)
+    now = _learning_rate(config, step, new)
     if abs(now - planned) > _JUMP * max(abs(planned), abs(before)):
+        part, counts = "the run", (count_steps(config, new), count_steps(saved, old))
+        if counts[0] == counts[1]:
+            part, counts = "an epoch", (new, old)
         _log.warning(
-            "the learning rate jumps from %.3g to %.3g at step %d, because the run has %d"
+            "the learning rate jumps from %.3g to %.3g at step %d, because %s has %d"
             " steps now instead of %d. To keep the present rate, stop the run, and resume"
             " it with --config.optimizer.schedule=warmup_constant_decay"
             " --config.optimizer.learning_rate=%.3g --config.optimizer.warmup_steps=0",
             before,
             now,
             step,
-            count_steps(config, steps_per_epoch),
-            count_steps(saved, steps_per_epoch),
+            part,
+            *counts,
             before,
         )
 

@@ -167,11 +167,18 @@ def restore_or_create(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     mesh: jax.sharding.Mesh,
-    steps_per_epoch: int,
+    num_photos: int,
 ) -> tuple[TrainState, dict[str, Any]]:
     """Restores the newest checkpoint's state, or creates a new state.
 
     A new state starts from the weights of `config.init_from`, if that is set.
+
+    Args:
+        checkpoints: checkpoints of the run's workdir.
+        config: values of the run.
+        model, optimizer: network of the run and its optimizer.
+        mesh: devices for the state.
+        num_photos: number of photos that the run trains on.
 
     Returns:
         The state on the devices, and the result of `StepMetrics.to_json` for it.
@@ -188,7 +195,7 @@ def restore_or_create(
             config,
             checkpoints.workdir,
             step=int(restored.state.step),
-            steps_per_epoch=steps_per_epoch,
+            num_photos=num_photos,
         )
         return restored.state, restored.progress
     if config.init_from:

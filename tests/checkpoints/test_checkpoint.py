@@ -4,6 +4,7 @@ import shutil
 import jax
 import ml_collections
 import numpy as np
+import optax
 import orbax.checkpoint as ocp
 import pytest
 from states import MODEL, PROGRESS, assert_same, make_config, make_state, steps_on_disk
@@ -12,7 +13,10 @@ from tiny import PLAIN
 from eddsrn_jax.checkpoints.checksums import checksum
 from eddsrn_jax.checkpoints.manager import BEST_METRICS, Checkpoints, read_run
 from eddsrn_jax.errors import InputError
+from eddsrn_jax.mesh import make_mesh, replicate
 from eddsrn_jax.models import VDSR, abstract_params
+from eddsrn_jax.models.scgan import Discriminator
+from eddsrn_jax.training.adversarial import with_discriminator
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -279,6 +283,23 @@ def test_rejects_a_checkpoint_of_another_architecture(tmp_path):
     ):
         checkpoints.restore_latest(make_state(model=wider))
     assert steps_on_disk(tmp_path) == [1]
+
+
+@pytest.mark.parametrize("changed", [{"features": 8}, {"num_layers": 3}])
+def test_rejects_a_checkpoint_with_another_discriminator(tmp_path, changed):
+    def state(**changes):
+        judge = Discriminator(**{"features": 4, "num_layers": 2, **changes})
+        key, optimizer = jax.random.key(0), optax.adam(1e-3)
+        made = with_discriminator(make_state(1), judge, optimizer, key=key)
+        return replicate(made, make_mesh(jax.devices()[:1]))
+
+    message = r"its discriminator \(config.adversarial\) has another architecture: "
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state(), make_config(), progress=PROGRESS, metrics=None)
+        checkpoints.wait()
+        with pytest.raises(InputError, match=message):
+            checkpoints.restore_latest(state(**changed))
+        assert checkpoints.restore_latest(state()) is not None
 
 
 def save_described(workdir, changes):

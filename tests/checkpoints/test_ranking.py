@@ -76,10 +76,19 @@ def test_a_run_that_is_validated_otherwise_starts_a_new_ranking(tmp_path, photo_
         assert checkpoints.restore_params()[0] == 2
 
 
+def save_steps(workdir, steps, *, keep_every_steps):
+    config = make_config()
+    config.checkpoint.keep_every_steps = keep_every_steps
+    with Checkpoints(workdir, keep_every_steps=keep_every_steps) as checkpoints:
+        for step in steps:
+            checkpoints.save(make_state(step), config, progress=PROGRESS, metrics=None)
+
+
 def test_keeps_the_checkpoints_at_multiples_of_a_number_of_steps(tmp_path):
-    with Checkpoints(tmp_path, keep_every_steps=3) as checkpoints:
-        for step in range(1, 9):
-            checkpoints.save(
-                make_state(step), make_config(), progress=PROGRESS, metrics=None
-            )
+    save_steps(tmp_path, range(1, 9), keep_every_steps=3)
     assert steps_on_disk(tmp_path) == [3, 6, 7, 8]
+    # A resumed run with another number deletes none of those.
+    save_steps(tmp_path, range(9, 12), keep_every_steps=5)
+    assert steps_on_disk(tmp_path) == [3, 6, 10, 11]
+    save_steps(tmp_path, [12, 13], keep_every_steps=0)
+    assert steps_on_disk(tmp_path) == [3, 6, 10, 12, 13]

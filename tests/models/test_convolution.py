@@ -28,6 +28,12 @@ def with_gradients(function, arguments, gradient):
     return jax.jit(compute)(arguments, gradient)
 
 
+def test_refuses_kernels_of_even_size():
+    x, kernel, bias = np.ones((1, 8, 8, 3)), np.ones((4, 4, 3, 3)), np.zeros(3)
+    with pytest.raises(ValueError, match="a kernel of size 4: expected an odd size"):
+        convolve(x, kernel, bias)
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 2e-2)])
 @pytest.mark.parametrize(
     ("shape", "kernel"),

@@ -17,7 +17,8 @@ COSINE = {"optimizer.schedule": "warmup_cosine", "optimizer.learning_rate": 1e-3
 
 
 def resume(saved, config, tmp_path, *, step=10):
-    check_resumption(saved, config, tmp_path, step=step, steps_per_epoch=4)
+    # Five crops of each of seven photos make four steps an epoch.
+    check_resumption(saved, config, tmp_path, step=step, num_photos=7)
 
 
 def test_initial_weights_are_refused_for_a_workdir_that_holds_a_run(finished, tmp_path):
@@ -85,6 +86,16 @@ def test_a_jump_of_the_learning_rate_is_reported_with_a_remedy(tmp_path, caplog)
     caplog.clear()
     resume(old, tiny_config(tmp_path, **{**COSINE, **remedy}, total_steps=20), tmp_path)
     assert "jumps" not in caplog.text
+
+
+def test_a_jump_because_an_epoch_has_fewer_steps_is_reported(tmp_path, caplog):
+    paper = {"optimizer.schedule": "step_decay", "optimizer.halve_every_epochs": 3}
+    old = tiny_config(tmp_path, **paper, total_steps=40)
+    resume(old, tiny_config(tmp_path, **paper, total_steps=40, seed=1), tmp_path)
+    assert "jumps" not in caplog.text
+    resume(old, tiny_config(tmp_path, **paper, total_steps=40, batch_size=16), tmp_path)
+    # Step 10 is in the third epoch of four steps, but in the sixth of two.
+    assert "at step 10, because an epoch has 2 steps now instead of 4" in caplog.text
 
 
 def test_rejects_more_steps_than_JAX_can_count(tmp_path):
