@@ -177,8 +177,6 @@ def call(monkeypatch, capsys, caplog):
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
         caplog.clear()
         with caplog.at_level(logging.INFO, "eddsrn_jax"), warnings.catch_warnings():
-            # 2026-11: ml_collections reads config files so.
-            warnings.filterwarnings("ignore", r"the load_module\(\) method is deprecated")
             code = execute(module.main, module.FLAGS, takes_arguments=name == "restore")
         out, err = capsys.readouterr()
         messages = [

@@ -233,13 +233,9 @@ def _parse_flags(main: Callable[..., Any], flag_values: flags.FlagValues) -> lis
     except InputError:
         raise
     except flags.Error as error:
-        # The message about an error in a config file contains the whole traceback; its
-        # last line is the error.
-        flag, parsing, trace = str(error).partition("Error whilst parsing config")
-        message = flag + trace.splitlines()[-1] if parsing else flag
-        if found := re.match(
-            r"Unknown command line flag '(?:no)?(config\.[\w.]+)'", flag
-        ):
+        message = str(error)
+        unknown = r"Unknown command line flag '(?:no)?(config\.[\w.]+)'"
+        if found := re.match(unknown, message):
             message = f"--{found[1]} needs --config, which must come before it"
         raise UsageError(" ".join(message.split())) from error
     except Exception as error:

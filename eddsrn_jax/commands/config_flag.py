@@ -1,5 +1,8 @@
 """The flag --config: an included config by name, a file, or the config of a run."""
 
+import importlib.machinery
+import importlib.util
+import os
 import re
 import sys
 import types
@@ -8,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 from eddsrn_jax.config_values import read_config
@@ -88,8 +91,16 @@ def config_name(flag_values: flags.FlagValues) -> str:
     given = config_flags.get_config_filename(flag_values["config"])
     if given.endswith(".json"):
         return Path(given).absolute().parent.name
-    path, _, size = given.partition(":")
-    return "-".join(filter(None, [Path(path).stem, size]))
+    path, sizes = split_size(given)
+    return "-".join([Path(path).stem, *sizes])
+
+
+def split_size(given: str) -> tuple[str, list[str]]:
+    """Splits "FILE:SIZE" into the file and a list of the size, which may be empty."""
+    # On Windows the first colon can be that of a drive.
+    drive, rest = os.path.splitdrive(given)
+    path, *sizes = rest.split(":", 1)
+    return drive + path, sizes
 
 
 def find_config(given: str) -> Path:
@@ -127,9 +138,26 @@ class _ConfigParser(ConfigFileFlagParser):
     def parse(self, path: str) -> Any:
         if path.endswith(".json"):
             return read_config(expand_home(path))
-        given, colon, size = path.partition(":")
+        given, sizes = split_size(path)
         # Configs import each other from a package of this name, in a clone and elsewhere.
         package = types.ModuleType("configs")
         package.__path__ = [str(FOLDER)]
         sys.modules.setdefault("configs", package)
-        return super().parse(f"{find_config(given)}{colon}{size}")
+        # ml_collections would take the colon of a Windows drive for that of a size.
+        module = _load(find_config(given))
+        if not hasattr(module, "get_config"):
+            raise flags.Error(f"--config={given}: the file has no function get_config")
+        config = module.get_config(*sizes)
+        return config.lock() if isinstance(config, ConfigDict) else config
+
+
+def _load(file: Path) -> types.ModuleType:
+    """Runs a config file, whatever its extension, and returns it as a module."""
+    loader = importlib.machinery.SourceFileLoader("config_file", str(file))
+    spec = importlib.util.spec_from_file_location(loader.name, file, loader=loader)
+    assert spec is not None, "there is a loader"
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses look their modules up.
+    sys.modules[loader.name] = module
+    loader.exec_module(module)
+    return module

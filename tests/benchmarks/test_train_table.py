@@ -61,8 +61,6 @@ def test_a_run_has_its_share_of_the_crops_its_seed_and_its_first_weights(tmp_pat
     assert not any("init_from" in flag for flag in flags)
 
 
-# 2026-11: ml_collections loads config files by a deprecated method.
-@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_flags_of_every_run_make_a_valid_config(name, tmp_path, monkeypatch):
     given = training_flags(name, seed=1, crops=100_000, folder=tmp_path)

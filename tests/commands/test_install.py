@@ -2,6 +2,7 @@
 
 import fcntl
 import importlib
+import ntpath
 import os
 import shutil
 import sys
@@ -24,8 +25,6 @@ from eddsrn_jax.commands.command_line import execute
 from eddsrn_jax.data.source_files import import_tensorflow
 from eddsrn_jax.errors import InputError
 
-# 2026-11: ml_collections loads config files by a deprecated method.
-loads_config = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
@@ -136,7 +135,6 @@ def without_configs(monkeypatch):
         del sys.modules[name]
 
 
-@loads_config
 def test_configs_of_a_wheel_import_each_other(tmp_path, monkeypatch, without_configs):
     folder = tmp_path / "configs"
     shutil.copytree(ROOT / "configs", folder, ignore=shutil.ignore_patterns("__*"))
@@ -151,7 +149,6 @@ def test_configs_of_a_wheel_import_each_other(tmp_path, monkeypatch, without_con
     assert Path(sys.modules["configs.eddsrn_lite"].__file__).parent == folder
 
 
-@loads_config
 def test_a_config_by_name_takes_a_size_and_values(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     argv = ["train", "--config=srresnet:lite", "--config.batch_size=3"]
@@ -162,6 +159,30 @@ def test_a_config_by_name_takes_a_size_and_values(tmp_path, monkeypatch):
     assert config.value.name == "SRResNet lite"
     assert config.value.batch_size == 3
     assert config_flag.config_name(values) == "srresnet-lite"
+
+
+@pytest.mark.parametrize(
+    "given, file, sizes",
+    [
+        ("srresnet:lite", "srresnet", ["lite"]),
+        (r"C:\mine\own.py", r"C:\mine\own.py", []),
+        (r"C:\mine\own.py:small", r"C:\mine\own.py", ["small"]),
+    ],
+)
+def test_the_colon_of_a_windows_drive_begins_no_size(given, file, sizes, monkeypatch):
+    monkeypatch.setattr("os.path.splitdrive", ntpath.splitdrive)
+    assert config_flag.split_size(given) == (file, sizes)
+
+
+def test_a_config_file_may_have_any_name(tmp_path, monkeypatch):
+    path = tmp_path / "my config.txt"
+    path.write_text("from configs.vdsr import get_config")
+    argv = ["train", f"--config={path}:lite"]
+    monkeypatch.setattr(sys, "argv", argv)
+    values = flags.FlagValues()
+    config = config_flag.define_config_flag(values, "Config.")
+    values(argv)
+    assert config.value.name == "VDSR lite" and config.value.is_locked
 
 
 def test_weights_of_the_included_table_are_found_in_any_folder(tmp_path, monkeypatch):

@@ -19,9 +19,6 @@ from eddsrn_jax.machine import find_devices
 from eddsrn_jax.paths import local_path, printable, workdir_path
 from eddsrn_jax.training.loop import train_and_evaluate
 
-# 2026-11: ml_collections loads config files with a function that Python 3.12 deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-
 
 def answer(name, flags, monkeypatch, capsys):
     """Runs a command in this process; returns its exit code and stderr."""
@@ -66,6 +63,27 @@ def test_an_unknown_key_in_a_config_file_gives_a_short_line(
     assert code == 2 and len(err) < 400 and len(err.splitlines()) == 1
     assert f"unknown config value '{key}'; " in err and near in err
     assert f"({path}, line 5)" in err
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("x = 1", "error: --config=PATH: the file has no function get_config"),
+        ("def get_config(): return int('a')", "error: flag --config=PATH: invalid liter"),
+        (
+            "def get_config(): return 1 / 0",
+            r"error: --config: division by zero \(PATH, l",
+        ),
+    ],
+)
+def test_an_error_in_a_config_file_gives_one_line(
+    content, message, tmp_path, monkeypatch, capsys
+):
+    path = tmp_path / "own.py"
+    path.write_text(content)
+    code, err = answer("train", [f"--config={path}"], monkeypatch, capsys)
+    assert code == 2 and len(err.splitlines()) == 1
+    assert re.match(message.replace("PATH", str(path)), err)
 
 
 # paths --------------------------------------------------------------------------------

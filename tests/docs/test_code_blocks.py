@@ -63,8 +63,6 @@ def commands():
                     yield pytest.param(words, id=f"{named(page)}: {' '.join(words)}")
 
 
-# 2026-11: ml_collections reads config files so.
-@pytest.mark.filterwarnings(r"ignore:the load_module\(\) method is deprecated")
 @pytest.mark.parametrize("words", [*commands()])
 def test_flags_of_commands_can_be_parsed(words, monkeypatch):
     if words[0] == "python":
