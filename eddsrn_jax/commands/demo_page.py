@@ -127,12 +127,13 @@ def make_handlers(
             if session in sessions.closed:
                 break
             yield _shown(gr, results, note, can_cancel=len(results) < len(photos))
+        archive = None if session in sessions.closed else _archive(results, folder)
+        made = _downloads(results) + ([archive] if archive else [])
+        sessions.folders[session] = {Path(file).parent for file in made}
         if session in sessions.closed:
-            # The page was closed while a photo was restored.
+            # The page was closed while a photo was restored or the archive written.
             sessions.delete_results(session)
             return
-        archive = _archive(results, folder)
-        sessions.folders[session] |= {Path(archive).parent} if archive else set()
         yield _shown(gr, results, note, archive=archive)
 
     def run_again(

@@ -11,6 +11,8 @@ from eddsrn_jax.distributed import AnyFlag, gather
 
 # Windows has no such signal.
 _HANGUP = getattr(signal, "SIGHUP", None)
+# A signal that comes so soon after another is not a second request.
+_SAME_SIGNAL_SECONDS = 1
 _SIGNALS = [x for x in (signal.SIGTERM, signal.SIGINT, _HANGUP) if x is not None]
 
 
@@ -19,7 +21,9 @@ class StopSignal:
 
     SIGHUP, which comes when the terminal is closed, stays ignored under nohup.
 
-    A second signal takes effect immediately, as without this class. The run also stops
+    A second signal takes effect immediately, as without this class. One within a second
+    of the first is taken for the same one: a shell passes on what the system sends to
+    its commands too. A closed terminal never ends the run immediately. The run also stops
     at the deadline. If one of several processes has to stop, all stop after the same
     step.
 
@@ -59,6 +63,7 @@ class StopSignal:
 
     def __enter__(self) -> "StopSignal":
         self.received: signal.Signals | None = None
+        self._received_at = -math.inf
         self._previous = {}
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
@@ -67,8 +72,12 @@ class StopSignal:
         return self
 
     def _receive(self, number: int, _: object) -> None:
-        self.received = signal.Signals(number)
-        self._restore()
+        now = time.monotonic()
+        if self.received is None:
+            self.received, self._received_at = signal.Signals(number), now
+        elif number != _HANGUP and now > self._received_at + _SAME_SIGNAL_SECONDS:
+            self._restore()
+            signal.raise_signal(number)
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

@@ -189,6 +189,29 @@ def test_a_page_that_is_closed_during_a_photo_leaves_no_results(
     assert len(made) == 4 and not any(file.exists() for file in made)
 
 
+def test_a_page_that_is_closed_during_the_archive_leaves_no_results(
+    work, deletions, tmp_path, monkeypatch
+):
+    session, archives = mock.Mock(session_hash="a"), []
+
+    def close_during(files, target):
+        close(session)
+        archives.append(target)
+        return write_zip(files, target)
+
+    monkeypatch.setattr("eddsrn_jax.commands.demo_page.write_zip", close_during)
+    run, _, _, close = make_handlers(
+        mock.MagicMock(), functools.partial(show, work), tmp_path
+    )
+    path = tmp_path / "photo.png"
+    Image.new("RGB", (9, 8), (90, 60, 30)).save(path)
+    list(run([(path, None)] * 2, "", 1.0, session))
+    assert archives[0].exists()
+    for delete in deletions:
+        delete()
+    assert [*tmp_path.iterdir()] == [path]
+
+
 def test_messages_of_the_command_become_those_of_the_page():
     assert in_page_words("oversharpened (a lower --strength helps)") == (
         "oversharpened; a lower strength helps"

@@ -1,3 +1,4 @@
+import signal
 import time
 
 import pytest
@@ -23,6 +24,24 @@ def test_all_processes_stop_two_steps_after_the_time_limit_of_one(monkeypatch):
         reasons = [stop.reason() for _ in range(3)]
     assert reasons == [None, None, "the time limit is reached"]
     assert stop.received is None
+
+
+def test_only_a_signal_a_second_later_ends_the_process(monkeypatch):
+    clock = iter([10.0, 10.5, 12.0, 12.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    previous = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        with StopSignal() as stop:
+            signal.raise_signal(signal.SIGINT)
+            # A shell may pass on the signal that its command has received as well.
+            signal.raise_signal(signal.SIGINT)
+            # The terminal is closed: nobody asks again.
+            signal.raise_signal(signal.SIGHUP)
+            assert stop.received is signal.SIGINT
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGHUP, previous)
 
 
 @pytest.mark.parametrize(
