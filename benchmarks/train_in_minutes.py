@@ -79,7 +79,8 @@ def write_photos(photos: Path, out: Path, *, quality: int) -> None:
     from eddsrn_jax.data.sources import folder_source
 
     def write(file: Any) -> int:
-        path = (out / file.name).with_suffix(".webp")
+        # The extension stays in the name: another photo may differ only in that.
+        path = out / f"{file.name}.webp"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(file.read()).save(path, quality=quality, method=6)
         return path.stat().st_size
@@ -232,6 +233,9 @@ def write_pieces(out: Path, model: Any, state: Any, config: Any) -> None:
         tuple(config.degradation.sigma_range),
     )
     write_network(path, network, dtype="float16")
+    # There may be more of them than now.
+    for piece in out.glob(f"{path.name}.*"):
+        piece.unlink()
     for name, piece in _pieces(path):
         (out / name).write_bytes(piece)
     path.unlink()

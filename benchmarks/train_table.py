@@ -216,6 +216,27 @@ def train_all(
     return table
 
 
+def record_settings(folder: Path, settings: Mapping[str, str]) -> None:
+    """Records the flags of the runs in a folder, which must not differ between commands.
+
+    Args:
+        folder: folder of all runs.
+        settings: values by the names of the flags.
+
+    Raises:
+        InputError: an earlier command had another value.
+    """
+    path = folder / "settings.json"
+    saved = json.loads(path.read_text()) if path.exists() else {}
+    for name, value in settings.items():
+        if saved.get(name, value) != value:
+            raise InputError(
+                f"--{name}={value}: the runs in {folder} have --{name}={saved[name]};"
+                " give another --folder"
+            )
+    write_text(path, to_json({**saved, **settings}, indent=1) + "\n")
+
+
 def read_scores(folder: Path, set_name: str) -> list[dict[str, Any]]:
     """Returns the mean scores of the runs in a folder on one set of photos.
 
@@ -284,6 +305,14 @@ def main() -> None:
         raise UsageError(f"--dataset={_DATASET.value}: expected NAME=DIR")
     folder = local_path(_FOLDER.value, "--folder")
     make_folder(folder, "--folder")
+    name, _, photos = _DATASET.value.partition("=")
+    record_settings(
+        folder,
+        {
+            **{"train": _TRAIN.value, "valid": _VALID.value},
+            **{"crops": str(_CROPS.value), f"dataset={name}": photos},
+        },
+    )
     table = train_all(
         names,
         seeds=_SEEDS.value,

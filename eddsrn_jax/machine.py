@@ -26,6 +26,11 @@ def device_memory(device: Device) -> int:
     """
     if stats := device.memory_stats():
         return stats["bytes_limit"]
+    return machine_memory()
+
+
+def machine_memory() -> int:
+    """Returns the memory of the machine, or of its container, in bytes."""
     limits = [psutil.virtual_memory().total]
     for path in CONTAINER_LIMITS:
         # A container without a limit has the word "max" in the file.

@@ -1,4 +1,4 @@
-"""Finds the photos below folders: follows links, leaves out copies of lower resolution.
+"""Finds the photos below folders: follows links, leaves out copies of other photos.
 
 Every photo is found once, however many links lead to it.
 """
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.images.decoding import EXTENSIONS
-from eddsrn_jax.images.files import patterns, warn_of_other_files
+from eddsrn_jax.images.files import RESULT_ENDING, patterns, warn_of_other_files
 from eddsrn_jax.paths import printable
 
 _log = logging.getLogger(__name__)
@@ -58,8 +58,8 @@ def find_photos(folder: Path, *, excluded: Collection[Path] = ()) -> list[PhotoF
 
     Links to files and folders are followed, and a file with several paths is taken once.
     Hidden files are left out. Warnings name every other file or folder that is left out:
-    folders of runs and evaluations, copies of lower resolution beside their originals,
-    files with other extensions, broken links.
+    folders of runs and evaluations, resized or restored copies of other photos, files
+    with other extensions, broken links.
 
     Args:
         folder: folder to search.
@@ -84,7 +84,7 @@ def find_photos(folder: Path, *, excluded: Collection[Path] = ()) -> list[PhotoF
     if not found:
         raise InputError(f"{folder}: no images found (looked for {patterns(EXTENSIONS)})")
     return [
-        PhotoFile(printable(p.relative_to(folder)), p)
+        PhotoFile(printable(p.relative_to(folder).as_posix()), p)
         for p in _without_copies(folder, found)
     ]
 
@@ -160,7 +160,7 @@ def _smaller_copies(parent: Path, names: set[str]) -> set[str]:
 
 
 def _without_copies(folder: Path, paths: Sequence[Path]) -> list[Path]:
-    """Returns the paths without links to photos found elsewhere, and resized copies."""
+    """Returns the paths without links to photos found elsewhere, and without copies."""
     root, kept = os.path.realpath(folder), {}
     for path in paths:
         real = os.path.realpath(path)
@@ -173,22 +173,26 @@ def _without_copies(folder: Path, paths: Sequence[Path]) -> list[Path]:
             folder,
             omitted,
         )
-    stems = {path.stem for path in kept.values()}
-    resized = sorted(
-        path
-        for path in kept.values()
-        if (match := _RESIZED.fullmatch(path.stem)) and match[1] in stems
-    )
-    if resized:
+    # Restored photos are named after a photo without or with its extension.
+    names = {name for path in kept.values() for name in (path.stem, path.name)}
+    copies = sorted(path for path in kept.values() if _originals(path.stem) & names)
+    if copies:
         _log.warning(
-            "%s: %d photos left out, because by their names they are resized copies of"
-            " other photos: %s%s",
+            "%s: %d photos left out, because by their names they are resized or restored"
+            " copies of other photos: %s%s",
             folder,
-            len(resized),
-            resized[0].name,
-            " ..." * (len(resized) > 1),
+            len(copies),
+            copies[0].name,
+            " ..." * (len(copies) > 1),
         )
-    return sorted(set(kept.values()) - set(resized))
+    return sorted(set(kept.values()) - set(copies))
+
+
+def _originals(stem: str) -> set[str]:
+    """Returns the names of photos that a photo of this name could be a copy of."""
+    resized, restored = _RESIZED.fullmatch(stem), RESULT_ENDING.search(stem)
+    found = {resized[1]} if resized else set()
+    return found | ({stem[: restored.start()]} if restored else set())
 
 
 def equal_files(paths: Sequence[Path]) -> list[list[int]]:

@@ -30,16 +30,16 @@ _log = logging.getLogger(__name__)
 
 _NO_LISTING = Listing("", ())
 # Errors of the system that say nothing about a file's content.
-_SYSTEM = (
-    errno.EACCES,
-    errno.EPERM,
-    errno.ENOENT,
-    errno.EMFILE,
-    errno.ENFILE,
-    errno.ENOMEM,
-    errno.EIO,
-    errno.ETIMEDOUT,
-)
+_SYSTEM = {
+    getattr(errno, name, None)
+    for name in (
+        *("EACCES", "EPERM", "ENOENT", "EMFILE", "ENFILE", "ENOMEM", "EIO"),
+        *("EAGAIN", "EBUSY", "EINTR"),
+        # A network file system is away. Not every platform has all of these.
+        *("ETIMEDOUT", "ESTALE", "ENOTCONN", "ECONNRESET", "ECONNABORTED", "EREMOTEIO"),
+        *("EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH", "EPROTO"),
+    )
+} - {None}
 # A photo, and the small photo of the same scene, if there is one.
 _Pair = tuple[np.ndarray, np.ndarray | None]
 

@@ -17,6 +17,13 @@ _SIDE, _ZOOM = 96, 2
 _COLUMNS, _GAP, _LINE = 6, 8, 14
 
 
+def check_size(photo: np.ndarray, name: str) -> None:
+    """Raises InputError, which begins with the name, if a photo is too small."""
+    height, width = photo.shape[:2]
+    if min(cut_to_scale(photo).shape[:2]) < max(_SIDE, SCALE * MIN_SIDE):
+        raise InputError(f"{name}: {width} x {height} pixels are too few for a figure")
+
+
 def draw_figure(
     methods: Mapping[str, Callable[..., Restored]], photo: np.ndarray, *, sigma: float
 ) -> np.ndarray:
@@ -34,11 +41,8 @@ def draw_figure(
     Raises:
         InputError: the photo is too small.
     """
+    check_size(photo, "photo")
     hr = cut_to_scale(photo)
-    if min(hr.shape[:2]) < max(_SIDE, SCALE * MIN_SIDE):
-        raise InputError(
-            f"a photo of {photo.shape[1]} x {photo.shape[0]} is too small for a figure"
-        )
     lr_sharp, lr_blur = degrade_photo(hr, sigma, max_sigma=sigma)
     top, left = _worst(bicubic(lr_blur).sr, hr)
     panels = [

@@ -128,6 +128,7 @@ def evaluate_network(
         sources[:0] = [validation_set]
     elif validation and workdir and candidate.config:
         sources[:0] = _held_out(candidate.config, workdir, required=not sources)
+    check_sets(sources)
     # An unwritable folder should fail here, not after all the scoring.
     output_dir = open_output(output_dir, candidate.folder)
     rows = score_sources(
@@ -173,6 +174,16 @@ def open_folders(datasets: Mapping[str, Path | str]) -> list[Source]:
     ]
 
 
+def check_sets(sources: Sequence[Source]) -> None:
+    """Raises InputError if there is no set to score, or if two have the same name."""
+    names = [source.name for source in sources]
+    # Some file systems ignore case.
+    if len({name.lower() for name in names}) < len(names):
+        raise InputError(f"two sets have the same name: {', '.join(names)}")
+    if not sources:
+        raise InputError("nothing to score: give --dataset=NAME=DIR")
+
+
 def score_sources(
     methods: Mapping[str, Method],
     sources: Sequence[Source],
@@ -187,7 +198,7 @@ def score_sources(
 
     Args:
         methods: see `scoring.evaluate`.
-        sources: sets to score.
+        sources: sets to score, see `check_sets`.
         output_dir: existing folder for the results.
         scoring: which photos are scored, and with which degradations.
         origin: origin of the methods, for the result files.
@@ -196,14 +207,8 @@ def score_sources(
         The rows of all sets.
 
     Raises:
-        InputError: there is no set or no photo, or two sets have the same name.
+        InputError: there is no photo to score.
     """
-    names = [source.name for source in sources]
-    # Some file systems ignore case.
-    if len({name.lower() for name in names}) < len(names):
-        raise InputError(f"two sets have the same name: {', '.join(names)}")
-    if not sources:
-        raise InputError("nothing to score: give --dataset=NAME=DIR")
     _require_same(methods, sources, scoring, origin)
     share, rows = (jax.process_index(), jax.process_count()), []
     for source in sources:
@@ -220,7 +225,8 @@ def score_sources(
             _log.warning("%s: no photo of this set could be scored", source.name)
         rows.extend(found)
     if not rows:
-        raise InputError(f"no photo could be scored in {', '.join(names)}")
+        names = ", ".join(source.name for source in sources)
+        raise InputError(f"no photo could be scored in {names}")
     if share[0] == 0:
         write_results(output_dir, rows, protocol={**origin, **_conditions(scoring)})
         # Drawn sigmas differ from photo to photo, so they have no means.

@@ -30,7 +30,7 @@ from eddsrn_jax.evaluation.inputs import (
 from eddsrn_jax.evaluation.metrics import MAX_PSNR, MIN_SIDE, psnr_y, score
 from eddsrn_jax.evaluation.results import Row, before_after
 from eddsrn_jax.images import write_image
-from eddsrn_jax.machine import usable_cores
+from eddsrn_jax.machine import machine_memory, usable_cores
 from eddsrn_jax.models import SCALE
 from eddsrn_jax.paths import below
 from eddsrn_jax.restoration.outputs import Restored
@@ -46,6 +46,10 @@ Photo = tuple[str, np.ndarray]
 Pair = tuple[str, np.ndarray, np.ndarray]
 # Results of a photo that wait for their scores take about this much memory at most.
 _MOST_BYTES = 2**30
+# Computing the scores of an image takes up to this many bytes for each of its pixels.
+_BYTES_PER_PIXEL = 200
+# Share of the machine's memory for computing scores in parallel.
+_MEMORY_SHARE = 0.25
 # A method's name, its time in seconds, and its outputs.
 _Result = tuple[str, float, Restored]
 # The first fields of a Row: dataset, image, sigma, output, method and seconds.
@@ -106,10 +110,7 @@ def evaluate(
     stems: set[str] = set()
     has_example = share[0] > 0
     photos = itertools.islice(photos, scoring.max_photos)
-    with (
-        concurrent.futures.ThreadPoolExecutor(usable_cores()) as pool,
-        Progress(f"scoring {dataset}") as bar,
-    ):
+    with Progress(f"scoring {dataset}") as bar:
         for number, (name, photo, *given) in enumerate(photos):
             bar.update()
             stem = _new_stem(name, stems)
@@ -129,9 +130,9 @@ def evaluate(
                 # until the results fill the memory.
                 num_bytes += _num_bytes(cell, found)
                 if num_bytes > _MOST_BYTES:
-                    rows += _score(pool, dataset, name, hr, results)
+                    rows += _score(dataset, name, hr, results)
                     results, num_bytes = [], 0
-            rows += _score(pool, dataset, name, hr, results)
+            rows += _score(dataset, name, hr, results)
             has_example = True
     return rows
 
@@ -213,7 +214,6 @@ def _cells(
 
 
 def _score(
-    pool: concurrent.futures.Executor,
     dataset: str,
     name: str,
     hr: np.ndarray,
@@ -221,13 +221,17 @@ def _score(
 ) -> list[Row]:
     """Scores results of a photo, in parallel; logs which ones are exact."""
     jobs: list[tuple[_Key, concurrent.futures.Future, Spoiling]] = []
-    for cell, found in results:
-        truth = {"sr": hr, "deblurred": cell.lr_sharp}
-        for method, seconds, outputs in found:
-            for output, image in outputs.items():
-                key = (dataset, name, cell.sigma, output, method, seconds)
-                job = pool.submit(score, image, truth[output])
-                jobs.append((key, job, cell.spoiling))
+    needed = _BYTES_PER_PIXEL * hr.shape[0] * hr.shape[1]
+    fitting = int(_MEMORY_SHARE * machine_memory()) // needed
+    workers = max(1, min(usable_cores(), fitting))
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        for cell, found in results:
+            truth = {"sr": hr, "deblurred": cell.lr_sharp}
+            for method, seconds, outputs in found:
+                for output, image in outputs.items():
+                    key = (dataset, name, cell.sigma, output, method, seconds)
+                    job = pool.submit(score, image, truth[output])
+                    jobs.append((key, job, cell.spoiling))
     rows = [Row(*key, job.result(), x.noise, x.jpeg) for key, job, x in jobs]
     if exact := {r.method: None for r in rows if MAX_PSNR in r.scores.values()}:
         _log.info(

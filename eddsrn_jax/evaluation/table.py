@@ -22,9 +22,14 @@ from eddsrn_jax.evaluation.baselines.cascade import Cascade
 from eddsrn_jax.evaluation.baselines.dark_channel import DarkChannel
 from eddsrn_jax.evaluation.baselines.wiener import Wiener
 from eddsrn_jax.evaluation.curves import write_costs
-from eddsrn_jax.evaluation.figure import draw_figure
+from eddsrn_jax.evaluation.figure import check_size, draw_figure
 from eddsrn_jax.evaluation.inputs import random_sigma
-from eddsrn_jax.evaluation.network import open_folders, open_output, score_sources
+from eddsrn_jax.evaluation.network import (
+    check_sets,
+    open_folders,
+    open_output,
+    score_sources,
+)
 from eddsrn_jax.evaluation.results import OUTPUT_TITLES, markdown, means
 from eddsrn_jax.evaluation.scoring import PAPER, Method, Scoring, middle
 from eddsrn_jax.files import to_json, write_text, written_beside
@@ -92,6 +97,7 @@ def compare(
     sources = open_folders(datasets)
     photo = _open_photo(figure) if figure else None
     entries = read_entries(config, dtype=dtype, peers=peers)
+    check_sets(sources)
     output_dir = open_output(output_dir, Path("evaluation", config.name))
     methods = {e.title: e.method for e in entries if e.method}
     rows = score_sources(
@@ -123,7 +129,9 @@ def compare(
 
 def _open_photo(place: str) -> np.ndarray:
     if not place.startswith("bundled:"):
-        return read_image(local_path(place, "--figure"))
+        photo = read_image(local_path(place, "--figure"))
+        check_size(photo, f"--figure={place}")
+        return photo
     files = list(open_split("bundled").validation.files())
     for file in files:
         if Path(file.name).name == place.removeprefix("bundled:"):
@@ -236,6 +244,11 @@ def _network_entry(network: Network, dtype: str | None, **paper: Any) -> Entry:
 
 def _cascade_entry(deblur: Entry, super_resolve: Entry, **paper: Any) -> Entry:
     parts = (deblur, super_resolve)
+    if getattr(super_resolve.method, "takes_sigma", False):
+        raise InputError(
+            f"config.rows: {super_resolve.title!r} must be told sigma, so it can only be"
+            " the first method of a cascade"
+        )
     if not (deblur.method and super_resolve.method):
         missing = [f"needs {part.title}" for part in parts if not part.method]
         return Entry(missing=", ".join(missing), **paper)

@@ -5,6 +5,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +25,9 @@ from eddsrn_jax.images.pixels import convert
 from eddsrn_jax.paths import expand_home
 
 _log = logging.getLogger(__name__)
+
+# The ends of the names of restored photos: a scale, a width, or "deblurred".
+RESULT_ENDING = re.compile(r"(?<=.)_(x[234]|w\d+|deblurred)$")
 
 
 def list_images(

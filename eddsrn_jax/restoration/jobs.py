@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 import os
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,12 @@ from typing import Any
 from eddsrn_jax.errors import InputError, UsageError
 from eddsrn_jax.images import list_images
 from eddsrn_jax.images.decoding import EXTENSIONS, READ_EXTENSIONS, Header
+from eddsrn_jax.images.files import RESULT_ENDING
 from eddsrn_jax.models import SCALE
 from eddsrn_jax.paths import file_key
 
 _log = logging.getLogger(__name__)
 
-# The ends of the names of results: a scale, a width, or "deblurred".
-_RESULT = re.compile(r"(?<=.)_(x[234]|w\d+|deblurred)$")
 _SCALES = {"sr": SCALE, "deblurred": 1}
 
 
@@ -254,8 +252,8 @@ def _photographs(folder: Path, recursive: bool, left_out: dict[Path, str]) -> li
     owners = {name: path for path in found for name in (path, path.with_suffix(""))}
     results = {}
     for path in found:
-        owner = owners.get(path.with_name(_RESULT.sub("", path.stem)))
-        if owner and _RESULT.search(path.stem):
+        owner = owners.get(path.with_name(RESULT_ENDING.sub("", path.stem)))
+        if owner and RESULT_ENDING.search(path.stem):
             results[path] = f"by its name it is a result of {owner.name}"
     if results:
         first = next(iter(results)).name

@@ -9,11 +9,13 @@ from benchmarks.train_table import (
     format_scores,
     plan,
     read_scores,
+    record_settings,
     train_all,
     training_flags,
 )
 from configs import table1
 from eddsrn_jax.commands.config_flag import define_config_flag
+from eddsrn_jax.errors import InputError
 from eddsrn_jax.training.config_checks import check
 
 SCORES = ("psnr_y_crop4", "psnr_rgb_crop4", "ssim_y_crop4", "ssim_rgb_crop4")
@@ -94,6 +96,14 @@ def test_the_table_has_the_mean_and_the_range_of_the_seeds(tmp_path):
         "| eddsrn | 2 | 23.25 | 0.50 | 28.05 | 0.10 |",
         "| deblur_cnn | 1 |  |  | 25.00 |  |",
     ]
+
+
+def test_runs_with_other_settings_need_another_folder(tmp_path):
+    record_settings(tmp_path, {"crops": "16", "dataset=a": "photos"})
+    record_settings(tmp_path, {"crops": "16", "dataset=b": "others"})
+    for name, value in (("crops", "32"), ("dataset=a", "others")):
+        with pytest.raises(InputError, match=f"--{name}={value}: the runs in .* have --"):
+            record_settings(tmp_path, {name: value})
 
 
 def test_a_repeated_command_leaves_out_what_is_done(tmp_path):

@@ -1,6 +1,7 @@
 """Files that cannot be decoded, and photo folders that change while a run is stopped."""
 
 import collections
+import errno
 import io
 import json
 import random
@@ -44,7 +45,9 @@ def test_open_pack_can_raise_at_the_first_undecodable_file(photo_folder, tmp_pat
         open_pack(source, cache, on_error="raise")
 
 
-@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), MemoryError()])
+@pytest.mark.parametrize(
+    "error", [*map(OSError, (24, errno.ESTALE), "ab"), MemoryError()]
+)
 def test_a_photo_that_cannot_be_read_at_present_is_not_left_out(
     photo_folder, tmp_path, monkeypatch, error
 ):

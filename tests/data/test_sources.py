@@ -154,10 +154,18 @@ def test_folders_of_small_photos_without_originals_are_read(tmp_path):
 
 
 def test_resized_copies_of_a_photo_are_left_out(tmp_path, caplog):
-    """Among them are the results of restore.py, which end in _x4."""
     folder = write(tmp_path, "a.png", "a_x4.png", "small/ax2.png", "bx4.png", "x4.png")
     assert [file.name for file in find_photos(folder)] == ["a.png", "bx4.png", "x4.png"]
     assert "2 photos left out, because by their names they are resized" in caplog.text
+
+
+def test_results_of_restoring_a_photo_are_left_out(tmp_path, caplog):
+    results = ("a_x3", "a_w1600", "a_deblurred", "a.png_x4", "RESULTS/a.png_deblurred")
+    files = (f"{result}.png" for result in results)
+    folder = write(tmp_path, "a.png", *files, "b_deblurred.png", "a_w.png")
+    found = [file.name for file in find_photos(folder)]
+    assert found == ["a.png", "a_w.png", "b_deblurred.png"]
+    assert "5 photos left out, because by their names they are" in caplog.text
 
 
 def test_a_folder_with_the_layout_of_div2k_has_its_own_validation_set(tmp_path):

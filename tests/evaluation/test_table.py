@@ -14,11 +14,13 @@ from eddsrn_jax.checkpoints.weights import Network, read_network, write_network
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.evaluation.baselines.bicubic import bicubic
 from eddsrn_jax.evaluation.baselines.cascade import Cascade
+from eddsrn_jax.evaluation.baselines.dark_channel import DarkChannel
+from eddsrn_jax.evaluation.baselines.wiener import Wiener
 from eddsrn_jax.evaluation.figure import draw_figure
 from eddsrn_jax.evaluation.network import Comparison, evaluate_network
 from eddsrn_jax.evaluation.scoring import Scoring
 from eddsrn_jax.evaluation.table import compare, read_entries
-from eddsrn_jax.images import read_image
+from eddsrn_jax.images import read_image, write_image
 from eddsrn_jax.models import EDDSRN, EDSR, DeblurCNN, abstract_params, init_params
 from eddsrn_jax.models.complexity import count_parameters
 from eddsrn_jax.restoration.outputs import Restored
@@ -143,7 +145,7 @@ def test_a_figure_shows_the_region_where_bicubic_is_worst(photo):
     # Both panels show the small input, whose pixels are repeated: the second panel is the
     # input's, the fourth that of a method which returns the input as "deblurred".
     np.testing.assert_array_equal(picture[:192, 200:392], picture[:192, 600:792])
-    with pytest.raises(InputError, match="a photo of 80 x 90 is too small"):
+    with pytest.raises(InputError, match="photo: 80 x 90 pixels are too few"):
         draw_figure({}, photo[:90, :80], sigma=1.0)
 
 
@@ -157,6 +159,34 @@ def test_a_cascade_enlarges_its_8_bit_deblurred_image(photo):
     found = cascade(image)
     np.testing.assert_array_equal(found.deblurred, deblur(image).deblurred)
     np.testing.assert_array_equal(found.sr, enlarge(found.deblurred).sr)
+
+
+def test_a_cascade_tells_its_first_method_sigma(photo):
+    wiener, image = Wiener(), photo[:20, :31]
+    cascade = Cascade(wiener, bicubic)
+    assert cascade.takes_sigma and not Cascade(bicubic, bicubic).takes_sigma
+    found = cascade(image, 1.5)
+    np.testing.assert_array_equal(found.deblurred, wiener(image, 1.5).deblurred)
+    np.testing.assert_array_equal(found.sr, bicubic(found.deblurred).sr)
+
+
+@pytest.mark.parametrize(
+    "parts, message",
+    [((bicubic, bicubic), "deblur"), ((DarkChannel(),) * 2, "super-res")],
+)
+def test_a_cascade_of_unfit_methods_is_refused(photo, parts, message):
+    with pytest.raises(InputError, match=f"method of a cascade must {message}"):
+        Cascade(*parts)(photo[:40, :40])
+
+
+def test_a_method_that_is_told_sigma_cannot_come_second(config):
+    wrong = config.copy_and_resolve_references().unlock()
+    row = {"title": "A", "method": "wiener", "paper": ()}
+    parts = {"method": "cascade", "paper": (), "parts": ("a", "a"), "title": "B"}
+    wrong.rows = ml_collections.ConfigDict({"a": row, "b": parts})
+    wrong.order = ("a", "b")
+    with pytest.raises(InputError, match="'A' must be told sigma, so it can only be the"):
+        read_entries(wrong, dtype=None, peers=None)
 
 
 def test_read_entries_rejects_unknown_methods(config):
@@ -226,6 +256,19 @@ def test_compare_rejects_figures_of_missing_photos(config, photos, tmp_path):
     with pytest.raises(InputError, match="dog.png"):
         compare(config, figure=str(tmp_path / "dog.png"), **options)
     assert not [*tmp_path.iterdir()]
+
+
+def test_unusable_inputs_are_refused_before_a_folder_is_made(config, photos, tmp_path):
+    small, options = tmp_path / "small.png", {"output_dir": tmp_path / "scores"}
+    write_image(small, np.zeros((80, 90, 3), np.uint8))
+    with pytest.raises(InputError, match="small.png: 90 x 80 pixels are too few for a"):
+        compare(config, datasets={"a": photos}, figure=str(small), **options)
+    for datasets, message in (({"a": photos, "A": photos}, "same name"), ({}, "nothing")):
+        with pytest.raises(InputError, match=message):
+            compare(config, datasets=datasets, **options)
+        with pytest.raises(InputError, match=message):
+            evaluate_network(datasets=datasets, **options)
+    assert [*tmp_path.iterdir()] == [small]
 
 
 def test_table1_config_matches_the_paper():

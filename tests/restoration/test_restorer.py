@@ -330,6 +330,13 @@ def test_restores_again_in_float32_after_float16_overflow(photo, caplog):
         hopeless(photo[:40, :40])
 
 
+def test_a_network_that_sees_single_pixels_restores_photos_of_any_size(photo):
+    model = Overflowing(dtype="float32")
+    restorer = Restorer(model, init_params(model, jax.random.key(0)), largest_window=24)
+    image = photo[:79, :40]
+    np.testing.assert_array_equal(restorer(image).deblurred, image)
+
+
 def test_network_without_a_deblurring_head_returns_only_sr(photo):
     model = VDSR(**PLAIN)
     found = Restorer(model, init_params(model, jax.random.key(0)))(photo[:20, :20])
