@@ -8,7 +8,7 @@ from eddsrn_jax.errors import InputError
 
 # It matches no path such as ./x, ../x, ~/x or a/b/c.
 _REPOSITORY = re.compile(
-    r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w.-]+))?",
+    r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?",
     re.ASCII,
 )
 

@@ -229,6 +229,11 @@ def _parse_flags(main: Callable[..., Any], flag_values: flags.FlagValues) -> lis
             # The bounds of a flag do not exclude NaN.
             if isinstance(value, float) and math.isnan(value):
                 raise flags.Error(f"flag --{name}={value}: expected a number")
+            # A variable of a shell that is not set, for example. Some values of a config
+            # may be empty.
+            given = flag_values[name].present and not name.startswith("config.")
+            if given and value == "":
+                raise flags.Error(f"flag --{name}=: expected a value, got none")
         return arguments
     except InputError:
         raise
@@ -268,7 +273,11 @@ def _unknown_override(flag_values: flags.FlagValues) -> str | None:
         file = re.search(r"(?:^|\0)--?config[=\0]([^\0]+)", "\0".join(sys.argv[1:]))
         if not (place and file):
             continue
-        section, path = flag_values["config"].parser.parse(file[1]), "config"
+        try:
+            section, path = flag_values["config"].parser.parse(file[1]), "config"
+        except Exception:
+            # The error of the config itself is shown.
+            return None
         for key in place[1].split("."):
             if not isinstance(section, ConfigDict) or key not in section:
                 names = list(section) if isinstance(section, ConfigDict) else []

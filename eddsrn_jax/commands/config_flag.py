@@ -129,6 +129,13 @@ def find_config(given: str) -> Path:
     raise flags.Error(message)
 
 
+def share_configs() -> None:
+    """Lets modules import the included configs from `configs`, outside a clone too."""
+    package = types.ModuleType("configs")
+    package.__path__ = [str(FOLDER)]
+    sys.modules.setdefault("configs", package)
+
+
 class _ConfigParser(ConfigFileFlagParser):
     """Parses the value of --config.
 
@@ -139,10 +146,7 @@ class _ConfigParser(ConfigFileFlagParser):
         if path.endswith(".json"):
             return read_config(expand_home(path))
         given, sizes = split_size(path)
-        # Configs import each other from a package of this name, in a clone and elsewhere.
-        package = types.ModuleType("configs")
-        package.__path__ = [str(FOLDER)]
-        sys.modules.setdefault("configs", package)
+        share_configs()
         # ml_collections would take the colon of a Windows drive for that of a size.
         module = _load(find_config(given))
         if not hasattr(module, "get_config"):

@@ -112,6 +112,8 @@ def make_handlers(
         if not paths:
             raise gr.Error("Choose a photo first.", print_exception=False)
         session = request.session_hash
+        # A page that lost its connection for a while is open after all.
+        sessions.closed.discard(session)
         sessions.cancelled.discard(session)
         sessions.delete_results(session)
         # The gallery gives each photo with a caption.

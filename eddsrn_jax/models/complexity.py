@@ -44,8 +44,9 @@ def activation_bytes_per_pixel(model: nn.Module, *, side: int = 64) -> float:
         model: network that maps [N, h, w, 3] to images.
         side: side of the traced image, in pixels.
     """
-    sizes = (_nbytes(x) + _nbytes(output) for x, _, output in convolutions(model, side))
-    return max(sizes) / side**2
+    sizes = [_nbytes(x) + _nbytes(output) for x, _, output in convolutions(model, side)]
+    # A network of a user may have no convolution.
+    return max(sizes, default=_nbytes(_image(side))) / side**2
 
 
 def _nbytes(x: jax.ShapeDtypeStruct) -> int:
@@ -54,9 +55,12 @@ def _nbytes(x: jax.ShapeDtypeStruct) -> int:
 
 def convolutions(model: nn.Module, side: int) -> Iterator[list[jax.ShapeDtypeStruct]]:
     """Yields input, kernel and output of each convolution, for one image of that side."""
-    image = jax.ShapeDtypeStruct((1, side, side, 3), "float32")
     traced = jax.make_jaxpr(functools.partial(apply, model))
-    return _convolutions(traced(abstract_params(model), image).jaxpr)
+    return _convolutions(traced(abstract_params(model), _image(side)).jaxpr)
+
+
+def _image(side: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((1, side, side, 3), "float32")
 
 
 def _convolutions(jaxpr: jex.Jaxpr) -> Iterator[list[jax.ShapeDtypeStruct]]:

@@ -144,7 +144,10 @@ class _Graph:
             # The parameter that holds the operations of a function called in a network.
             parameters = equation.params
             if inner := parameters.get("jaxpr") or parameters.get("call_jaxpr"):
-                found = self.run(inner.jaxpr, inner.consts, arguments)
+                # Functions that are recomputed for gradients have no constants.
+                closed = isinstance(inner, jex.ClosedJaxpr)
+                consts = inner.consts if closed else ()
+                found = self.run(inner.jaxpr if closed else inner, consts, arguments)
             else:
                 found = [self._convert(equation, arguments)]
             values |= zip(equation.outvars, found, strict=True)

@@ -22,7 +22,8 @@ from eddsrn_jax.training.setup import compile_step, new_state
 
 # Steps that are timed, after the first one.
 _TIMED = 5
-# Only the learning rate depends on the epoch's length, which the photos determine.
+# The photos, which are not read, determine the epoch's length. A step takes as long with
+# any learning rate.
 _STEPS_PER_EPOCH = 1000
 
 
@@ -84,10 +85,12 @@ def _measure_steps(config: Config, model: Any, mesh: jax.sharding.Mesh) -> Itera
         seconds.append(time.perf_counter() - start)
     median = statistics.median(seconds[1:])
     whole = datetime.timedelta(seconds=math.ceil(total_steps * median))
+    length = f"{total_steps:,} steps take {whole}, without validation"
+    if not config.total_steps:
+        length = f"the photos determine the number of steps in {config.num_epochs} epochs"
     yield (
         f"a step: {1e3 * median:,.1f} ms (median of {_TIMED}),"
-        f" {config.batch_size / median:,.1f} crops per second; {total_steps:,} steps take"
-        f" {whole}, without validation"
+        f" {config.batch_size / median:,.1f} crops per second; {length}"
     )
 
 

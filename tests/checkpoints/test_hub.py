@@ -191,6 +191,10 @@ def test_a_local_path_takes_precedence_over_a_repository(hub, folder, tmp_path):
     "name, message",
     [
         ("org/absent", r"--weights=org/absent: no such file .*hub has no such rep"),
+        (
+            "org/mine@refs/pr/1",
+            r"--weights=org/mine: no such file .* no revision refs",
+        ),
         ("org/mine@v9", r"--weights=org/mine: no such file .* no revision v9"),
         ("org/absent.safetensors", r"org/absent.safetensors: cannot be read as"),
         ("./org/absent", r"org/absent: cannot be read as safetensors"),

@@ -167,8 +167,10 @@ def test_evaluate_scores_photo_degradations_beside_the_gaussian_weights(
         (
             "evaluate",
             ["--workdir=/absent", "--sigmas="],
-            *(2, "--sigmas=: expected numbers in [0, 10], separated by commas, or"),
+            *(2, "flag --sigmas=: expected a value, got none"),
         ),
+        ("evaluate", ["--workdir="], 2, "flag --workdir=: expected a value, got none"),
+        ("restore", ["--weights=", "x"], 2, "flag --weights=: expected a value, got"),
         (
             "evaluate",
             ["--config=configs/table1.py", "--degradation=photo"],
@@ -240,11 +242,11 @@ def test_wrong_flags_give_a_one_line_error(name, flags, code, message, tmp_path,
 
 
 def test_a_process_prints_the_error_and_exits_with_its_code():
-    run = command("evaluate.py", "--workdir=/absent", "--sigmas=")
+    run = command("evaluate.py", "--workdir=/absent", "--sigmas=x")
     out, err = run.communicate(timeout=300)
     assert (run.returncode, out) == (2, "")
     assert err == (
-        "error: --sigmas=: expected numbers in [0, 10], separated by commas,"
+        "error: --sigmas=x: expected numbers in [0, 10], separated by commas,"
         " or 'random'\n"
     )
 

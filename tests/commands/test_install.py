@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from absl import flags
 from packaging.requirements import Requirement
-from processes import ROOT
+from processes import ROOT, python
 
 import eddsrn_jax
 import eddsrn_jax.__main__ as entry
@@ -258,6 +258,19 @@ def test_doctor_fails_if_restoring_lacks_a_package(module, monkeypatch, capsys):
     assert doctor.main() == 1
     problem = f"({module} missing; run pip install eddsrn_jax)"
     assert f"restore: does not work {problem}\n" in capsys.readouterr().out
+
+
+def test_doctor_needs_no_package():
+    run = python(
+        "import sys\n"
+        "for name in ('jax', 'flax', 'numpy', 'PIL', 'absl', 'scipy'):\n"
+        "    sys.modules[name] = None\n"
+        "from eddsrn_jax.commands import doctor\n"
+        "sys.exit(doctor.main())"
+    )
+    out, err = run.communicate(timeout=300)
+    assert run.returncode == 1 and not err
+    assert "restore: does not work (jax, flax, numpy, scipy, PIL, absl missing" in out
 
 
 def test_doctor_fails_if_restoring_raises(monkeypatch, capsys):

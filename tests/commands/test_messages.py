@@ -81,7 +81,8 @@ def test_an_error_in_a_config_file_gives_one_line(
 ):
     path = tmp_path / "own.py"
     path.write_text(content)
-    code, err = answer("train", [f"--config={path}"], monkeypatch, capsys)
+    given = [f"--config={path}", "--config.total_steps=5"]
+    code, err = answer("train", given, monkeypatch, capsys)
     assert code == 2 and len(err.splitlines()) == 1
     assert re.match(message.replace("PATH", str(path)), err)
 

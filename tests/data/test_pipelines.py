@@ -28,7 +28,7 @@ def sampler(photo_folder, tmp_path):
 def library(request, monkeypatch):
     """Makes one of the libraries stream the crops."""
     pytest.importorskip(request.param)
-    monkeypatch.setattr(streaming, "LIBRARY", request.param)
+    monkeypatch.setattr(streaming, "STREAMING_LIBRARY", request.param)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 7])
@@ -114,7 +114,7 @@ def batch(step, rows):
     time.sleep(0.01)
     return {"hr": np.zeros(1, np.uint8), "key": np.zeros(2, np.uint32)}
 
-streaming.LIBRARY = sys.argv[1]
+streaming.STREAMING_LIBRARY = sys.argv[1]
 sampler = types.SimpleNamespace(small=None, batch=batch)
 stream = streaming.stream_batches(sampler, range(1000))
 print(next(stream)["hr"])

@@ -17,7 +17,7 @@ from eddsrn_jax.evaluation.baselines.cascade import Cascade
 from eddsrn_jax.evaluation.baselines.dark_channel import DarkChannel
 from eddsrn_jax.evaluation.baselines.wiener import Wiener
 from eddsrn_jax.evaluation.figure import draw_figure
-from eddsrn_jax.evaluation.network import Comparison, evaluate_network
+from eddsrn_jax.evaluation.network import Comparison, evaluate_network, open_output
 from eddsrn_jax.evaluation.scoring import Scoring
 from eddsrn_jax.evaluation.table import compare, read_entries
 from eddsrn_jax.images import read_image, write_image
@@ -269,6 +269,13 @@ def test_unusable_inputs_are_refused_before_a_folder_is_made(config, photos, tmp
         with pytest.raises(InputError, match=message):
             evaluate_network(datasets=datasets, **options)
     assert [*tmp_path.iterdir()] == [small]
+
+
+def test_commands_that_start_together_get_folders_of_their_own(tmp_path, monkeypatch):
+    # Each sees that the folder is not there yet.
+    monkeypatch.setattr(Path, "exists", lambda path: False)
+    chosen = [open_output(None, tmp_path / "scores" / "photo") for _ in range(3)]
+    assert [path.name for path in chosen] == ["photo", "photo-2", "photo-3"]
 
 
 def test_table1_config_matches_the_paper():

@@ -12,6 +12,7 @@ from tiny import PLAIN, SMALL, TwoOutputs
 from eddsrn_jax.checkpoints.weights import Network, write_network
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.models import STRIDE, abstract_outputs, abstract_params, apply
+from eddsrn_jax.models.layers import Conv
 from eddsrn_jax.models.registry import NETWORKS
 from eddsrn_jax.ops.pixel_shuffle import depth_to_space
 from eddsrn_jax.restoration.onnx_graph import write_onnx
@@ -62,6 +63,18 @@ class Dilated(nn.Module):
         return {"deblurred": depth_to_space(nn.Conv(12, (3, 3), strides=2)(x), 2)}
 
 
+class Recomputed(nn.Module):
+    """A network that computes its activations again for the gradients."""
+
+    stride = 1
+    receptive_radius = 1
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x):
+        return {"deblurred": x + nn.remat(Conv)(3, name="conv")(x)}
+
+
 class Transposed(Dilated):
     @nn.compact
     def __call__(self, x):
@@ -88,6 +101,7 @@ def test_a_convolution_that_onnx_export_lacks_is_named(tmp_path):
         ),
         TwoOutputs(),
         Dilated(),
+        Recomputed(),
     ],
     ids=type,
 )

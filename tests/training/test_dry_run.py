@@ -22,6 +22,11 @@ def test_train_with_dry_run_prints_costs_and_writes_nothing(tmp_path, call):
     assert not any(tmp_path.iterdir())
 
 
+def test_dry_run_promises_no_length_that_the_photos_determine(tmp_path):
+    *_, step = dry_run(tiny_config(tmp_path, total_steps=0, num_epochs=7))
+    assert step.endswith("; the photos determine the number of steps in 7 epochs")
+
+
 def test_dry_run_checks_the_config_first(tmp_path):
     with pytest.raises(InputError, match="config.batch_size=12 cannot be split evenly"):
         list(dry_run(tiny_config(tmp_path, batch_size=12)))

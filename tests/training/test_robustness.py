@@ -78,8 +78,9 @@ def test_file_names_that_are_not_utf8_are_trained_validated_and_scored(
         ("seed", 10**23, "up to 4294967295"),
         ("total_steps", 10**23, "up to 2147483647"),
         ("batch_size", 2**31, "up to 2147483647"),
-        ("model.dtype", "float64", "'float32', 'bfloat16' or 'float16'"),
-        ("model.dtype", "float8_e4m3fn", "'float32', 'bfloat16' or 'float16'"),
+        ("model.dtype", "float64", "'float32' or 'bfloat16'"),
+        ("model.dtype", "float16", "'float32' or 'bfloat16'"),
+        ("model.dtype", "float8_e4m3fn", "'float32' or 'bfloat16'"),
     ],
 )
 def test_check_rejects_values_that_jax_cannot_represent(tmp_path, name, value, expected):
