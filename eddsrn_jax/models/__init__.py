@@ -10,6 +10,9 @@ Every network has three attributes:
 - `receptive_radius`: radius of the receptive field in pixels of the small image, measured
   from a multiple of `stride`.
 
+It may have a fourth one, `halo`: the surroundings, in pixels of the small image, with
+which a window is restored as in the whole photo. By default it is the receptive radius.
+
 All arrays of a network form one tree, `params`: the trained parameters and, with batch
 norm, its running statistics.
 """

@@ -81,7 +81,8 @@ class Restorer:
         self._params = jax.device_put(params, device)
         # The radius of the receptive field is measured from a multiple of the stride.
         # Without any halo windows could end between two multiples.
-        halo = max(1, -(-model.receptive_radius // STRIDE)) * STRIDE
+        surroundings = getattr(model, "halo", model.receptive_radius)
+        halo = max(1, -(-surroundings // STRIDE)) * STRIDE
         if largest_window is None:
             memory = _MEMORY_SHARE * device_memory(device)
             fitting = int((memory / activation_bytes_per_pixel(model)) ** 0.5) // 64 * 64

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import jax
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 from processes import ROOT
 from tiny import PLAIN, TwoOutputs
 
@@ -300,6 +300,20 @@ def test_out_of_memory_with_the_smallest_window_is_an_error(restorer, photo, mon
     monkeypatch.setattr(smallest, "_run", no_memory)
     with pytest.raises(InputError, match="out of memory even with windows of"):
         smallest(photo)
+
+
+@pytest.mark.parametrize("name", ["photo", "gaussian"])
+def test_windows_of_half_size_networks_restore_as_in_the_whole_photo(name, photo):
+    whole, tiled = (
+        Restorer.from_pretrained(name, largest_window=side) for side in (512, 272)
+    )
+    assert len(tiled._planner.plan(photo.shape[:2])[1]) == 8
+    blurred = np.asarray(Image.fromarray(photo).filter(ImageFilter.GaussianBlur(1.5)))
+    for image in (photo, blurred):
+        expected, found = dict(whole(image).items()), dict(tiled(image).items())
+        for output, pixels in expected.items():
+            difference = np.abs(found[output].astype(int) - pixels)
+            assert difference.max() <= 1 and (difference > 0).mean() < 1e-4
 
 
 def test_network_without_a_deblurring_head_returns_only_sr(photo):
