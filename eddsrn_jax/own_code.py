@@ -1,4 +1,4 @@
-"""A user's own networks and losses, which import paths name.
+"""A user's own code: config files, and the networks and losses that import paths name.
 
 Importing a module runs its code, and weights files, checkpoints and saved configs may be
 untrusted. Therefore only paths that the user has named are imported: in a config file,
@@ -6,8 +6,12 @@ which is code itself, in a flag, or in a call.
 """
 
 import importlib
+import importlib.machinery
+import importlib.util
 import os
 import sys
+import types
+from pathlib import Path
 from typing import Any
 
 from eddsrn_jax.errors import InputError
@@ -16,6 +20,22 @@ from eddsrn_jax.errors import InputError
 def is_import_path(name: object) -> bool:
     """Returns whether a name is an import path such as mypackage.networks:Shallow."""
     return isinstance(name, str) and ":" in name
+
+
+def import_file(file: Path) -> types.ModuleType:
+    """Runs a file of Python code, whatever its extension; never one that a file names.
+
+    Raises:
+        Exception: any that the code raises.
+    """
+    loader = importlib.machinery.SourceFileLoader("own_file", str(file))
+    spec = importlib.util.spec_from_file_location(loader.name, file, loader=loader)
+    assert spec is not None, "there is a loader"
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses look their modules up.
+    sys.modules[loader.name] = module
+    loader.exec_module(module)
+    return module
 
 
 def import_object(path: str) -> Any:

@@ -1,7 +1,5 @@
 """The flag --config: an included config by name, a file, or the config of a run."""
 
-import importlib.machinery
-import importlib.util
 import os
 import re
 import sys
@@ -16,6 +14,7 @@ from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 from eddsrn_jax.config_values import read_config
 from eddsrn_jax.errors import UsageError
+from eddsrn_jax.own_code import import_file
 from eddsrn_jax.paths import expand_home, workdir_path
 
 _PACKAGE = Path(__file__).parents[1]
@@ -148,20 +147,8 @@ class _ConfigParser(ConfigFileFlagParser):
         given, sizes = split_size(path)
         share_configs()
         # ml_collections would take the colon of a Windows drive for that of a size.
-        module = _load(find_config(given))
+        module = import_file(find_config(given))
         if not hasattr(module, "get_config"):
             raise flags.Error(f"--config={given}: the file has no function get_config")
         config = module.get_config(*sizes)
         return config.lock() if isinstance(config, ConfigDict) else config
-
-
-def _load(file: Path) -> types.ModuleType:
-    """Runs a config file, whatever its extension, and returns it as a module."""
-    loader = importlib.machinery.SourceFileLoader("config_file", str(file))
-    spec = importlib.util.spec_from_file_location(loader.name, file, loader=loader)
-    assert spec is not None, "there is a loader"
-    module = importlib.util.module_from_spec(spec)
-    # Dataclasses look their modules up.
-    sys.modules[loader.name] = module
-    loader.exec_module(module)
-    return module
