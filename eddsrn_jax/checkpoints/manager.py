@@ -17,7 +17,6 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from eddsrn_jax.checkpoints import ranking
 from eddsrn_jax.checkpoints.checksums import (
@@ -27,6 +26,7 @@ from eddsrn_jax.checkpoints.checksums import (
     system_error,
 )
 from eddsrn_jax.checkpoints.ranking import BEST_METRICS as BEST_METRICS
+from eddsrn_jax.checkpoints.retention import retention
 from eddsrn_jax.checkpoints.saved_checkpoint import SavedCheckpoint, why_no_workdir
 from eddsrn_jax.checkpoints.weights import Network, with_params
 from eddsrn_jax.config_values import Config
@@ -83,8 +83,7 @@ class Checkpoints:
         Args:
             workdir: workdir of the run.
             read_only: True changes nothing on disk, as a run may be writing there.
-            keep_every_steps: checkpoints at multiples of this step are kept too; 0 keeps
-                no more of them. Those that were kept under another number stay.
+            keep_every_steps: see `retention`.
 
         Raises:
             InputError: all checkpoints are damaged, or `read_only` is set and there is
@@ -100,7 +99,9 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             # With the policy alone orbax would keep the best one but write no metrics.
             best_fn=ranking.score,
-            preservation_policy=None if read_only else self._kept(keep_every_steps),
+            preservation_policy=None
+            if read_only
+            else retention(self._folder, keep_every_steps=keep_every_steps),
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
             # Orbax warns of any other value if it only reads.
@@ -121,21 +122,6 @@ class Checkpoints:
         )
         if read_only and not self._manager.all_steps():
             raise InputError(f"{self._folder}: no finished checkpoint found")
-
-    def _kept(self, every_steps: int) -> preservation_policy.PreservationPolicy:
-        """Returns the rule for the checkpoints that are not deleted."""
-        for_ever = []
-        for folder in self._folder.glob("[0-9]*"):
-            # A damaged checkpoint is found out when it is read.
-            with contextlib.suppress(OSError, ValueError, TypeError, LookupError):
-                if SavedCheckpoint(folder).is_kept():
-                    for_ever.append(int(folder.name))
-        # Two, so that a damaged checkpoint costs only the steps since the one before it.
-        kept = [preservation_policy.LatestN(2), ranking.KeepBest()]
-        kept.append(preservation_policy.CustomSteps(for_ever))
-        if every_steps:
-            kept.append(preservation_policy.EveryNSteps(every_steps))
-        return preservation_policy.AnyPreservationPolicy(kept)
 
     def save(
         self,

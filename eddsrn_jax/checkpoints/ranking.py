@@ -4,10 +4,7 @@ Scores are compared only if they come from the same photos and degradations.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-from orbax.checkpoint.checkpoint_managers import preservation_policy
+from collections.abc import Mapping
 
 # Metrics that rank checkpoints, highest first; only the first one present counts.
 BEST_METRICS = ("val/psnr_y_crop4", "val/deblurred_psnr_y_crop4")
@@ -45,14 +42,3 @@ def best_step(metrics: Mapping[int, Mapping[str, float] | None]) -> int | None:
         if newest is None or found.get(VALIDATION_SET) in sets
     }
     return max(scores, key=scores.__getitem__)
-
-
-class KeepBest(preservation_policy.PreservationPolicy):
-    """Policy of orbax that keeps the best checkpoint, see `best_step`."""
-
-    def should_preserve(
-        self, checkpoints: Sequence[Any], *, context: Any
-    ) -> Sequence[bool]:
-        """Returns for each checkpoint whether it is the best one."""
-        best = best_step({info.step: info.metrics for info in checkpoints})
-        return [info.step == best for info in checkpoints]

@@ -5,6 +5,7 @@ import hashlib
 import importlib.metadata
 import itertools
 import logging
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -362,17 +363,21 @@ def open_output(folder: Path | str | None, default: Path) -> Path:
 def _new_folder(folder: Path) -> Path:
     """Makes the folder, or its first numbered variant that does not exist yet."""
     numbered = (f"{folder.name}-{i}" for i in itertools.count(2))
-    for path in map(folder.with_name, itertools.chain([folder.name], numbered)):
-        try:
-            # Another command may be choosing at the same time.
-            path.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        except OSError:
-            # The caller meets the same error, and names the folder.
-            return path
-        return path
-    raise AssertionError("the numbers never end")
+    candidates = map(folder.with_name, itertools.chain([folder.name], numbered))
+    return next(path for path in candidates if not _is_taken(path))
+
+
+def _is_taken(path: Path) -> bool:
+    """Makes a folder; returns whether it could not because it exists.
+
+    Another command may be choosing a name at the same time.
+    """
+    try:
+        path.mkdir(parents=True)
+    except OSError:
+        # The caller meets any other error once more, and names the folder.
+        return os.path.lexists(path)
+    return False
 
 
 def read_photos(source: Source) -> Iterator[Photo | Pair]:

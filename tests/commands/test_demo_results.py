@@ -212,6 +212,17 @@ def test_a_page_that_is_closed_during_the_archive_leaves_no_results(
     assert [*tmp_path.iterdir()] == [path]
 
 
+def test_a_page_that_was_taken_for_closed_restores_again(work, tmp_path):
+    session, path = mock.Mock(session_hash="a"), tmp_path / "photo.png"
+    Image.new("RGB", (9, 8), (90, 60, 30)).save(path)
+    run, _, _, close = make_handlers(
+        mock.MagicMock(), functools.partial(show, work), tmp_path
+    )
+    close(session)
+    *_, (sr, *_) = run([(path, None)], "", 1.0, session)
+    assert all(Path(file).exists() for file in sr)
+
+
 def test_messages_of_the_command_become_those_of_the_page():
     assert in_page_words("oversharpened (a lower --strength helps)") == (
         "oversharpened; a lower strength helps"

@@ -1,4 +1,4 @@
-"""Tests of installed copies: packages, configs, commands, doctor."""
+"""Tests of installed copies: packages, configs, commands."""
 
 import fcntl
 import importlib
@@ -10,20 +10,20 @@ import tomllib
 from pathlib import Path
 from unittest import mock
 
-import jax
-import numpy as np
 import pytest
 from absl import flags
 from packaging.requirements import Requirement
-from processes import ROOT, python
+from processes import ROOT
 
 import eddsrn_jax
 import eddsrn_jax.__main__ as entry
 from eddsrn_jax import files
-from eddsrn_jax.commands import config_flag, doctor
+from eddsrn_jax.commands import config_flag
 from eddsrn_jax.commands.command_line import execute
+from eddsrn_jax.commands.network_flags import import_own_networks
 from eddsrn_jax.data.source_files import import_tensorflow
 from eddsrn_jax.errors import InputError
+from eddsrn_jax.models import NETWORKS
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
@@ -149,6 +149,21 @@ def test_configs_of_a_wheel_import_each_other(tmp_path, monkeypatch, without_con
     assert Path(sys.modules["configs.eddsrn_lite"].__file__).parent == folder
 
 
+def test_own_networks_may_import_the_included_configs(
+    tmp_path, monkeypatch, without_configs
+):
+    folder = tmp_path / "configs"
+    shutil.copytree(ROOT / "configs", folder, ignore=shutil.ignore_patterns("__*"))
+    monkeypatch.setattr(config_flag, "FOLDER", folder)
+    (tmp_path / "with_config.py").write_text(
+        "from configs import quickstart\nfrom tiny import TwoOutputs"
+    )
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    import_own_networks(mock.Mock(network=["with_config:TwoOutputs"]))
+    assert Path(sys.modules["configs.quickstart"].__file__).parent == folder
+    NETWORKS.pop("with_config:TwoOutputs")
+
+
 def test_a_config_by_name_takes_a_size_and_values(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     argv = ["train", "--config=srresnet:lite", "--config.batch_size=3"]
@@ -214,16 +229,6 @@ def test_a_missing_package_that_no_extra_installs_is_a_defect(monkeypatch):
         execute(lambda: importlib.import_module("absent_module"), flags.FlagValues())
 
 
-def test_doctor_names_the_packages_that_each_command_lacks(monkeypatch):
-    for module in ("gradio", "tensorboardX"):
-        monkeypatch.setitem(sys.modules, module, None)
-    expected = 'train: tensorboardX missing; run pip install "eddsrn_jax[train]"'
-    assert doctor.describe_command("train") == expected
-    assert doctor.describe_command("demo").startswith("demo: gradio")
-    assert doctor.describe_command("demo").endswith('pip install "eddsrn_jax[demo]"')
-    assert doctor.describe_command("evaluate") == "evaluate: ready"
-
-
 def test_a_dataset_that_needs_tensorflow_names_a_python_that_has_it(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     monkeypatch.setattr(sys, "version_info", (3, 14, 0))
@@ -233,84 +238,6 @@ def test_a_dataset_that_needs_tensorflow_names_a_python_that_has_it(monkeypatch,
         "error: tensorflow is not installed; TensorFlow has no build for this Python; use"
         " Python 3.13, or train on a folder\n"
     )
-
-
-def test_doctor_reports_versions_devices_and_a_restored_picture(
-    monkeypatch, capsys, tmp_path
-):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    (tmp_path / "eddsrn_jax").mkdir()
-    (tmp_path / "eddsrn_jax" / "pack").write_bytes(bytes(1_500_000))
-    assert doctor.main() == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith(f"eddsrn_jax {eddsrn_jax.__version__} in ")
-    versions = f"jax {jax.__version__}", f"numpy {np.__version__}"
-    # The distribution's version may have one more number than the module's.
-    assert all(version in lines[2] for version in versions)
-    assert [line.startswith("device: cpu (") for line in lines].count(True) == 8
-    assert f"cache folder: {tmp_path / 'eddsrn_jax'} (1.5 MB)" in lines
-    assert any(line.startswith("restore: ready (tried in ") for line in lines)
-
-
-@pytest.mark.parametrize("module", ["jax", "imagecodecs"])
-def test_doctor_fails_if_restoring_lacks_a_package(module, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, module, None)
-    assert doctor.main() == 1
-    problem = f"({module} missing; run pip install eddsrn_jax)"
-    assert f"restore: does not work {problem}\n" in capsys.readouterr().out
-
-
-def test_doctor_needs_no_package():
-    run = python(
-        "import sys\n"
-        "for name in ('jax', 'flax', 'numpy', 'PIL', 'absl', 'scipy'):\n"
-        "    sys.modules[name] = None\n"
-        "from eddsrn_jax.commands import doctor\n"
-        "sys.exit(doctor.main())"
-    )
-    out, err = run.communicate(timeout=300)
-    assert run.returncode == 1 and not err
-    assert "restore: does not work (jax, flax, numpy, scipy, PIL, absl missing" in out
-
-
-def test_doctor_fails_if_restoring_raises(monkeypatch, capsys):
-    from eddsrn_jax.restoration.restorer import Restorer
-
-    def broken():
-        raise RuntimeError("no device")
-
-    monkeypatch.setattr(Restorer, "from_pretrained", broken)
-    assert doctor.main() == 1
-    out = capsys.readouterr().out
-    assert "restore: does not work (RuntimeError: no device)\n" in out
-
-
-def test_doctor_finds_a_cache_folder_that_cannot_be_written(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
-    *_, line = doctor.describe()
-    assert line.endswith(
-        "not made yet, cannot be written; set XDG_CACHE_HOME to another folder)"
-    )
-
-
-def test_doctor_reports_a_cache_folder_that_cannot_be_read(monkeypatch):
-    def exists(path):
-        raise PermissionError(13, "Permission denied", str(path))
-
-    monkeypatch.setattr(doctor.Path, "exists", exists)
-    *_, line = doctor.describe()
-    assert "(cannot be read: Permission denied; set XDG_CACHE_HOME to" in line
-
-
-def test_doctor_reports_that_no_device_can_be_used(monkeypatch, capsys):
-    # JAX raises this without a message if JAX_PLATFORMS names a device that is absent.
-    monkeypatch.setattr(jax, "devices", mock.Mock(side_effect=AssertionError))
-    assert doctor.main() == 1
-    out = capsys.readouterr().out
-    assert "devices: JAX_PLATFORMS=" in out
-    assert "restore: does not work (InputError: JAX_PLATFORMS=" in out
-    assert "no device can be used (none is found)" in out
 
 
 def test_help_lists_every_command(monkeypatch, capsys):

@@ -278,6 +278,12 @@ def test_commands_that_start_together_get_folders_of_their_own(tmp_path, monkeyp
     assert [path.name for path in chosen] == ["photo", "photo-2", "photo-3"]
 
 
+def test_a_place_where_no_folder_can_be_made_is_named(tmp_path):
+    (tmp_path / "scores").symlink_to(tmp_path / "absent")
+    with pytest.raises(InputError, match="scores/photo"):
+        open_output(None, tmp_path / "scores" / "photo")
+
+
 def test_table1_config_matches_the_paper():
     config = table1.get_config()
     assert config.rows.eddsrn.paper == ((25.7005, 0.6994), (25.0131, 0.6503))

@@ -63,12 +63,8 @@ class Dilated(nn.Module):
         return {"deblurred": depth_to_space(nn.Conv(12, (3, 3), strides=2)(x), 2)}
 
 
-class Recomputed(nn.Module):
+class Recomputed(Dilated):
     """A network that computes its activations again for the gradients."""
-
-    stride = 1
-    receptive_radius = 1
-    dtype: str = "float32"
 
     @nn.compact
     def __call__(self, x):
