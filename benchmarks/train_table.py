@@ -3,8 +3,8 @@
     python -m benchmarks.train_table --train=DIR --valid=DIR --dataset=Set14=DIR \
         --folder=runs/table1
 
-The lite networks are trained one after the other, all in bfloat16, with the same recipe
-and on the same crops. Each run has a subfolder. The scores of all complete runs are in
+The lite networks are trained one after the other with the same recipe and on the same
+crops. Each run has a subfolder. The scores of all complete runs are in
 scores.json of the folder, and their means over the seeds in scores.md. If the command is
 stopped and given again, the interrupted run continues, and complete ones are left as they
 are.
@@ -162,7 +162,6 @@ def training_flags(name: str, *, seed: int, crops: int, folder: Path) -> list[st
         f"--config.seed={seed}",
         f"--config.total_steps={steps}",
         f"--config.batch_size={_BATCH_SIZE}",
-        "--config.model.dtype=bfloat16",
         *network.flags,
     ]
     if network.start:
