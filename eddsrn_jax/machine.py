@@ -1,6 +1,7 @@
 """The machine that a process runs on: its devices, their memory, its cores."""
 
 import contextlib
+import math
 import os
 from pathlib import Path
 from typing import TypeAlias
@@ -14,6 +15,15 @@ from eddsrn_jax.errors import InputError
 CONTAINER_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+# Files with the microseconds of CPU time that a Linux container may use in each period,
+# and that period, by cgroups of version 2, which have both in one file, and 1.
+CONTAINER_QUOTAS = (
+    (Path("/sys/fs/cgroup/cpu.max"),),
+    (
+        Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"),
+        Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
+    ),
 )
 # Type checkers take this class of JAX for a variable.
 Device: TypeAlias = jax.Device  # pyright: ignore[reportInvalidTypeForm]
@@ -40,14 +50,36 @@ def machine_memory() -> int:
 
 
 def usable_cores() -> int:
-    """Returns the number of CPU cores that this process may run on, at most 16.
+    """Returns `available_cores`, but at most 16.
 
     Memory that grows with this number stays bounded on large machines, where a container
     or a cluster's job may get little of it.
     """
+    return min(available_cores(), 16)
+
+
+def available_cores() -> int:
+    """Returns the number of CPU cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return min(cores, 16)
+    return min(cores, container_cores() or cores)
+
+
+def container_cores() -> int | None:
+    """Returns the cores' worth of time that the process's container gets, rounded up.
+
+    `docker run --cpus` and the CPU limits of Kubernetes set it. It is None if there is no
+    limit. The number of cores that the process sees is that of the whole machine.
+    """
+    for files in CONTAINER_QUOTAS:
+        # Without a limit, the quota is the word "max" or -1.
+        with contextlib.suppress(OSError, ValueError):
+            quota, period = (
+                int(word) for path in files for word in path.read_text().split()
+            )
+            if quota > 0 and period > 0:
+                return math.ceil(quota / period)
+    return None
 
 
 def find_devices() -> list[Device]:

@@ -22,7 +22,46 @@ def test_memory_of_a_cpu_is_that_of_the_machine_or_container(monkeypatch, tmp_pa
     assert device_memory(jax.local_devices()[0]) == pytest.approx(pages, rel=0.01)
 
 
+@pytest.mark.parametrize(
+    "files, expected",
+    [
+        ({"cpu.max": "150000 100000\n"}, 2),
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"quota": "400000\n", "period": "100000\n"}, 4),
+        ({"cpu.max": "1600000 100000\n"}, 16),
+        ({"quota": "-1\n", "period": "100000\n"}, None),
+        ({"quota": "400000\n"}, None),
+        ({"cpu.max": "\n"}, None),
+        ({}, None),
+    ],
+)
+def test_a_containers_limit_of_cores_bounds_all_threads(
+    monkeypatch, tmp_path, files, expected
+):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    paths = (tmp_path / "cpu.max",), (tmp_path / "quota", tmp_path / "period")
+    monkeypatch.setattr(machine, "CONTAINER_QUOTAS", paths)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(compiler, "_keep_freed_memory", lambda: None)
+    monkeypatch.setenv("XLA_FLAGS", "")
+    assert machine.container_cores() == expected
+    cores = min(expected or 8, 8)
+    assert machine.usable_cores() == cores
+    for name, given in (("PJRT_NPROC", None), ("PJRT_NPROC", "3"), ("NPROC", "5")):
+        for variable in ("PJRT_NPROC", "NPROC"):
+            monkeypatch.delenv(variable, raising=False)
+        if given:
+            monkeypatch.setenv(name, given)
+        compiler.set_xla_flags()
+        limit = None if name == "NPROC" else given or (expected and str(cores))
+        assert os.environ.get("PJRT_NPROC") == limit
+    # What set_xla_flags itself has set is not undone by monkeypatch.
+    os.environ.pop("PJRT_NPROC", None)
+
+
 def test_threads_are_as_many_as_the_cores_that_may_be_used_up_to_16(monkeypatch):
+    monkeypatch.setattr(machine, "CONTAINER_QUOTAS", ())
     for cores, expected in ((2, 2), (64, 16)):
         # Windows and macOS lack this function.
         monkeypatch.setattr(
@@ -33,6 +72,7 @@ def test_threads_are_as_many_as_the_cores_that_may_be_used_up_to_16(monkeypatch)
 
 def test_xla_flags_are_set_unless_the_user_has_set_them(monkeypatch):
     monkeypatch.setattr(compiler, "_keep_freed_memory", lambda: None)
+    monkeypatch.setattr(machine, "CONTAINER_QUOTAS", ())
     for given, expected in (("--a=1", "--a=1"), ("", "")):
         monkeypatch.setenv("XLA_FLAGS", given)
         compiler.set_xla_flags()
