@@ -358,7 +358,7 @@ def test_rejects_windows_too_small_or_not_a_multiple_of_8(restorer):
 
 
 def test_default_window_grows_with_device_memory(restorer, monkeypatch):
-    for gigabytes, side in ((0.001, 168), (64, 768)):
+    for gigabytes, side in ((0.001, 168), (64, 1152)):
         monkeypatch.setattr(
             restorer_module, "device_memory", lambda _, g=gigabytes: int(g * 1e9)
         )
