@@ -1,13 +1,13 @@
 """Trains the networks of the paper's Table 1: python -m benchmarks.train_table.
 
-    python -m benchmarks.train_table --train=DIR --valid=DIR --dataset=Set14=DIR \
-        --folder=runs/table1
+    python -m benchmarks.train_table --train=DIR --valid=DIR --dataset=Set14=DIR
 
 The lite networks are trained one after the other with the same recipe and on the same
-crops. Each run has a subfolder. The scores of all complete runs are in
-scores.json of the folder, and their means over the seeds in scores.md. If the command is
-stopped and given again, the interrupted run continues, and complete ones are left as they
-are.
+crops. The folder benchmarks/table1 gets their weights, such as eddsrn-0.safetensors for
+seed 0, a subfolder for each run, the scores of all complete runs in scores.json, and the
+means over the seeds in scores.md. If the command is stopped and given again, the
+interrupted run continues, and runs that have scores are left out. The repository has the
+scores, and the weights of seed 0.
 """
 
 import dataclasses
@@ -15,9 +15,9 @@ import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from absl import flags
 
@@ -48,7 +48,7 @@ _DATASET = flags.DEFINE_string(
 )
 _FOLDER = flags.DEFINE_string(
     "folder",
-    "runs/table1",
+    "benchmarks/table1",
     "Folder for the runs, their weights and scores.",
     flag_values=FLAGS,
 )
@@ -72,6 +72,9 @@ _ONLY = flags.DEFINE_list(
     "Networks to train, with those that they start from. Default: all.",
     flag_values=FLAGS,
 )
+
+# A network's name and its seed.
+Run: TypeAlias = tuple[str, int]
 
 _BATCH_SIZE = 8
 _SCORES = [f"{x}_{y}_crop4" for x in ("psnr", "ssim") for y in ("y", "rgb")]
@@ -130,7 +133,7 @@ NETWORKS: Mapping[str, Network] = {
 }
 
 
-def plan(names: Sequence[str], *, seeds: int) -> Iterator[tuple[str, int]]:
+def plan(names: Sequence[str], *, seeds: int) -> Iterator[Run]:
     """Yields (network, seed) of each run, first those of seed 0.
 
     Args:
@@ -142,6 +145,27 @@ def plan(names: Sequence[str], *, seeds: int) -> Iterator[tuple[str, int]]:
         for name, network in NETWORKS.items():
             if name in wanted and (seed == 0 or network.claimed):
                 yield name, seed
+
+
+def runs_to_do(runs: Iterable[Run], scored: Collection[Run], folder: Path) -> list[Run]:
+    """Returns the runs without scores, and those whose weights these start from.
+
+    Args:
+        runs: all runs that are wanted, see `plan`.
+        scored: the runs that have scores.
+        folder: folder of all runs.
+    """
+    runs = list(runs)
+    starts = {(NETWORKS[name].start, seed) for name, seed in set(runs) - set(scored)}
+    return [
+        run
+        for run in runs
+        if run not in scored or (run in starts and not _weights(folder, *run).exists())
+    ]
+
+
+def _weights(folder: Path, name: str, seed: int) -> Path:
+    return folder / f"{name}-{seed}.safetensors"
 
 
 def training_flags(name: str, *, seed: int, crops: int, folder: Path) -> list[str]:
@@ -165,8 +189,7 @@ def training_flags(name: str, *, seed: int, crops: int, folder: Path) -> list[st
         *network.flags,
     ]
     if network.start:
-        weights = folder / f"{network.start}-{seed}.safetensors"
-        given.append(f"--config.init_from={weights}")
+        given.append(f"--config.init_from={_weights(folder, network.start, seed)}")
     return given
 
 
@@ -195,24 +218,40 @@ def train_all(
         The table of scores, a Markdown file.
     """
     set_name = dataset.partition("=")[0]
-    table = folder / "scores.md"
-    for name, seed in plan(names, seeds=seeds):
-        workdir = folder / f"{name}-{seed}"
-        weights = workdir.with_suffix(".safetensors")
-        scores = workdir / f"scores-{set_name}"
+    table, scores = folder / "scores.md", folder / "scores.json"
+    found = _saved_scores(scores)
+    scored = {
+        (row["network"], row["seed"]) for row in found if row["dataset"] == set_name
+    }
+    for name, seed in runs_to_do(plan(names, seeds=seeds), scored, folder):
+        workdir, weights = folder / f"{name}-{seed}", _weights(folder, name, seed)
         if not weights.exists():
             given = training_flags(name, seed=seed, crops=crops, folder=folder)
             run("train.py", *given, *photos)
             exported = (f"--workdir={workdir}", f"--out={weights}")
             run("-m", "eddsrn_jax", "export", *exported)
-        if not (scores / "results.json").exists():
-            scored = (f"--dataset={dataset}", f"--output_dir={scores}")
-            run("evaluate.py", f"--weights={weights}", *scored)
-        # After each run, so that the table is there when the command is stopped.
-        found = read_scores(folder, set_name)
-        write_text(folder / "scores.json", to_json(found, indent=1) + "\n")
-        write_text(table, format_scores(found))
+        evaluation = workdir / f"scores-{set_name}"
+        if not (evaluation / "results.json").exists():
+            scored_with = (f"--dataset={dataset}", f"--output_dir={evaluation}")
+            run("evaluate.py", f"--weights={weights}", *scored_with)
+        # After each run, so that the table is there when the command is stopped. Another
+        # command may have added runs in the meantime.
+        own = {"network": name, "seed": seed, "dataset": set_name}
+        found = [row for row in _saved_scores(scores) if own.items() - row.items()]
+        found += [own | row for row in read_scores(evaluation / "results.json")]
+        found.sort(key=_order)
+        write_text(scores, to_json(found, indent=1) + "\n")
+    own_set = [row for row in found if row["dataset"] == set_name]
+    write_text(table, format_scores(own_set))
     return table
+
+
+def _saved_scores(path: Path) -> list[dict[str, Any]]:
+    return json.loads(path.read_text()) if path.exists() else []
+
+
+def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return row["dataset"], [*NETWORKS].index(row["network"]), row["seed"], row["output"]
 
 
 def record_settings(folder: Path, settings: Mapping[str, str]) -> None:
@@ -236,31 +275,28 @@ def record_settings(folder: Path, settings: Mapping[str, str]) -> None:
     write_text(path, to_json({**saved, **settings}, indent=1) + "\n")
 
 
-def read_scores(folder: Path, set_name: str) -> list[dict[str, Any]]:
-    """Returns the mean scores of the runs in a folder on one set of photos.
+def read_scores(results: Path) -> list[dict[str, Any]]:
+    """Returns the mean scores of the network that evaluate.py has scored.
 
-    Each result has the name of its network, its seed, its output ("sr" or "deblurred"),
-    and scores named as in `eddsrn_jax.evaluation.results`. The order is that of NETWORKS.
+    Each has the name of the output ("sr" or "deblurred"), and scores named as in
+    `eddsrn_jax.evaluation.results`.
+
+    Args:
+        results: results.json of the evaluation.
     """
-    found = []
-    for name in NETWORKS:
-        for path in sorted(folder.glob(f"{name}-*/scores-{set_name}/results.json")):
-            seed = path.parents[1].name.removeprefix(f"{name}-")
-            if not seed.isdecimal():
-                # Somebody's copy of a run.
-                continue
-            for mean in json.loads(path.read_text())["means"]:
-                if mean["method"] not in ("bicubic", "blurred input"):
-                    run = {"network": name, "seed": int(seed), "output": mean["output"]}
-                    found.append(run | {key: mean[key] for key in _SCORES})
-    return found
+    return [
+        {key: mean[key] for key in ("output", *_SCORES)}
+        for mean in json.loads(results.read_text())["means"]
+        if mean["method"] not in ("bicubic", "blurred input")
+    ]
 
 
 def format_scores(found: Sequence[Mapping[str, Any]]) -> str:
     """Returns a Markdown table: the mean of the seeds, and their range.
 
     Args:
-        found: scores of the runs, see `read_scores`.
+        found: scores of the runs on one set, see `read_scores`, with "network" and
+            "seed".
     """
     lines = [
         "Luminance PSNR in dB, border 4: mean over the seeds, and highest minus lowest.",

@@ -1,4 +1,5 @@
 import json
+import shutil
 import sys
 
 import pytest
@@ -10,6 +11,7 @@ from benchmarks.train_table import (
     plan,
     read_scores,
     record_settings,
+    runs_to_do,
     train_all,
     training_flags,
 )
@@ -77,25 +79,36 @@ def test_the_flags_of_every_run_make_a_valid_config(name, tmp_path, monkeypatch)
 
 
 def test_the_table_has_the_mean_and_the_range_of_the_seeds(tmp_path):
-    runs = ("deblur_cnn-0", "eddsrn-1", "eddsrn-0")
-    places = [tmp_path / run / "scores-a/results.json" for run in runs]
-    write_scores(places[0], deblurred=25.0)
-    write_scores(places[1], sr=23.5, deblurred=28.1)
-    write_scores(places[2], sr=23.0, deblurred=28.0)
-    for other in ("vdsr-0/scores-b", "vdsr-old/scores-a"):
-        write_scores(tmp_path / other / "results.json", sr=20.0)
-    found = read_scores(tmp_path, "a")
-    assert [(row["network"], row["seed"], row["output"]) for row in found] == [
-        ("eddsrn", 0, "sr"),
-        ("eddsrn", 0, "deblurred"),
-        ("eddsrn", 1, "sr"),
-        ("eddsrn", 1, "deblurred"),
-        ("deblur_cnn", 0, "deblurred"),
-    ]
+    found = []
+    for name, seed, values in (
+        ("eddsrn", 0, {"sr": 23.0, "deblurred": 28.0}),
+        ("eddsrn", 1, {"sr": 23.5, "deblurred": 28.1}),
+        ("deblur_cnn", 0, {"deblurred": 25.0}),
+    ):
+        write_scores(tmp_path / "results.json", **values)
+        rows = read_scores(tmp_path / "results.json")
+        assert [row["output"] for row in rows] == [*values]
+        found += [{"network": name, "seed": seed, **row} for row in rows]
     assert format_scores(found).splitlines()[-2:] == [
         "| eddsrn | 2 | 23.25 | 0.50 | 28.05 | 0.10 |",
         "| deblur_cnn | 1 |  |  | 25.00 |  |",
     ]
+
+
+def test_only_runs_without_scores_are_done_and_the_weights_that_they_start_from(tmp_path):
+    runs = list(plan(["vdsr", "srresnet_finetuned", "lapsrn_finetuned"], seeds=2))
+    scored = {("vdsr", 0), ("srresnet", 0), ("srresnet_finetuned", 0), ("lapsrn", 0)}
+    (tmp_path / "lapsrn-0.safetensors").touch()
+    scored.add(("srresnet", 1))
+    assert runs_to_do(runs, scored, tmp_path) == [
+        ("lapsrn_finetuned", 0),
+        # Its weights are needed again, for the next one.
+        ("srresnet", 1),
+        ("srresnet_finetuned", 1),
+        ("lapsrn", 1),
+        ("lapsrn_finetuned", 1),
+    ]
+    assert not runs_to_do(runs, runs, tmp_path)
 
 
 def test_runs_with_other_settings_need_another_folder(tmp_path):
@@ -118,27 +131,43 @@ def test_a_repeated_command_leaves_out_what_is_done(tmp_path):
         elif arguments[0] == "evaluate.py":
             write_scores(tmp_path / values["--output_dir"] / "results.json", sr=20.0)
 
-    def train():
+    def train(dataset="mine"):
+        calls.clear()
         return train_all(
             ["edsr", "vdsr"],
             seeds=1,
             crops=16,
             photos=["--photos"],
-            dataset="mine=DIR",
+            dataset=f"{dataset}=DIR",
             folder=tmp_path,
             run=run,
         )
+
+    def read():
+        rows = json.loads((tmp_path / "scores.json").read_text())
+        return [(row["network"], row["seed"], row["dataset"]) for row in rows]
 
     # Stopped before the first network is scored.
     stop_at = 2
     with pytest.raises(AssertionError):
         train()
+    # Stopped before the second network is trained: the first one has its scores.
+    stop_at = 1
+    with pytest.raises(AssertionError):
+        train()
+    assert read() == [("edsr", 0, "mine")]
     stop_at = None
-    calls.clear()
     assert train().read_text().count("20.00") == 2
-    assert len(json.loads((tmp_path / "scores.json").read_text())) == 2
-    steps = ["evaluate.py", "train.py", "-m", "evaluate.py"]
-    assert [arguments[0] for arguments in calls] == steps
-    calls.clear()
+    assert [arguments[0] for arguments in calls] == ["train.py", "-m", "evaluate.py"]
+    assert read() == [("edsr", 0, "mine"), ("vdsr", 0, "mine")]
     train()
     assert not calls
+    # Without the folders of the runs, as in a fresh clone, nothing is done again.
+    for folder in (tmp_path / "edsr-0", tmp_path / "vdsr-0"):
+        shutil.rmtree(folder)
+    assert train().read_text().count("20.00") == 2
+    assert not calls
+    # Another set is scored with the same weights.
+    assert train("other").read_text().count("20.00") == 2
+    assert [arguments[0] for arguments in calls] == ["evaluate.py"] * 2
+    assert len(read()) == 4
