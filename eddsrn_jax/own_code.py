@@ -16,6 +16,11 @@ from typing import Any
 
 from eddsrn_jax.errors import InputError
 
+_PACKAGE = Path(__file__).parent
+# A wheel has the configs inside the package, a clone beside it.
+_INSIDE, _BESIDE = _PACKAGE / "configs", _PACKAGE.parent / "configs"
+CONFIGS = _INSIDE if _INSIDE.is_dir() else _BESIDE
+
 
 def is_import_path(name: object) -> bool:
     """Returns whether a name is an import path such as mypackage.networks:Shallow."""
@@ -25,9 +30,13 @@ def is_import_path(name: object) -> bool:
 def import_file(file: Path) -> types.ModuleType:
     """Runs a file of Python code, whatever its extension; never one that a file names.
 
+    It may import modules of the current folder, the included configs from `configs`, and
+    first of all the configs beside it, if its folder has that name.
+
     Raises:
         Exception: any that the code raises.
     """
+    _let_code_import(file.absolute().parent)
     loader = importlib.machinery.SourceFileLoader("own_file", str(file))
     spec = importlib.util.spec_from_file_location(loader.name, file, loader=loader)
     assert spec is not None, "there is a loader"
@@ -54,9 +63,7 @@ def import_object(path: str) -> Any:
             f"{path!r}: expected a module and a name, such as mypackage.networks:Shallow"
         )
     here = os.getcwd()
-    # The folder comes last, so that its files replace no installed module.
-    if not {"", here} & set(sys.path):
-        sys.path.append(here)
+    _let_code_import(CONFIGS)
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
@@ -75,3 +82,21 @@ def import_object(path: str) -> Any:
         place = getattr(module, "__file__", None) or module_name
         raise InputError(f"{path}: {place} has no {name}")
     return getattr(module, name)
+
+
+def _let_code_import(configs: Path) -> None:
+    """Lets a user's code import modules of the current folder, and configs.
+
+    Args:
+        configs: folder whose configs take precedence over the included ones, if it has
+            the name "configs".
+    """
+    here = os.getcwd()
+    # The folder comes last, so that its files replace no installed module.
+    if not {"", here} & set(sys.path):
+        sys.path.append(here)
+    package = types.ModuleType("configs")
+    package.__path__ = [str(CONFIGS)]
+    package = sys.modules.setdefault("configs", package)
+    if configs.name == "configs" and str(configs) not in package.__path__:
+        package.__path__ = [str(configs), *package.__path__]

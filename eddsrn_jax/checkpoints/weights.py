@@ -27,7 +27,13 @@ from eddsrn_jax.checkpoints.found_weights import (
 from eddsrn_jax.checkpoints.parameters import fitted, flat, merge
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.files import make_folder, write_text, written_beside
-from eddsrn_jax.models import abstract_params, make_network, network_fields, network_name
+from eddsrn_jax.models import (
+    NETWORKS,
+    abstract_params,
+    make_network,
+    network_fields,
+    network_name,
+)
 
 # Suffix of the name of an 8-bit kernel's scales, one for each output channel.
 _SCALE = ":scale"
@@ -70,14 +76,22 @@ def write_network(path: Path, network: Network, *, dtype: str = "float16") -> No
 
     Raises:
         InputError: the path cannot be written, the folder holds something else, or a
-            parameter is not finite in the dtype.
+            parameter is not finite in the dtype; or the network is one of the user's
+            that `import_network` has not imported.
     """
+    name = network_name(network.model)
+    if name not in NETWORKS:
+        raise InputError(
+            f"{path}: nothing could read the weights of {name}, whose class is not"
+            " imported by its path; call import_network first, such as"
+            f" import_network('my_networks:{name}')"
+        )
     arrays = _arrays_to_write(path, network.params, dtype)
     description = {
         "name": network.name,
         "step": network.step,
         "sigma_range": network.sigma_range,
-        "network": network_name(network.model),
+        "network": name,
         "model": network_fields(network.model),
     }
     if path.suffix == ".safetensors":

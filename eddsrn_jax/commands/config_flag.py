@@ -3,7 +3,6 @@
 import os
 import re
 import sys
-import types
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,8 @@ from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 from eddsrn_jax.config_values import read_config
 from eddsrn_jax.errors import UsageError
-from eddsrn_jax.own_code import import_file
+from eddsrn_jax.own_code import CONFIGS, import_file
 from eddsrn_jax.paths import expand_home, workdir_path
-
-_PACKAGE = Path(__file__).parents[1]
-# A wheel has the configs inside the package, a clone beside it.
-_INSIDE, _BESIDE = _PACKAGE / "configs", _PACKAGE.parent / "configs"
-FOLDER = _INSIDE if _INSIDE.is_dir() else _BESIDE
 
 
 class ResumableFlags(flags.FlagValues):
@@ -116,23 +110,16 @@ def find_config(given: str) -> Path:
     if path.is_file():
         return path
     if path.parent in (Path(), Path("configs")) and path.suffix in ("", ".py"):
-        included = FOLDER / f"{path.stem}.py"
+        included = CONFIGS / f"{path.stem}.py"
         if included.is_file():
             return included
     message = f"--config={given}: no such file"
     if path.name == given and not path.suffix:
         # Files without get_config are parts that several configs share.
-        files = [x for x in FOLDER.glob("*.py") if "def get_config(" in x.read_text()]
+        files = [x for x in CONFIGS.glob("*.py") if "def get_config(" in x.read_text()]
         names = sorted(file.stem for file in files)
         message += f" or config; the included configs are {', '.join(names)}"
     raise flags.Error(message)
-
-
-def share_configs() -> None:
-    """Lets modules import the included configs from `configs`, outside a clone too."""
-    package = types.ModuleType("configs")
-    package.__path__ = [str(FOLDER)]
-    sys.modules.setdefault("configs", package)
 
 
 class _ConfigParser(ConfigFileFlagParser):
@@ -145,7 +132,6 @@ class _ConfigParser(ConfigFileFlagParser):
         if path.endswith(".json"):
             return read_config(expand_home(path))
         given, sizes = split_size(path)
-        share_configs()
         # ml_collections would take the colon of a Windows drive for that of a size.
         module = import_file(find_config(given))
         if not hasattr(module, "get_config"):

@@ -48,10 +48,7 @@ def import_own_networks(flag_values: flags.FlagValues) -> None:
     if not flag_values.network:
         return
     # Imported here, so that --help and wrong flags are answered immediately.
-    from eddsrn_jax.commands.config_flag import share_configs
     from eddsrn_jax.models import import_network
 
-    # The module may have a config, too.
-    share_configs()
     for path in flag_values.network:
         import_network(path)

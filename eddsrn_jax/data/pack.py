@@ -228,7 +228,7 @@ def _make_pack(source: Source, index_path: Path, on_error: str) -> None:
             entries.append(entry if lr is None else {**entry, "small": _append(data, lr)})
         if all("left_out" in entry for entry in entries):
             raise InputError(
-                f"{source.name}: none of {len(entries)} files is an image (first error:"
+                f"{source.name}: none of {len(entries)} files can be used (first error:"
                 f" {entries[0]['left_out']})"
             )
     # The index is written last, so that a pack is complete or absent.

@@ -86,7 +86,8 @@ def make_network(
     if is_import_path(name) and name not in NETWORKS:
         raise InputError(
             f"the network {name} is not imported, because a file that names it may be"
-            f" untrusted; if you trust this module, name it too: --network={name}"
+            f" untrusted; if you trust this module, name it too: --network={name}, or in"
+            f" Python import_network({name!r})"
         )
     if name not in NETWORKS:
         raise InputError(f"no network {name!r}, only {', '.join(NETWORKS)}")
@@ -112,6 +113,8 @@ def _check_counts(name: str, fields: Mapping[str, Any], num_arrays: int) -> None
         if max(counts, default=0) > num_arrays:
             raise InputError(
                 f"{name}: {field}={value!s:.100}, but there are only {num_arrays} arrays"
+                " of parameters; a tuple may be no longer, and a field whose name begins"
+                " with num_ no larger, since such fields count layers"
             )
 
 

@@ -29,6 +29,12 @@ _ELEMENTWISE = {
     **{"exp": "Exp", "log": "Log", "abs": "Abs", "ge": "GreaterOrEqual"},
     "stop_gradient": "Identity",
 }
+# Operations that call a function once. The names differ between versions of JAX.
+_CALLS = (
+    *("jit", "pjit", "closed_call", "core_call"),
+    *("checkpoint", "remat", "remat2"),
+    *("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"),
+)
 
 
 def write_onnx(path: Path, model: nn.Module, params: Any) -> None:
@@ -141,13 +147,17 @@ class _Graph:
 
         for equation in jaxpr.eqns:
             arguments = [value(x) for x in equation.invars]
-            # The parameter that holds the operations of a function called in a network.
-            parameters = equation.params
-            if inner := parameters.get("jaxpr") or parameters.get("call_jaxpr"):
+            name, parameters = equation.primitive.name, equation.params
+            if name in _CALLS:
+                # The parameter that holds the function's operations.
+                inner = parameters.get("jaxpr") or parameters["call_jaxpr"]
                 # Functions that are recomputed for gradients have no constants.
                 closed = isinstance(inner, jex.ClosedJaxpr)
                 consts = inner.consts if closed else ()
                 found = self.run(inner.jaxpr if closed else inner, consts, arguments)
+            elif equation.primitive.multiple_results:
+                # Such as scan, a loop.
+                raise InputError(f"the operation {name!r} cannot be written as ONNX")
             else:
                 found = [self._convert(equation, arguments)]
             values |= zip(equation.outvars, found, strict=True)

@@ -1,7 +1,7 @@
 """Applies a network to a window of a photo: from its pixels to restored pixels."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -55,8 +55,8 @@ def restore_window(
     """
     peak = peak_of(window.dtype)
     image = window[None].astype(jnp.float32) / peak
-    stop = (-(-end // model.stride) * model.stride, window.shape) if masked else None
-    with nn.intercept_methods(_ending_at(end, stop)):
+    stop = -(-end // model.stride) * model.stride if masked else None
+    with nn.intercept_methods(_ending_at(end, window.shape, zeros_from=stop)):
         outputs = apply(model, params, image)
     plain = {"sr": bicubic_upscale(image, SCALE), "deblurred": image}
     finite, results = jnp.bool(True), {}
@@ -74,15 +74,21 @@ def restore_window(
 
 
 def _ending_at(
-    end: jax.Array, zeros_from: tuple[jax.Array, tuple[int, ...]] | None
+    end: jax.Array, shape: tuple[int, ...], *, zeros_from: jax.Array | None
 ) -> Callable[..., Any]:
     """Returns an interceptor that lets a network's layers see the photo end somewhere.
 
     Args:
         end: row and column at which the photo ends, int [2].
-        zeros_from: row and column from which convolutions see zeros, int [2], and the
-            shape of the window; None if nothing of the window is to be hidden.
+        shape: shape of the window. Sizes inside the network are multiples or fractions
+            of the window's, and so are positions.
+        zeros_from: row and column from which convolutions see zeros, int [2]; None if
+            nothing of the window is to be hidden.
     """
+
+    def inside(position: jax.Array, x: jax.Array) -> list[jax.Array]:
+        """Returns a position of the window as the row and column of an inner image."""
+        return [position[i] * x.shape[1 + i] // shape[i] for i in (0, 1)]
 
     def intercept(next_call, args, kwargs, context):
         if context.method_name != "__call__":
@@ -91,13 +97,13 @@ def _ending_at(
             replicated = _continued(args[0], end, by=lambda i, n: jnp.minimum(i, n - 1))
             return _continued(next_call(replicated), end, by=mirrored)
         if isinstance(context.module, BicubicUpscale):
-            return next_call(_continued(args[0], end, by=mirrored))
-        if zeros_from and isinstance(context.module, _CONVOLUTIONS):
-            (x,), (first, shape) = args, zeros_from
-            # Sizes inside the network are multiples or fractions of the window's.
+            (x,) = args
+            return next_call(_continued(x, inside(end, x), by=mirrored))
+        if zeros_from is not None and isinstance(context.module, _CONVOLUTIONS):
+            (x,) = args
             rows, columns = (
-                jnp.arange(length) < first[i] * length // shape[i]
-                for i, length in enumerate(x.shape[1:3])
+                jnp.arange(length) < first
+                for first, length in zip(inside(zeros_from, x), x.shape[1:3], strict=True)
             )
             keep = rows[:, None] & columns[None, :]
             args = (jnp.where(keep[None, :, :, None], x, 0),)
@@ -107,7 +113,10 @@ def _ending_at(
 
 
 def _continued(
-    x: jax.Array, end: jax.Array, *, by: Callable[[jax.Array, jax.Array], jax.Array]
+    x: jax.Array,
+    end: Sequence[jax.Array] | jax.Array,
+    *,
+    by: Callable[[jax.Array, jax.Array], jax.Array],
 ) -> jax.Array:
     """Replaces an image's first pixels beyond the photo's end by pixels of the photo.
 
@@ -117,7 +126,7 @@ def _continued(
 
     Args:
         x: image [N, h, w, ...].
-        end: row and column at which the photo ends, int [2].
+        end: row and column at which the photo ends in the image.
         by: function that maps indices and the photo's length to the indices of the pixels
             to use instead; the identity within the photo.
     """

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+import jax
 import ml_collections
 
 from eddsrn_jax.config_values import Config, flatten
@@ -16,8 +17,10 @@ from eddsrn_jax.models import (
     SCALE,
     STRIDE,
     abstract_outputs,
+    abstract_params,
     import_network,
     make_network,
+    network_fields,
 )
 from eddsrn_jax.own_code import is_import_path
 from eddsrn_jax.paths import printable
@@ -213,6 +216,7 @@ def _output_shapes(config: Config) -> dict[str, tuple[int, ...]]:
     model = make_network(config.network, config.model)
     try:
         shapes = {name: x.shape for name, x in abstract_outputs(model).items()}
+        count = len(jax.tree.leaves(abstract_params(model)))
     # A user's own network may raise anything.
     except Exception as error:
         reason = str(error).partition("\n")[0]
@@ -220,6 +224,8 @@ def _output_shapes(config: Config) -> dict[str, tuple[int, ...]]:
             f"config.model: {config.network} cannot be computed with these values"
             f" ({type(error).__name__}: {reason})"
         ) from error
+    # Files of weights are read with this limit.
+    make_network(config.network, network_fields(model), num_arrays=count)
     expected = {
         "sr": (1, SCALE * STRIDE, SCALE * STRIDE, 3),
         "deblurred": (1, STRIDE, STRIDE, 3),

@@ -1,6 +1,7 @@
 """Training losses: means over a batch of float images; targets are in [0, 1]."""
 
 import functools
+import re
 from collections.abc import Callable, Iterable, MutableMapping
 from typing import Any
 
@@ -41,6 +42,9 @@ def charbonnier(pred: jax.Array, target: jax.Array, *, eps: float) -> jax.Array:
     return jnp.mean(jnp.sqrt(jnp.square(pred - target) + eps**2))
 
 
+# Names of super-resolved luminance images.
+_LUMINANCE = re.compile(r"sr(_x\d+)?_y")
+
 LOSSES: MutableMapping[str, Callable[..., Any]] = {
     loss.__name__: loss for loss in (mse, l1, charbonnier, log_mse)
 }
@@ -75,7 +79,8 @@ def joint_loss(
     Args:
         outputs: "sr" [N, H, W, 3], "deblurred" [N, h, w, 3], or both. If there are
             luminance images, "sr_y" [N, H, W, 1] and smaller ones such as "sr_x2_y",
-            they take the place of "sr", and their losses add up.
+            they take the place of "sr", and their losses add up. Other outputs have no
+            loss.
         targets: "hr" [N, H, W, 3] and "lr_sharp" [N, h, w, 3].
         sr: loss of the super-resolved image, a name in LOSSES; the paper's is "mse".
         deblurred: the same for the deblurred image; the paper's is "charbonnier".
@@ -92,7 +97,7 @@ def joint_loss(
     compare = {**LOSSES, "charbonnier": functools.partial(charbonnier, eps=eps)}
     parts: dict[str, jax.Array] = {}
     if "sr" in outputs:
-        levels = [name for name in outputs if name.endswith("_y")] or ["sr"]
+        levels = [name for name in outputs if _LUMINANCE.fullmatch(name)] or ["sr"]
         parts["loss_sr"] = add_up(
             compare[sr](outputs[name], _target(outputs[name], targets["hr"]))
             for name in levels

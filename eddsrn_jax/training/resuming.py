@@ -72,6 +72,11 @@ def check_resumption(
             f" {step} steps, which continues from its own weights; give another --workdir"
             " to start from these weights"
         )
+    if "seed" in changed:
+        raise InputError(
+            f"config.seed={config.seed}: {workdir} holds a run of seed {saved.seed}; give"
+            " another --workdir to start with another seed"
+        )
     total = count_steps(config, _steps_per_epoch(config, num_photos))
     if step > total:
         name = "total_steps" if config.total_steps else "num_epochs"

@@ -17,7 +17,7 @@ from processes import ROOT
 
 import eddsrn_jax
 import eddsrn_jax.__main__ as entry
-from eddsrn_jax import files
+from eddsrn_jax import files, own_code
 from eddsrn_jax.commands import config_flag
 from eddsrn_jax.commands.command_line import execute
 from eddsrn_jax.commands.network_flags import import_own_networks
@@ -138,7 +138,7 @@ def without_configs(monkeypatch):
 def test_configs_of_a_wheel_import_each_other(tmp_path, monkeypatch, without_configs):
     folder = tmp_path / "configs"
     shutil.copytree(ROOT / "configs", folder, ignore=shutil.ignore_patterns("__*"))
-    monkeypatch.setattr(config_flag, "FOLDER", folder)
+    monkeypatch.setattr(config_flag, "CONFIGS", folder)
     monkeypatch.setattr(sys, "argv", ["train", "--config=quickstart"])
     monkeypatch.chdir(tmp_path.parent)
     values = flags.FlagValues()
@@ -154,7 +154,7 @@ def test_own_networks_may_import_the_included_configs(
 ):
     folder = tmp_path / "configs"
     shutil.copytree(ROOT / "configs", folder, ignore=shutil.ignore_patterns("__*"))
-    monkeypatch.setattr(config_flag, "FOLDER", folder)
+    monkeypatch.setattr(own_code, "CONFIGS", folder)
     (tmp_path / "with_config.py").write_text(
         "from configs import quickstart\nfrom tiny import TwoOutputs"
     )
@@ -162,6 +162,24 @@ def test_own_networks_may_import_the_included_configs(
     import_own_networks(mock.Mock(network=["with_config:TwoOutputs"]))
     assert Path(sys.modules["configs.quickstart"].__file__).parent == folder
     NETWORKS.pop("with_config:TwoOutputs")
+
+
+def test_a_config_imports_those_beside_it_and_modules_of_the_current_folder(
+    tmp_path, monkeypatch, without_configs
+):
+    folder = tmp_path / "configs"
+    folder.mkdir()
+    (folder / "ours.py").write_text("STEPS = 123\n")
+    (folder / "mine.py").write_text(
+        "from configs import eddsrn_lite, ours\nfrom beside_the_run import SEED\n\n\n"
+        "def get_config():\n    config = eddsrn_lite.get_config().unlock()\n"
+        "    config.total_steps, config.seed = ours.STEPS, SEED\n    return config\n"
+    )
+    (tmp_path / "beside_the_run.py").write_text("SEED = 7\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [x for x in sys.path if x not in ("", str(ROOT))])
+    config = own_code.import_file(folder / "mine.py").get_config()
+    assert (config.total_steps, config.seed, config.batch_size) == (123, 7, 8)
 
 
 def test_a_config_by_name_takes_a_size_and_values(tmp_path, monkeypatch):

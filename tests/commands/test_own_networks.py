@@ -64,6 +64,14 @@ class OtherNames(Base):
     def __call__(self, x):
         return {"sharp": nn.Dense(3)(x)}
 
+class Wide(Base):
+    dtype: str = "float32"
+    num_features: int = 3
+
+    @nn.compact
+    def __call__(self, x):
+        return {"deblurred": nn.Dense(self.num_features)(x)}
+
 class Failing(Base):
     dtype: str = "float32"
 
@@ -167,6 +175,10 @@ def test_a_network_that_the_project_cannot_use_is_refused(module, name, message)
     [
         ("TwiceAsLarge", r"'deblurred' has the shape \(1, 16, 8, 3\) .*\(1, 8, 8, 3\)"),
         ("OtherNames", "its outputs are sharp; expected sr or deblurred"),
+        (
+            "Wide",
+            "num_features=3, but there are only 2 arrays of parameters; a tup",
+        ),
         ("Failing", r"cannot be computed with these values \(ZeroDivisionError: "),
     ],
 )
@@ -229,7 +241,7 @@ def test_a_network_by_path_works_in_every_command(call, run, photo, tmp_path):
     }.items():
         command, _, _ = name.partition(" ")
         code, _, err = call(command, *given)
-        assert code == 1 and f"name it too: --network={PATH}\n" in err, err
+        assert code == 1 and f"name it too: --network={PATH}, or in Python" in err, err
         code, out, err = call(command, *given, f"--network={PATH}")
         assert code == 0, err
         assert "Mine" in out or command == "restore"
@@ -260,15 +272,15 @@ def test_a_saved_config_imports_nothing_that_no_flag_names(call, module, tmp_pat
 def test_a_weights_file_imports_nothing(module, tmp_path):
     path = tmp_path / "w.safetensors"
     params = jax.device_get(init_params(TwoOutputs(), jax.random.key(0)))
-    write_network(path, Network(TwoOutputs(), params, "mine", 1, (1.0, 2.0)))
+    network = Network(TwoOutputs(), params, "mine", 1, (1.0, 2.0))
+    with pytest.raises(InputError, match=r"import_network\('my_networks:TwoOutputs'\)"):
+        write_network(path, network)
+    assert not path.exists()
+    import_network(PATH)
+    write_network(path, network)
     with safetensors.safe_open(path, "numpy") as file:
         metadata = {**file.metadata(), "network": f"{module}:Plain"}
     safetensors.numpy.save_file(safetensors.numpy.load_file(path), path, metadata)
-    with pytest.raises(InputError, match=f"the network {module}:Plain is not imported"):
-        read_network(path)
-    assert module not in sys.modules
-    # Another network that the user has named does not count.
-    import_network(PATH)
     with pytest.raises(InputError, match=f"the network {module}:Plain is not imported"):
         read_network(path)
     assert module not in sys.modules

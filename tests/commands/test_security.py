@@ -145,7 +145,7 @@ def test_rejects_weights_with_invalid_network_fields(tmp_path, shipped, changed)
     ],
 )
 def test_untrusted_fields_cannot_ask_for_endless_layers(name, fields, message):
-    with pytest.raises(InputError, match=f"^{name}: .*{message}$"):
+    with pytest.raises(InputError, match=f"^{name}: .*{message}"):
         make_network(name, fields, num_arrays=40)
 
 

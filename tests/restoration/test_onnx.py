@@ -120,6 +120,25 @@ def test_onnx_runtime_computes_the_same_as_jax(model, tmp_path):
             np.testing.assert_allclose(values, expected[name], rtol=1e-4, atol=1e-4)
 
 
+class Looping(nn.Module):
+    """A network that applies one layer three times, as a loop of JAX."""
+
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x):
+        weight = self.param("weight", nn.initializers.normal(), (3, 3))
+        return {"deblurred": jax.lax.fori_loop(0, 3, lambda _, y: y @ weight, x)}
+
+
+def test_a_loop_is_named_instead_of_written_once(tmp_path):
+    pytest.importorskip("onnx")
+    model = Looping()
+    with pytest.raises(InputError, match="operation 'scan' cannot be written as ONNX"):
+        write_onnx(tmp_path / "x.onnx", model, with_random_params(model))
+    assert not [*tmp_path.iterdir()]
+
+
 @pytest.mark.parametrize("size", [(21, 34), (1, 3), (8, 5)])
 def test_onnx_files_take_images_of_any_size(size, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")

@@ -5,7 +5,8 @@ import jax
 import numpy as np
 import pytest
 
-from eddsrn_jax.models import init_params
+from eddsrn_jax.models import apply, init_params
+from eddsrn_jax.models.layers import BicubicUpscale, Conv, pad_to_multiple
 from eddsrn_jax.restoration.restorer import Restorer
 
 
@@ -55,6 +56,33 @@ class Mixing(nn.Module):
     @nn.compact
     def __call__(self, x):
         return {"deblurred": nn.Dense(3, name="mix")(x)}
+
+
+class TwoLevels(nn.Module):
+    """A network that enlarges its own image: to twice the size, and again."""
+
+    dtype: str = "float32"
+    receptive_radius = 4
+    stride = 8
+
+    @nn.compact
+    def __call__(self, x):
+        x = Conv(3, name="conv")(pad_to_multiple(x, 8))
+        return {"sr": BicubicUpscale(2)(BicubicUpscale(2)(x))}
+
+
+@pytest.mark.parametrize("size", [(40, 56), (37, 50), (100, 75)])
+def test_images_inside_a_network_are_enlarged_up_to_the_photos_end(photo, size):
+    model, image = TwoLevels(), photo[: size[0], : size[1]]
+    kernel = jax.random.normal(jax.random.key(0), (3, 3, 3, 3)) / 9
+    params = {"conv": {"kernel": kernel, "bias": np.full(3, 0.5, np.float32)}}
+    found = Restorer(model, params, largest_window=48)(image).sr
+    # The photo's own size, rounded up, in one piece.
+    extended = pad_to_multiple(image[None].astype(np.float32) / 255, 8)
+    expected = 255 * np.clip(apply(model, params, extended)["sr"][0], 0, 1)
+    end = 4 * (np.array(size) - 4 * (np.array(size) % 8 > 0))
+    difference = np.abs(found - expected[: found.shape[0], : found.shape[1]])
+    assert difference[: end[0], : end[1]].max() < 0.51
 
 
 def test_a_network_without_convolutions_restores_photos(photo):

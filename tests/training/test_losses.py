@@ -53,6 +53,15 @@ def test_joint_loss_without_an_sr_output_is_the_deblurring_loss():
     assert set(parts) == {"loss", "loss_db"}
 
 
+def test_joint_loss_ignores_outputs_that_it_does_not_know():
+    outputs, targets = {"sr": PRED, "deblurred": PRED}, {"hr": TARGET, "lr_sharp": TARGET}
+    options = {"sr": "mse", "deblurred": "l1", "alpha": 0.5, "eps": 1e-3}
+    expected, _ = joint_loss(outputs, targets, **options)
+    for name in ("deblurred_y", "edges", "sr_x2"):
+        more = {**outputs, name: jnp.ones((1, 1, 1, 1))}
+        assert joint_loss(more, targets, **options)[0] == expected
+
+
 def test_joint_loss_adds_a_luminance_loss_at_each_scale():
     """Each level is compared with the HR luminance, downscaled to the level's size."""
     hr = jnp.linspace(0, 1, 8 * 8 * 3).reshape(1, 8, 8, 3)

@@ -144,9 +144,14 @@ def test_changes_beside_the_workdir_apply_to_the_saved_config(
     [
         ("total_steps=9", 1, "config.total_steps=9: the run in {} has done 10 steps"),
         (
+            "loss.alpha=0.3",
+            1,
+            "{}: this run is complete after 10 steps, so that config.loss.alpha=0.3 (it",
+        ),
+        (
             "seed=1",
             1,
-            "{}: this run is complete after 10 steps, so that config.seed=1 (it",
+            "config.seed=1: {} holds a run of seed 0; give another --workdir",
         ),
         ("sede=1", 2, '--config: \'sede\'. Did you mean "seed" instead of "sede"?'),
         ("data.x=1", 2, "--config: config.data has no value 'x'"),
