@@ -33,12 +33,18 @@ def file_key(path: Path) -> str:
 
     On macOS and Windows `a.png` and `A.PNG` are one file.
     """
-    folder, name = os.path.split(os.path.realpath(path))
+    return _key(os.path.realpath(path))
+
+
+def _key(path: str) -> str:
+    folder, name = os.path.split(path)
+    if folder == path:
+        return path
     if _ignores_case(folder):
         # `casefold` would take "ß" for "ss".
         name = "".join(x.upper() if len(x.upper()) == 1 else x for x in name)
         name = unicodedata.normalize("NFC", name)
-    return os.path.join(folder, name)
+    return os.path.join(_key(folder), name)
 
 
 @functools.cache

@@ -28,10 +28,10 @@ def command(script, *flags, cwd=None, stdin=None, stderr=subprocess.PIPE, **vari
     )
 
 
-def python(code, **options):
+def python(code, *, arguments=(), **options):
     """Starts Python with code that imports only quick modules."""
     return subprocess.Popen(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", code, *arguments],
         cwd=ROOT,
         text=True,
         stdout=subprocess.PIPE,

@@ -8,11 +8,15 @@ import re
 import zlib
 from collections.abc import Iterator
 
+import numpy as np
+
 from eddsrn_jax.images.photo import Photo
 
 _OFFSETS_AND_SIZES = ((273, 279), (324, 325))
 _COMPRESSION, _JPEG_TABLES = 259, 347
 _JPEG, _DEFLATE = 7, (8, 32946)
+# Bytes of a pixel of 16 samples in float64, and of data that are inflated at once.
+_MOST_BYTES, _PIECE = 128, 2**20
 # Parts of the messages with which libjpeg reports damage.
 _DAMAGE = (
     *("corrupt", "premature", "extraneous", "bogus", "inconsistent progression"),
@@ -60,8 +64,14 @@ def _ends_with_padding(data: bytes, count: int) -> bool:
 
     Other data may follow the image, with end markers of its own.
     """
-    pattern = rb"(.)\1{%d}\xff\xd9" % max(count - 1, 1)
-    return re.search(pattern, data, re.DOTALL) is not None
+    # A regular expression would take time that grows with the square of a run's length.
+    values = np.frombuffer(data, np.uint8)
+    markers = np.flatnonzero((values[:-1] == 0xFF) & (values[1:] == 0xD9))
+    changes = np.concatenate([[0], np.flatnonzero(values[1:] != values[:-1]) + 1])
+    markers = markers[markers > 0]
+    # The first position of the run of equal bytes that ends before each marker.
+    starts = changes[np.searchsorted(changes, markers - 1, side="right") - 1]
+    return bool((markers - starts >= max(count, 2)).any())
 
 
 def _tiff_damage(photo: Photo) -> Iterator[str]:
@@ -70,6 +80,8 @@ def _tiff_damage(photo: Photo) -> Iterator[str]:
     compression = tags.get(_COMPRESSION)
     if compression != _JPEG and compression not in _DEFLATE:
         return
+    # More than this is no photo, but a file that inflates to fill the memory or the day.
+    left = photo.header.height * photo.header.width * _MOST_BYTES + _PIECE
     for number, segment in enumerate(_segments(photo)):
         if compression == _JPEG:
             tables = tags.get(_JPEG_TABLES)
@@ -79,9 +91,13 @@ def _tiff_damage(photo: Photo) -> Iterator[str]:
                 segment = tables[:-2] + segment[2:]
             reason = _jpeg_damage(segment)
         else:
-            reason = _deflate_damage(segment)
+            reason, size = _deflate_damage(segment, left)
+            left -= size
+        left -= len(segment)
         if reason:
             yield f"strip or tile {number}: {reason}"
+        if left < 0:
+            return
 
 
 def _segments(photo: Photo) -> Iterator[bytes]:
@@ -96,13 +112,21 @@ def _segments(photo: Photo) -> Iterator[bytes]:
             yield photo.stream.read(size)
 
 
-def _deflate_damage(segment: bytes) -> str | None:
-    inflate = zlib.decompressobj()
+def _deflate_damage(segment: bytes, most: int) -> tuple[str | None, int]:
+    """Inflates a segment; returns the damage, if any, and the size.
+
+    Args:
+        segment: deflated bytes.
+        most: size at which inflating ends.
+    """
+    inflate, size = zlib.decompressobj(), 0
     try:
         # The pixels are dropped piece by piece, since a segment can be a whole photo.
-        while segment and not inflate.eof:
-            inflate.decompress(segment, 2**20)
-            segment = inflate.unconsumed_tail
+        for start in range(0, len(segment), _PIECE):
+            piece = segment[start : start + _PIECE]
+            while piece and not inflate.eof and size <= most:
+                size += len(inflate.decompress(piece, _PIECE))
+                piece = inflate.unconsumed_tail
     except zlib.error as error:
-        return str(error)
-    return None
+        return str(error), size
+    return None, size

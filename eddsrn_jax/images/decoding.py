@@ -102,12 +102,20 @@ def open_photo(file: str | Path | bytes) -> Iterator[Photo]:
         head = stream.read(8)
         stream.seek(0)
         if head == png.SIGNATURE:
-            yield png.open_png(stream)
+            yield _checked(png.open_png(stream))
         elif head[:4] in tiff.SIGNATURES:
             page = tiff.page_to_read(stream)
-            yield tiff.open_wide_tiff(stream, *page) or _pillow(stream, *page)
+            yield _checked(tiff.open_wide_tiff(stream, *page) or _pillow(stream, *page))
         else:
-            yield open_other(stream) or _pillow(stream)
+            yield _checked(open_other(stream) or _pillow(stream))
+
+
+def _checked(photo: Photo) -> Photo:
+    """Returns an open photo; raises InputError if its sides are not 1 or more."""
+    sides = photo.header.height, photo.header.width
+    if not all(isinstance(side, int | np.integer) and side > 0 for side in sides):
+        raise InputError(f"implausible header: {sides[1]}x{sides[0]} pixels")
+    return photo
 
 
 def _pillow(

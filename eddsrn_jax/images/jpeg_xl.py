@@ -12,7 +12,7 @@ def size_and_bits(file: bytes) -> tuple[int, int, int]:
     """Returns height, width and bits per channel; the size is not turned upright.
 
     Raises:
-        InputError: the file has no codestream.
+        InputError: the file has no codestream, or is an animation.
     """
     bits = _Bits(_codestream(file))
     height, width = _size(bits)
@@ -23,8 +23,12 @@ def size_and_bits(file: bytes) -> tuple[int, int, int]:
         bits.read(3)  # orientation
         if bits.read(1):
             _size(bits)  # intrinsic size
-        if bits.read(2):
-            # A preview or an animation, whose fields would have to be skipped.
+        has_preview, is_animation = bits.read(1), bits.read(1)
+        # The decoder would decode all its pictures at once.
+        if is_animation:
+            raise InputError("is an animation, which cannot be read")
+        if has_preview:
+            # Its fields would have to be skipped.
             return height, width, 16
     is_float = bits.read(1)
     depth = bits.choose(*((None, x) for x in (8, 10, 12)), (6, 1))

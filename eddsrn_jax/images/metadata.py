@@ -19,8 +19,10 @@ _KEPT_TAGS = {
 }
 _EXIF_SIZE = (0xA002, 0xA003)
 _ORIENTATION_IN_XMP = re.compile(rb"""(tiff:Orientation(?:\s*=\s*["']|>\s*))[2-8]""")
-# The attribute that announces XMP of more than 64 kB, in segments of its own.
-_EXTENDED_XMP = re.compile(rb"""\s*xmpNote:HasExtendedXMP\s*=\s*("[^"]*"|'[^']*')""")
+# The attribute that announces XMP of more than 64 kB, in segments of its own. The space
+# before it is not part of the pattern: in long runs of spaces, the search would take time
+# that grows with the square of their length.
+_EXTENDED_XMP = re.compile(rb"""xmpNote:HasExtendedXMP\s*=\s*(?:"[^"]*"|'[^']*')""")
 # Marks of gain maps and of other images in a file, in XMP.
 _GAIN_MAPS = (b"hdrgm:", b"HDRGainMap")
 _ISO_GAIN_MAP = b"urn:iso:std:iso:ts:21496"
@@ -83,9 +85,10 @@ def read_metadata(photo: Photo, icc: bytes | None, messages: list[str]) -> Metad
         # The fields of XMP describe a gain map that the result lacks.
         messages.append(f"the HDR gain map {'and XMP are' if xmp else 'is'} lost")
         xmp = None
-    if xmp and _EXTENDED_XMP.search(xmp):
+    *parts, rest = _EXTENDED_XMP.split(xmp or b"")
+    if parts:
         messages.append("extended XMP is not kept")
-        xmp = _EXTENDED_XMP.sub(b"", xmp)
+        xmp = b"".join([*(part.rstrip() for part in parts), rest])
     return Metadata(
         icc,
         dpi=resolution(photo),

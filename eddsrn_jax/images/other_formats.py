@@ -288,7 +288,7 @@ def _open_jxl(stream: BinaryIO) -> Photo:
         )
     found = imagecodecs.jpegxl_decode(data)
     if found.ndim not in (2, 3) or (found.ndim == 3 and found.shape[2] > 4):
-        raise InputError("is an animation or has too many channels")
+        raise InputError("has too many channels")
     found = found.reshape(*found.shape[:2], -1)
     notes = ["colour profile and metadata of JPEG XL are not read"]
     if found.dtype.kind == "f":

@@ -7,6 +7,7 @@ lose something, which `fit_to_format` lists.
 
 import contextlib
 import dataclasses
+import io
 import logging
 import math
 import threading
@@ -364,4 +365,7 @@ def _write(
     options |= _OPTIONS.get(file_format, {})
     if file_format in ("JPEG", "WebP"):
         options["quality"] = quality
-    pixels.save(path, file_format, icc_profile=metadata.icc, **options)
+    # Pillow's JPEG and BMP encoders take a partial write on a full disk for success.
+    content = io.BytesIO()
+    pixels.save(content, file_format, icc_profile=metadata.icc, **options)
+    path.write_bytes(content.getbuffer())

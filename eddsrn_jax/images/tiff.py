@@ -25,6 +25,10 @@ _FLOAT = 3
 # Tags and photometric interpretations of raw photos, in which TIFF readers find only a
 # small preview.
 _DNG_VERSION, _SENSOR = 50706, (32803, 34892)
+# Tags of the number of layers of a volume, and of a tile of it.
+_DEPTHS = (32997, 32998)
+# Four samples of float64, or 16 of 16 bits.
+_MOST_BITS = 256
 # A first page of at most this share of the largest page's area is a thumbnail, if it has
 # the same shape.
 _THUMBNAIL_AREA, _SAME_SHAPE = 1 / 4, 0.1
@@ -84,8 +88,8 @@ def open_wide_tiff(
     exif = _tags(stream, page, offset)
     _refuse_raw(exif)
     width, height, samples = exif.get(256, 0), exif.get(257, 0), exif.get(277, 1)
-    _refuse_large_tiles(exif, width * height, samples)
     bits, formats = np.ravel(exif.get(258, 1)), np.ravel(exif.get(339, 1))
+    _refuse_large_tiles(exif, width * height, samples * bits.max())
     photometric = exif.get(262)
     if 2 in formats and bits.max() <= 16:
         raise InputError("the value range of signed integer pixels is unknown")
@@ -132,15 +136,23 @@ def _refuse_raw(exif: Image.Exif) -> None:
         raise InputError("is a raw photo, which cannot be read; convert it to TIFF first")
 
 
-def _refuse_large_tiles(exif: Image.Exif, num_pixels: int, samples: int) -> None:
-    """Raises InputError if a tile is far larger than the image, or has many samples.
+def _refuse_large_tiles(exif: Image.Exif, num_pixels: int, bits: int) -> None:
+    """Raises InputError if decoding would take far more memory than the image.
 
-    Decoders allocate a whole tile with all its samples, even for a small image.
+    Decoders allocate a whole tile with all its samples, even for a small image, and all
+    layers of a volume.
+
+    Args:
+        exif: tags of the page.
+        num_pixels: number of its pixels.
+        bits: bits of all samples of a pixel.
     """
     width, height = exif.get(322, 0), exif.get(323, 0)
-    if width * height > 4 * (num_pixels + 2**20) or samples > 16:
+    depth = max(exif.get(tag, 1) for tag in _DEPTHS)
+    if width * height > 4 * (num_pixels + 2**20) or bits > _MOST_BITS or depth > 1:
         raise InputError(
-            f"implausible header: {samples} samples, tiles of {width}x{height}"
+            f"implausible header: {bits} bits a pixel, tiles of {width}x{height},"
+            f" {depth} layers"
         )
 
 

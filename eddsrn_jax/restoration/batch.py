@@ -114,11 +114,17 @@ def _reporting(
         yield
         return
 
+    # Such as /dev/stdout or a named pipe, which no file may replace.
+    is_stream = path.exists() and not path.is_file() and not path.is_dir()
+
     def write() -> None:
         entries = [{"input": str(x), "reason": why} for x, why in left_out.items()]
         files = [job.entry() for job in jobs]
         text = json.dumps({"files": files, "left_out": entries}, indent=1)
         try:
+            if is_stream:
+                path.write_text(text + "\n")
+                return
             with written_beside(path) as temporary:
                 temporary.write_text(text + "\n")
         except OSError as error:
@@ -128,7 +134,8 @@ def _reporting(
     files = [file for job in jobs for file in (job.path, *job.targets.values())]
     if file_key(path) in map(file_key, files):
         raise UsageError(f"--report={path} would replace a photo or a result")
-    write()
+    if not is_stream:
+        write()
     try:
         yield
     finally:

@@ -24,10 +24,20 @@ def enlarged(pixels: np.ndarray, scale: int) -> np.ndarray:
         [scale * H, scale * W, C] clipped; rounded to the same dtype if integer, else
         float32.
     """
-    large = bicubic_upscale(pixels[None].astype(np.float32), scale)[0]
-    if pixels.dtype.kind == "f":
-        return np.clip(large, 0, 1)
-    return rounded(large, pixels.dtype)
+    height, width, channels = pixels.shape
+    is_float = pixels.dtype.kind == "f"
+    result = np.empty(
+        (scale * height, scale * width, channels),
+        np.float32 if is_float else pixels.dtype,
+    )
+    for top in range(0, height, _BAND):
+        # Interpolation reads two rows on each side.
+        rows = mirrored(np.arange(top - 2, min(top + _BAND, height) + 2), height)
+        band = bicubic_upscale(pixels[rows][None].astype(np.float32), scale)[0]
+        band = band[2 * scale : -2 * scale]
+        band = np.clip(band, 0, 1) if is_float else rounded(band, pixels.dtype)
+        result[scale * top : scale * (top + _BAND)] = band
+    return result
 
 
 def reduced(pixels: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -1,11 +1,16 @@
 """Streams that nobody reads, that are closed, or that cannot be written."""
 
+import json
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 from processes import ROOT, python
+
+from eddsrn_jax.restoration import batch
+from eddsrn_jax.restoration.jobs import Limits, Placing
 
 PRINTING = (
     "import sys; from eddsrn_jax.commands.streams import survive_closed_stderr\n"
@@ -78,3 +83,20 @@ def test_standard_input_that_is_closed_is_a_wrong_argument():
     run = subprocess.run(["sh", "-c", shell], cwd=ROOT, capture_output=True, text=True)
     message = "error: -: standard input and standard output must be open\n"
     assert (run.returncode, run.stdout, run.stderr) == (2, "", message)
+
+
+def test_a_report_goes_into_a_stream_once_and_replaces_nothing(tmp_path):
+    pipe, found = tmp_path / "report.json", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: found.append(pipe.read_text()))
+    reader.start()
+    batch.restore_files(
+        [tmp_path / "absent.png"],
+        pytest.fail,
+        placing=Placing(),
+        limits=Limits(),
+        report=pipe,
+    )
+    reader.join(10)
+    (entry,) = json.loads(found[0])["files"]
+    assert entry["status"] == "failed" and pipe.is_fifo()

@@ -1,6 +1,7 @@
 """Damaged image data is an error, or is restored with a warning."""
 
 import io
+import re
 import struct
 import tracemalloc
 import zlib
@@ -13,6 +14,7 @@ from PIL import Image
 from samples import encoded, smooth, tiff
 
 from eddsrn_jax.errors import InputError
+from eddsrn_jax.images.damage import _deflate_damage, _ends_with_padding
 from eddsrn_jax.images.pictures import read_picture
 
 NOISE = np.random.default_rng(0).integers(0, 256, (64, 80, 3), np.uint8)
@@ -150,6 +152,28 @@ def test_a_damaged_png_is_inflated_only_up_to_its_size(picture):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert pixels.shape == (10, 10, 3) and peak < 2**24
+
+
+def test_a_tiff_strip_is_inflated_only_up_to_the_size_of_a_photo():
+    bomb = zlib.compress(bytes(2**28))
+    reason, size = _deflate_damage(bomb, 5 * 2**20)
+    assert reason is None and 5 * 2**20 < size <= 6 * 2**20
+    assert _deflate_damage(bomb, 2**30) == (None, 2**28)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_padding_before_the_end_of_a_jpeg_is_recognised_in_linear_time(count):
+    rng = np.random.default_rng(count)
+    pattern = re.compile(rb"(.)\1{%d}\xff\xd9" % max(count - 1, 1), re.DOTALL)
+    found = set()
+    for _ in range(300):
+        data = rng.choice(np.array([0, 0xFF, 0xD9], np.uint8), 40).tobytes()
+        found.add(expected := bool(pattern.search(data)))
+        assert _ends_with_padding(data, count) == expected
+    assert found == {False, True}
+    # The pattern would take minutes.
+    assert not _ends_with_padding(bytes(500_000) + b"a\xff\xd9", 250_000)
+    assert _ends_with_padding(b"a" + bytes(500_000) + b"\xff\xd9", 250_000)
 
 
 def interlaced(gray: np.ndarray) -> bytes:

@@ -10,7 +10,7 @@ from samples import encoded, exif, smooth, tiff
 
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.images.files import list_images
-from eddsrn_jax.images.pictures import write_picture
+from eddsrn_jax.images.pictures import read_header, write_picture
 
 DEEP = smooth(3, np.uint16)
 FLAT = smooth(3, np.uint8)
@@ -268,3 +268,23 @@ def test_mpo_and_jfif_are_read_as_jpeg(read, tmp_path):
     content = encoded(image, "JPEG", quality=95, subsampling=0)
     assert difference(read(content)[0], FLAT) < 0.01
     write_picture(tmp_path / "a.png", read(content)[0], read(content)[1])
+
+
+def test_jpeg_xl_animations_are_refused_before_they_are_decoded(read, monkeypatch):
+    frames = np.zeros((3, 16, 24, 3), np.uint8)
+    content = imagecodecs.jpegxl_encode(frames)
+    monkeypatch.setattr(imagecodecs, "jpegxl_decode", None)
+    with pytest.raises(InputError, match="is an animation, which cannot be read"):
+        read(content)
+
+
+def test_negative_sizes_are_refused_when_the_header_is_read(tmp_path):
+    content = bytearray(
+        imagecodecs.jpeg2k_encode(smooth(3, np.uint16), codecformat="jp2")
+    )
+    # The offset of the image in its grid, after the size of the grid.
+    place = content.index(b"\xff\x4f\xff\x51") + 16
+    content[place : place + 4] = (160).to_bytes(4, "big")
+    (tmp_path / "a.jp2").write_bytes(content)
+    with pytest.raises(InputError, match="implausible header: -100x40 pixels"):
+        read_header(tmp_path / "a.jp2")

@@ -6,6 +6,7 @@ import os
 import numpy as np
 import pytest
 from PIL import Image
+from processes import python
 
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.images import count_pixels, list_images, read_image, write_image
@@ -177,3 +178,21 @@ def test_reading_a_valid_image_logs_nothing(rgb, caplog):
     with caplog.at_level(logging.INFO, "eddsrn_jax"):
         read_image(encoded(Image.fromarray(rgb)))
     assert not caplog.records
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".bmp", ".png", ".tif", ".webp"])
+def test_a_file_that_the_disk_cuts_off_is_an_error(tmp_path, suffix):
+    # A limit on the size of files stands for a full disk: the last write is partial.
+    code = (
+        "import resource, signal, sys, numpy as np\n"
+        "from eddsrn_jax.images.metadata import Metadata\n"
+        "from eddsrn_jax.images.pictures import write_picture\n"
+        "from pathlib import Path\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "pixels = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)\n"
+        "write_picture(Path(sys.argv[1]), pixels, Metadata())"
+    )
+    run = python(code, arguments=[tmp_path / f"a{suffix}"])
+    _, err = run.communicate()
+    assert run.returncode and "File too large" in err, err

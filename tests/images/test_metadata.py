@@ -311,6 +311,13 @@ def test_extended_xmp_is_named_and_not_announced(rewritten, caplog):
     assert "extended XMP is not kept" in caplog.text
 
 
+def test_long_runs_of_spaces_in_xmp_are_searched_in_linear_time(rewritten):
+    # A pattern that began with spaces took minutes.
+    xmp = XMP.replace(b" dc:", b" " * 1_000_000 + b"dc:")
+    _, metadata, *_ = rewritten(encoded(IMAGE, "WEBP", xmp=xmp), ".webp")
+    assert len(metadata.xmp) == len(xmp)
+
+
 def test_bmp_names_what_it_cannot_hold(rewritten):
     *_, messages = rewritten(encoded(IMAGE, "JPEG", xmp=XMP), ".bmp")
     assert messages == ["XMP dropped: BMP cannot hold metadata"]

@@ -76,6 +76,14 @@ def test_rejects_tiff_with_oversized_tiles(read):
         read(bytes(content))
 
 
+def test_rejects_tiff_of_several_layers_before_it_is_decoded(read):
+    volume = np.zeros((4, 32, 32), np.uint16)
+    for options in ({"tile": (4, 16, 16)}, {}):
+        content = tiff(volume, photometric="minisblack", volumetric=True, **options)
+        with pytest.raises(InputError, match="16 bits a pixel, .* 4 layers"):
+            read(content)
+
+
 def test_bigtiff_keeps_pixels_profile_and_dpi_but_not_exif(tmp_path, monkeypatch):
     monkeypatch.setattr("eddsrn_jax.images.pictures._LARGEST_TIFF", 100)
     path = tmp_path / "a.tif"

@@ -20,7 +20,7 @@ from eddsrn_jax import paths
 from eddsrn_jax.errors import UsageError
 from eddsrn_jax.images.pictures import read_picture
 from eddsrn_jax.models import init_params
-from eddsrn_jax.paths import expand_home, file_key, printable
+from eddsrn_jax.paths import expand_home, printable
 from eddsrn_jax.restoration import batch
 from eddsrn_jax.restoration.claims import claimed
 from eddsrn_jax.restoration.jobs import Limits, Placing
@@ -362,18 +362,6 @@ def test_no_file_is_replaced_where_case_does_not_matter(restore, tmp_path, any_c
     with pytest.raises(UsageError, match="is the input; use --overwrite"):
         placing = Placing(("sr",), path=tmp_path / "DSC1.jpg")
         batch.restore_files(found[:1], pytest.fail, placing=placing, limits=Limits())
-
-
-def test_case_matters_only_where_it_names_other_files(tmp_path, monkeypatch):
-    photo = save(tmp_path / "photo.png")
-    assert file_key(photo) != file_key(tmp_path / "PHOTO.PNG")
-    assert file_key(tmp_path / "a" / ".." / "photo.png") == file_key(photo)
-    # A second name of the same file, as a file system without case would have.
-    (tmp_path / "PHOTO.PNG").hardlink_to(photo)
-    paths._ignores_case.cache_clear()
-    assert file_key(photo) == file_key(tmp_path / "PHOTO.PNG")
-    assert file_key(tmp_path / "New.png") == file_key(tmp_path / "new.png")
-    paths._ignores_case.cache_clear()
 
 
 def test_photos_that_are_named_like_results_are_in_the_report(restore, tmp_path):

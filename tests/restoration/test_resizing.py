@@ -12,7 +12,7 @@ from eddsrn_jax.images.metadata import Metadata
 from eddsrn_jax.images.pictures import read_header, read_picture, write_picture
 from eddsrn_jax.images.pixels import rounded
 from eddsrn_jax.models import init_params
-from eddsrn_jax.ops.resize import bicubic_downscale
+from eddsrn_jax.ops.resize import bicubic_downscale, bicubic_upscale
 from eddsrn_jax.restoration import batch
 from eddsrn_jax.restoration.jobs import Limits, Placing
 from eddsrn_jax.restoration.resizing import enlarged, reduced
@@ -30,6 +30,20 @@ def test_whole_factors_agree_with_the_other_resize(scale, dtype):
     found = reduced(pixels, 24 // scale, 160 // scale)
     error = np.abs(found - np.asarray(expected).clip(0, peak))
     assert found.dtype == dtype and error.max() <= 0.5 + 2e-6 * peak
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_enlarging_in_bands_gives_the_same_as_at_once(dtype):
+    pixels = smooth(3, np.uint16, 150, 31)
+    pixels = (
+        (pixels / 65535).astype(dtype) if dtype == np.float32 else pixels.astype(dtype)
+    )
+    for height in (1, 2, 63, 64, 65, 150):
+        large = bicubic_upscale(pixels[None, :height].astype(np.float32), 4)[0]
+        expected = rounded(large, dtype) if dtype != np.float32 else np.clip(large, 0, 1)
+        found = enlarged(pixels[:height], 4)
+        assert found.dtype == dtype
+        np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize(("height", "width"), [(30, 45), (40, 60), (13, 7), (1, 1)])
