@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,11 @@ class _Sessions:
 
     def delete_results(self, session: str) -> None:
         """Deletes a session's results, but not while the page may still fetch them."""
-        for folder in self.folders.pop(session, ()):
+        self.delete(self.folders.pop(session, ()))
+
+    def delete(self, folders: Iterable[Path]) -> None:
+        """Deletes folders once downloads from them can have ended."""
+        for folder in folders:
             timer = threading.Timer(_SECONDS_TO_DELETION, shutil.rmtree, (folder, True))
             # The server can stop before: the folder of all results is deleted then.
             timer.daemon = True
@@ -115,7 +119,7 @@ def make_handlers(
         # A page that lost its connection for a while is open after all.
         sessions.closed.discard(session)
         sessions.cancelled.discard(session)
-        sessions.delete_results(session)
+        earlier = sessions.folders.get(session, set())
         # The gallery gives each photo with a caption.
         photos = [Path(path) for path, _ in paths]
         steps = restore_all(
@@ -123,15 +127,17 @@ def make_handlers(
         )
         results, note = {}, ""
         for results, note in steps:
-            sessions.folders[session] = {
-                Path(file).parent for file in _downloads(results)
-            }
+            made = {Path(file).parent for file in _downloads(results)}
+            sessions.folders[session] = earlier | made
             if session in sessions.closed:
                 break
             yield _shown(gr, results, note, can_cancel=len(results) < len(photos))
+            # The page shows these results from now on.
+            sessions.delete(earlier)
+            earlier = set()
         archive = None if session in sessions.closed else _archive(results, folder)
         made = _downloads(results) + ([archive] if archive else [])
-        sessions.folders[session] = {Path(file).parent for file in made}
+        sessions.folders[session] = earlier | {Path(file).parent for file in made}
         if session in sessions.closed:
             # The page was closed while a photo was restored or the archive written.
             sessions.delete_results(session)

@@ -158,10 +158,15 @@ def test_new_results_of_a_page_replace_its_earlier_ones(work, deletions, tmp_pat
     assert all(file.exists() for file in files)
     deletions.pop()()
     assert not any(file.exists() for file in files)
+    # The page shows the results until the next ones are there.
+    step = run([(path, None)], "", 1.0, first)
+    next(step)
+    assert not deletions and all(file.exists() for file in new)
+    step.close()
     close(first)
     assert all(file.exists() for file in new + kept)
-    deletions.pop()()
-    assert not deletions
+    for _ in range(len(deletions)):
+        deletions.pop()()
     assert not any(file.exists() for file in new)
     assert all(file.exists() for file in kept)
 
