@@ -248,4 +248,4 @@ def _pieces(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 if __name__ == "__main__":
-    run_command(main, flags.FLAGS)
+    run_command(main, flags.FLAGS, reserves_memory=True)

@@ -113,6 +113,15 @@ def set_xla_flags() -> None:
         os.environ["XLA_FLAGS"] = _XLA_FLAGS
 
 
+def share_gpu_memory() -> None:
+    """Lets the process take a GPU's memory as needed, unless the user has set how.
+
+    It must be called before JAX starts. By default, JAX reserves three quarters of the
+    memory of every GPU, so that no other process could use them.
+    """
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+
 def _keep_freed_memory() -> None:
     """Lets the process keep freed memory, so that each step finds it mapped already.
 

@@ -25,6 +25,11 @@ CONTAINER_QUOTAS = (
         Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
     ),
 )
+# Parts of messages about full memory: of XLA, the CUDA driver, cuDNN and cuBLAS.
+_OUT_OF_MEMORY = (
+    *("resource_exhausted", "out of memory", "cuda_error_out_of_memory"),
+    *("cudnn_status_alloc_failed", "cublas_status_alloc_failed"),
+)
 # Type checkers take this class of JAX for a variable.
 Device: TypeAlias = jax.Device  # pyright: ignore[reportInvalidTypeForm]
 
@@ -80,6 +85,12 @@ def container_cores() -> int | None:
             if quota > 0 and period > 0:
                 return math.ceil(quota / period)
     return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Returns whether an error of JAX says that a device has too little memory."""
+    text = str(error).lower()
+    return any(mark in text for mark in _OUT_OF_MEMORY)
 
 
 def find_devices() -> list[Device]:

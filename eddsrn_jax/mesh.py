@@ -83,7 +83,9 @@ def process_rows(batch_size: int, mesh: Mesh) -> slice:
     if batch_size % mesh.size:
         raise InputError(
             f"config.batch_size={batch_size} cannot be split evenly over"
-            f" {mesh.size} devices"
+            f" {mesh.size} devices; give config.batch_size="
+            f"{-(-batch_size // mesh.size) * mesh.size}, or hide devices, such as with"
+            " CUDA_VISIBLE_DEVICES=0"
         )
     rows = batch_size // jax.process_count()
     return slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)

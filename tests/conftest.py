@@ -9,6 +9,9 @@ os.environ["XLA_FLAGS"] = (
     + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 )
 os.environ["JAX_PLATFORMS"] = os.environ.get("EDDSRN_TEST_PLATFORM", "cpu")
+if os.environ["JAX_PLATFORMS"] != "cpu":
+    # GPUs would compute float32 with the 10 bits of TF32.
+    os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"
 # Tests and the commands that they launch share their compiled programs.
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 

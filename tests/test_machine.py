@@ -60,6 +60,29 @@ def test_a_containers_limit_of_cores_bounds_all_threads(
     os.environ.pop("PJRT_NPROC", None)
 
 
+@pytest.mark.parametrize(
+    "message, expected",
+    [
+        ("RESOURCE_EXHAUSTED: 7 bytes", True),
+        ("INTERNAL: Failed to load: CUDA_ERROR_OUT_OF_MEMORY: out of memory", True),
+        ("INTERNAL: CUDNN_STATUS_ALLOC_FAILED", True),
+        ("INTERNAL: a device failed", False),
+    ],
+)
+def test_full_memory_is_told_from_other_errors(message, expected):
+    assert machine.is_out_of_memory(RuntimeError(message)) == expected
+
+
+def test_gpu_memory_is_shared_unless_the_user_has_decided(monkeypatch):
+    name = "XLA_PYTHON_CLIENT_PREALLOCATE"
+    monkeypatch.setenv(name, "true")
+    compiler.share_gpu_memory()
+    assert os.environ[name] == "true"
+    monkeypatch.delenv(name)
+    compiler.share_gpu_memory()
+    assert os.environ.pop(name) == "false"
+
+
 def test_threads_are_as_many_as_the_cores_that_may_be_used_up_to_16(monkeypatch):
     monkeypatch.setattr(machine, "CONTAINER_QUOTAS", ())
     for cores, expected in ((2, 2), (64, 16)):

@@ -28,10 +28,11 @@ from eddsrn_jax.commands.signals import (
     raised_again,
 )
 from eddsrn_jax.commands.streams import flush_stdout, survive_closed_stderr, while_read
-from eddsrn_jax.compiler import set_xla_flags
+from eddsrn_jax.compiler import set_xla_flags, share_gpu_memory
 from eddsrn_jax.config_values import flatten
 from eddsrn_jax.distributed import lost_a_process
 from eddsrn_jax.errors import InputError, UsageError
+from eddsrn_jax.machine import is_out_of_memory
 from eddsrn_jax.paths import printable
 
 _log = logging.getLogger(__name__)
@@ -95,6 +96,7 @@ def run_command(
     flag_values: flags.FlagValues,
     *,
     takes_arguments: bool = False,
+    reserves_memory: bool = False,
 ) -> NoReturn:
     """Runs a command as this process: log messages, XLA's flags, exit code.
 
@@ -102,12 +104,15 @@ def run_command(
         main: see `execute`.
         flag_values: see `execute`.
         takes_arguments: see `execute`.
+        reserves_memory: whether the command takes most of a GPU's memory at its start.
     """
     with interruptible():
         end_on_hangup()
         survive_closed_stderr()
         _show_messages()
         set_xla_flags()
+        if not reserves_memory:
+            share_gpu_memory()
     # SIGTERM unwinds the stack, as Ctrl-C does, so that no temporary file is left.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     sys.exit(_leave(execute(main, flag_values, takes_arguments=takes_arguments)))
@@ -153,7 +158,7 @@ def execute(
         first = str(error).partition("\n")[0]
         if lost_a_process(error):
             reason = "another process of this run has ended or is unreachable"
-        elif "RESOURCE_EXHAUSTED" in first:
+        elif is_out_of_memory(error):
             reason = "the device has too little free memory"
         else:
             raise

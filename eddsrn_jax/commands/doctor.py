@@ -68,12 +68,13 @@ def _version(distribution: str) -> str:
 
 
 def _describe_devices() -> Iterator[str]:
-    from eddsrn_jax.compiler import set_xla_flags
+    from eddsrn_jax.compiler import set_xla_flags, share_gpu_memory
     from eddsrn_jax.errors import InputError
     from eddsrn_jax.machine import device_memory, find_devices
 
     # Before JAX starts, as in the other commands.
     set_xla_flags()
+    share_gpu_memory()
     try:
         devices = find_devices()
     except InputError as error:

@@ -123,4 +123,4 @@ def main() -> int:
 
 def run() -> None:
     """Runs the command as a process."""
-    run_command(main, FLAGS)
+    run_command(main, FLAGS, reserves_memory=True)

@@ -22,7 +22,7 @@ from eddsrn_jax.errors import InputError
 from eddsrn_jax.files import written_beside
 from eddsrn_jax.images.metadata import describes
 from eddsrn_jax.images.pixels import from_pillow, to_pillow
-from eddsrn_jax.machine import device_memory
+from eddsrn_jax.machine import device_memory, is_out_of_memory
 from eddsrn_jax.models import SCALE, STRIDE, abstract_outputs, apply
 from eddsrn_jax.models.complexity import activation_bytes_per_pixel
 from eddsrn_jax.restoration.blocks import Block, gray, is_gray, make_block
@@ -243,7 +243,7 @@ class Restorer:
             try:
                 images = self._restore(color, tiles[i], window, strength)
             except jax.errors.JaxRuntimeError as error:
-                if "RESOURCE_EXHAUSTED" not in str(error):
+                if not is_out_of_memory(error):
                     raise
                 self._planner.shrink(window)
                 window, tiles = self._planner.plan((height, width))

@@ -7,6 +7,7 @@ import jax
 
 from eddsrn_jax.config_values import Config
 from eddsrn_jax.errors import InputError
+from eddsrn_jax.machine import is_out_of_memory
 
 
 @contextlib.contextmanager
@@ -23,17 +24,13 @@ def explaining_memory(config: Config) -> Iterator[None]:
         yield
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         text = str(error) or "MemoryError"
-        if isinstance(error, jax.errors.JaxRuntimeError) and not _is_memory(text):
+        if isinstance(error, jax.errors.JaxRuntimeError) and not is_out_of_memory(error):
             raise
         device, reason = jax.devices()[0].device_kind, text.splitlines()[0]
         raise InputError(
             f"the training does not fit in the memory of {device} ({reason}); use"
             f" {', '.join(_remedies(config))}"
         ) from error
-
-
-def _is_memory(message: str) -> bool:
-    return "RESOURCE_EXHAUSTED" in message or "out of memory" in message.lower()
 
 
 def _remedies(config: Config) -> list[str]:

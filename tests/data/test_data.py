@@ -163,7 +163,7 @@ def test_rejects_a_folder_of_broken_files_and_leaves_no_pack(tmp_path):
     folder.mkdir()
     (folder / "empty.png").touch()
     with pytest.raises(
-        InputError, match=r"photos: none of 1 files is an image \(first error: .*empty.p"
+        InputError, match=r"photos: none of 1 files can be used \(first error: .*empty.p"
     ):
         open_pack(folder_source(folder), tmp_path / "cache")
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [".lock-packs"]

@@ -202,6 +202,6 @@ def test_a_photo_of_too_many_megapixels_is_named_with_its_size(tmp_path, monkeyp
     message = r"big.png: cannot be decoded \(it has 25 megapixels, and at most 20 are rea"
     with pytest.raises(InputError, match=message):
         File("big.png", path).read()
-    with pytest.raises(InputError, match="none of 1 files is an image .*25 megapixels"):
+    with pytest.raises(InputError, match="none of 1 files can be used .*25 megapixels"):
         open_pack(folder_source(tmp_path), tmp_path / "packs")
     assert os.listdir(tmp_path / "packs") == [".lock-packs"]
