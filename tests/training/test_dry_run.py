@@ -28,7 +28,5 @@ def test_dry_run_promises_no_length_that_the_photos_determine(tmp_path):
 
 
 def test_dry_run_checks_the_config_first(tmp_path):
-    with pytest.raises(
-        InputError, match="over 8 devices; give config.batch_size=16"
-    ):
+    with pytest.raises(InputError, match="over 8 devices; give config.batch_size=16"):
         list(dry_run(tiny_config(tmp_path, batch_size=12)))
