@@ -6,8 +6,8 @@ The lite networks are trained one after the other with the same recipe and on th
 crops. The folder benchmarks/table1 gets their weights, such as eddsrn-0.safetensors for
 seed 0, a subfolder for each run, the scores of all complete runs in scores.json, and the
 means over the seeds in scores.md. If the command is stopped and given again, the
-interrupted run continues, and runs that have scores are left out. The repository has the
-scores, and the weights of seed 0.
+interrupted run continues, and runs that have scores are left out. Of the runs that are
+complete, the repository has the scores and, for seed 0, the weights.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Settings of XLA: its flags on CPUs, and its cache of compiled programs."""
+"""Settings of XLA: flags and threads on CPUs, memory on GPUs, compiled programs."""
 
 import ctypes
 import hashlib

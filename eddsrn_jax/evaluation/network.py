@@ -5,7 +5,6 @@ import hashlib
 import importlib.metadata
 import itertools
 import logging
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,13 @@ from eddsrn_jax.evaluation.baselines.bicubic import bicubic, untouched
 from eddsrn_jax.evaluation.baselines.ensemble import self_ensemble
 from eddsrn_jax.evaluation.curves import write_score_curves
 from eddsrn_jax.evaluation.inputs import Spoiling
-from eddsrn_jax.evaluation.results import Row, format_gains, format_table, write_results
+from eddsrn_jax.evaluation.results import (
+    Row,
+    format_gains,
+    format_table,
+    open_output,
+    write_results,
+)
 from eddsrn_jax.evaluation.scoring import (
     PAPER,
     Method,
@@ -36,7 +41,6 @@ from eddsrn_jax.evaluation.scoring import (
     evaluate,
     example_path,
 )
-from eddsrn_jax.files import make_folder
 from eddsrn_jax.machine import find_devices
 from eddsrn_jax.models import abstract_outputs
 from eddsrn_jax.paths import local_path, printable, workdir_path
@@ -343,41 +347,6 @@ def _methods(
             " config.name another value"
         )
     return dict(methods)
-
-
-def open_output(folder: Path | str | None, default: Path) -> Path:
-    """Creates the folder for results and returns its path.
-
-    None takes the default, or if that exists, its first numbered variant that does not.
-    """
-    if folder:
-        chosen = local_path(folder, "--output_dir")
-    else:
-        # The first process chooses for all.
-        own = _new_folder(default) if jax.process_index() == 0 else default
-        chosen = Path(gather(str(own))[0])
-    make_folder(chosen, "--output_dir")
-    return chosen
-
-
-def _new_folder(folder: Path) -> Path:
-    """Makes the folder, or its first numbered variant that does not exist yet."""
-    numbered = (f"{folder.name}-{i}" for i in itertools.count(2))
-    candidates = map(folder.with_name, itertools.chain([folder.name], numbered))
-    return next(path for path in candidates if not _is_taken(path))
-
-
-def _is_taken(path: Path) -> bool:
-    """Makes a folder; returns whether it could not because it exists.
-
-    Another command may be choosing a name at the same time.
-    """
-    try:
-        path.mkdir(parents=True)
-    except OSError:
-        # The caller meets any other error once more, and names the folder.
-        return os.path.lexists(path)
-    return False
 
 
 def read_photos(source: Source) -> Iterator[Photo | Pair]:

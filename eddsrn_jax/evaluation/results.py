@@ -2,15 +2,20 @@
 
 import csv
 import dataclasses
+import itertools
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from PIL import Image, ImageDraw
 
-from eddsrn_jax.files import to_json, write_text, written_beside
+from eddsrn_jax.distributed import gather
+from eddsrn_jax.files import make_folder, to_json, write_text, written_beside
+from eddsrn_jax.paths import local_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,6 +147,41 @@ def markdown(table: Sequence[Sequence[str]]) -> str:
         "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |"
         for row in (header, ["-" * width for width in widths], *rows)
     )
+
+
+def open_output(folder: Path | str | None, default: Path) -> Path:
+    """Creates the folder for results and returns its path.
+
+    None takes the default, or if that exists, its first numbered variant that does not.
+    """
+    if folder:
+        chosen = local_path(folder, "--output_dir")
+    else:
+        # The first process chooses for all.
+        own = _new_folder(default) if jax.process_index() == 0 else default
+        chosen = Path(gather(str(own))[0])
+    make_folder(chosen, "--output_dir")
+    return chosen
+
+
+def _new_folder(folder: Path) -> Path:
+    """Makes the folder, or its first numbered variant that does not exist yet."""
+    numbered = (f"{folder.name}-{i}" for i in itertools.count(2))
+    candidates = map(folder.with_name, itertools.chain([folder.name], numbered))
+    return next(path for path in candidates if not _is_taken(path))
+
+
+def _is_taken(path: Path) -> bool:
+    """Makes a folder; returns whether it could not because it exists.
+
+    Another command may be choosing a name at the same time.
+    """
+    try:
+        path.mkdir(parents=True)
+    except OSError:
+        # The caller meets any other error once more, and names the folder.
+        return os.path.lexists(path)
+    return False
 
 
 def write_results(

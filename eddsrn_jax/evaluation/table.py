@@ -27,10 +27,9 @@ from eddsrn_jax.evaluation.inputs import random_sigma
 from eddsrn_jax.evaluation.network import (
     check_sets,
     open_folders,
-    open_output,
     score_sources,
 )
-from eddsrn_jax.evaluation.results import OUTPUT_TITLES, markdown, means
+from eddsrn_jax.evaluation.results import OUTPUT_TITLES, markdown, means, open_output
 from eddsrn_jax.evaluation.scoring import PAPER, Method, Scoring, middle
 from eddsrn_jax.files import to_json, write_text, written_beside
 from eddsrn_jax.images import read_image, write_image

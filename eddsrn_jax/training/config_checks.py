@@ -202,6 +202,10 @@ def check(config: Config) -> None:
     outputs = _output_shapes(config)
     fits = not config.adversarial.weight or "sr" in outputs
     require("adversarial.weight", fits, "0, because the network has no sr")
+    # Files of weights are read with this limit, which must not come as a surprise then.
+    network = make_network(config.network, config.model)
+    count = len(jax.tree.leaves(abstract_params(network)))
+    make_network(config.network, network_fields(network), num_arrays=count)
 
 
 def _output_shapes(config: Config) -> dict[str, tuple[int, ...]]:
@@ -216,7 +220,6 @@ def _output_shapes(config: Config) -> dict[str, tuple[int, ...]]:
     model = make_network(config.network, config.model)
     try:
         shapes = {name: x.shape for name, x in abstract_outputs(model).items()}
-        count = len(jax.tree.leaves(abstract_params(model)))
     # A user's own network may raise anything.
     except Exception as error:
         reason = str(error).partition("\n")[0]
@@ -224,8 +227,6 @@ def _output_shapes(config: Config) -> dict[str, tuple[int, ...]]:
             f"config.model: {config.network} cannot be computed with these values"
             f" ({type(error).__name__}: {reason})"
         ) from error
-    # Files of weights are read with this limit.
-    make_network(config.network, network_fields(model), num_arrays=count)
     expected = {
         "sr": (1, SCALE * STRIDE, SCALE * STRIDE, 3),
         "deblurred": (1, STRIDE, STRIDE, 3),

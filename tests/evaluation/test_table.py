@@ -17,7 +17,8 @@ from eddsrn_jax.evaluation.baselines.cascade import Cascade
 from eddsrn_jax.evaluation.baselines.dark_channel import DarkChannel
 from eddsrn_jax.evaluation.baselines.wiener import Wiener
 from eddsrn_jax.evaluation.figure import draw_figure
-from eddsrn_jax.evaluation.network import Comparison, evaluate_network, open_output
+from eddsrn_jax.evaluation.network import Comparison, evaluate_network
+from eddsrn_jax.evaluation.results import open_output
 from eddsrn_jax.evaluation.scoring import Scoring
 from eddsrn_jax.evaluation.table import compare, read_entries
 from eddsrn_jax.images import read_image, write_image
