@@ -111,6 +111,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.degradation.jpeg_share = 0.0
     # Lowest and highest JPEG quality, 1 to 100.
     config.degradation.jpeg_quality = (100, 100)
+    # Import path of a function of (key, image), such as mypackage.degradations:defocus,
+    # that takes the place of the blur in training and validation. Empty: none.
+    config.degradation.own = ""
 
     # The total is loss.sr + loss.alpha * loss.deblurred. A network with one output has
     # the loss of that output alone.

@@ -16,7 +16,11 @@ from eddsrn_jax.errors import InputError
 Config: TypeAlias = Any
 
 # Values of sections that old configs lack.
-_LACKING = (("checkpoint", "keep_every_steps", 0), ("optimizer", "name", "adam"))
+_LACKING = (
+    ("checkpoint", "keep_every_steps", 0),
+    ("optimizer", "name", "adam"),
+    ("degradation", "own", ""),
+)
 
 
 def flatten(config: Config) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A user's own code: config files, and the networks and losses that import paths name.
+"""A user's own code: config files, and what import paths name.
 
 Importing a module runs its code, and weights files, checkpoints and saved configs may be
 untrusted. Therefore only paths that the user has named are imported: in a config file,

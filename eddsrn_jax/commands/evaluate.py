@@ -17,6 +17,7 @@ from eddsrn_jax.commands.network_flags import (
 )
 from eddsrn_jax.commands.process_flags import connect_by_flags, define_process_flags
 from eddsrn_jax.errors import UsageError
+from eddsrn_jax.own_code import is_import_path
 from eddsrn_jax.paths import local_path, printable
 
 FLAGS = flags.FlagValues()
@@ -56,12 +57,13 @@ _VALIDATION = flags.DEFINE_boolean(
     "Score the run's own validation set (such as DIV2K-val) too.",
     flag_values=FLAGS,
 )
-_DEGRADATION = flags.DEFINE_enum(
+_DEGRADATION = flags.DEFINE_string(
     "degradation",
     "paper",
-    ["paper", "photo"],
     "Degradation of the test inputs. paper: blur alone. photo: blur without and with"
-    " noise and JPEG compression; the weights gaussian are scored too, for comparison.",
+    " noise and JPEG compression; the weights gaussian are scored too, for comparison."
+    " Or the import path of your own, such as mypackage.degradations:defocus, whose code"
+    " is run.",
     flag_values=FLAGS,
 )
 _SIGMAS = flags.DEFINE_string(
@@ -76,7 +78,7 @@ _SIGMAS = flags.DEFINE_string(
 _SEED = flags.DEFINE_integer(
     "seed",
     0,
-    "Seed of --sigmas=random and of the noise.",
+    "Seed of --sigmas=random, of the noise and of a degradation of your own.",
     lower_bound=0,
     flag_values=FLAGS,
 )
@@ -172,6 +174,28 @@ def parse_sigmas(value: str) -> tuple[float, ...] | None:
     return sigmas
 
 
+def _own_degradation() -> str:
+    """Returns the import path in --degradation, or "" if it has a name instead."""
+    value = _DEGRADATION.value
+    if value in _DEFAULT_SIGMAS:
+        return ""
+    if not is_import_path(value):
+        raise UsageError(
+            f"--degradation={value}: expected paper, photo, or the import path of your"
+            " own, MODULE:NAME"
+        )
+    if _SIGMAS.value is not None:
+        raise UsageError(
+            f"--sigmas={_SIGMAS.value} cannot be used with --degradation={value}, which"
+            " takes the place of the blur"
+        )
+    if _WIENER.value:
+        raise UsageError(
+            f"--wiener cannot be used with --degradation={value}, whose sigma is unknown"
+        )
+    return value
+
+
 def _path(flag: flags.FlagHolder[str | None]) -> Path | None:
     return local_path(flag.value, f"--{flag.name}") if flag.value else None
 
@@ -193,8 +217,10 @@ def main() -> None:
             f"--degradation={_DEGRADATION.value} cannot be used with --config"
         )
     datasets = parse_datasets(_DATASETS.value)
+    own = _own_degradation()
+    name = "paper" if own else _DEGRADATION.value
     given = _SIGMAS.value
-    sigmas = parse_sigmas(_DEFAULT_SIGMAS[_DEGRADATION.value] if given is None else given)
+    sigmas = parse_sigmas(_DEFAULT_SIGMAS[name] if given is None else given)
     connect_by_flags(FLAGS)
     import_own_networks(FLAGS)
     # Imported here, so that --help and wrong flags are answered immediately.
@@ -202,12 +228,16 @@ def main() -> None:
     from eddsrn_jax.evaluation.network import Comparison, evaluate_network
     from eddsrn_jax.evaluation.scoring import Scoring
     from eddsrn_jax.evaluation.table import compare
+    from eddsrn_jax.ops.degradation import import_degradation
 
+    if own:
+        import_degradation(own)
     options = {
         "datasets": datasets,
         "scoring": Scoring(
             sigmas=sigmas,
-            spoilings=SPOILINGS[_DEGRADATION.value],
+            own=own,
+            spoilings=SPOILINGS[name],
             seed=_SEED.value,
             max_photos=_MAX_PHOTOS.value,
             save_images=_SAVE_IMAGES.value,
@@ -218,7 +248,7 @@ def main() -> None:
     if _CONFIG.value:
         compare(_CONFIG.value, figure=_FIGURE.value, peers=_path(_PEERS), **options)
         return
-    photo = _DEGRADATION.value == "photo"
+    photo = name == "photo"
     scored = _WORKDIR.value or _WEIGHTS.value or "gaussian"
     evaluate_network(
         workdir=_path(_WORKDIR),

@@ -80,7 +80,7 @@ def _config_and_workdir() -> tuple[Config, Path]:
 
 
 def _import_own_code(config: Config) -> None:
-    """Imports the user's own network and losses, if the config names them by path.
+    """Imports the user's own code that the config names by path, see OWN_CODE.
 
     A saved config may be untrusted, so of its paths only those in flags are imported.
     """

@@ -2,7 +2,8 @@
 
 The paper's protocol shrinks a photo and blurs it. Beyond the paper, sensor noise and JPEG
 compression can follow. These come from NumPy and Pillow, so they are independent of the
-degradations that networks are trained with. Photos are uint8 RGB [H, W, 3].
+degradations that networks are trained with. A user's own degradation can take the place
+of the blur. Photos are uint8 RGB [H, W, 3].
 """
 
 import dataclasses
@@ -16,9 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from eddsrn_jax.errors import InputError
 from eddsrn_jax.images.pixels import rounded
 from eddsrn_jax.models import SCALE
-from eddsrn_jax.ops.degradation import degrade, round_to_8_bits
+from eddsrn_jax.ops.degradation import degrade, degrade_by, round_to_8_bits
 from eddsrn_jax.restoration.tiles import cut
 
 HEADLINE_SIGMAS = (1.0, 1.25, 1.5, 1.75, 2.0)
@@ -86,8 +88,11 @@ def _degrade_canvas(
     sharp, blurred = degrade(
         hr, sigma, scale=SCALE, max_sigma=max_sigma, size=(size[0], size[1])
     )
-    to_uint8 = lambda x: jnp.rint(round_to_8_bits(x) * 255.0).astype(jnp.uint8)  # noqa: E731
-    return to_uint8(sharp), to_uint8(blurred)
+    return _to_uint8(sharp), _to_uint8(blurred)
+
+
+def _to_uint8(image: jax.Array) -> jax.Array:
+    return jnp.rint(round_to_8_bits(image) * 255.0).astype(jnp.uint8)
 
 
 def degrade_photo(
@@ -112,6 +117,46 @@ def degrade_photo(
     )
     lr_sharp, lr_blur = (x[:height, :width] for x in jax.device_get(images))
     return lr_sharp, lr_blur
+
+
+def make_input(
+    hr: np.ndarray, blur: float | str, *, max_sigma: float, seed: int, name: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Shrinks a photo and blurs it, or applies a user's own degradation.
+
+    Args:
+        hr: uint8 [H, W, 3], H and W multiples of 4.
+        blur: sigma, see `degrade_photo`; or the import path of a degradation, see
+            `degrade_by`, which is compiled for each size of photos.
+        max_sigma: see `degrade_photo`.
+        seed: seed of the user's degradation. Equal seeds and names give equal random
+            numbers.
+        name: name of the photo.
+
+    Returns:
+        lr_sharp and lr_blur, uint8 [H / 4, W / 4, 3].
+
+    Raises:
+        InputError: see `degrade_by`; or the degradation returned a value that is not
+            finite.
+    """
+    if not isinstance(blur, str):
+        return degrade_photo(hr, blur, max_sigma=max_sigma)
+    path = blur
+    key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
+    lr_sharp, lr_blur, is_finite = jax.device_get(_degrade_by(hr, key, path=path))
+    if not is_finite:
+        raise InputError(f"{path}: returned values for {name} that are not finite")
+    return lr_sharp, lr_blur
+
+
+@functools.partial(jax.jit, static_argnames="path")
+def _degrade_by(
+    hr: jax.Array, key: jax.Array, *, path: str
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    sharp, _ = degrade(hr, jnp.float32(0), scale=SCALE, max_sigma=0.0)
+    degraded = degrade_by(path, key, sharp)
+    return _to_uint8(sharp), _to_uint8(degraded), jnp.isfinite(degraded).all()
 
 
 def spoil(image: np.ndarray, spoiling: Spoiling, *, seed: int, name: str) -> np.ndarray:

@@ -234,8 +234,9 @@ def score_sources(
         raise InputError(f"no photo could be scored in {names}")
     if share[0] == 0:
         write_results(output_dir, rows, protocol={**origin, **_conditions(scoring)})
-        # Drawn sigmas differ from photo to photo, so they have no means.
-        if scoring.sigmas:
+        # Drawn sigmas differ from photo to photo, so they have no means. A user's own
+        # degradation has no sigma.
+        if scoring.sigmas and not scoring.own:
             write_score_curves(output_dir / "curves.svg", rows)
     return rows
 
@@ -265,8 +266,9 @@ def _require_same(
 
 def _conditions(scoring: Scoring) -> dict[str, Any]:
     """Returns the conditions of an evaluation: its protocol, device and libraries."""
+    sigmas = list(scoring.sigmas) if scoring.sigmas else "random"
     return {
-        "sigmas": list(scoring.sigmas) if scoring.sigmas else "random",
+        **({"degradation": scoring.own} if scoring.own else {"sigmas": sigmas}),
         "spoilings": [str(spoiling) for spoiling in scoring.spoilings],
         "seed": scoring.seed,
         "max_photos": scoring.max_photos,

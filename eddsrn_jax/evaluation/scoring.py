@@ -24,6 +24,7 @@ from eddsrn_jax.evaluation.inputs import (
     Spoiling,
     cut_to_scale,
     degrade_photo,
+    make_input,
     random_sigma,
     spoil,
 )
@@ -62,13 +63,16 @@ class Scoring:
 
     Attributes:
         sigmas: blurs at which every photo is scored; None draws one for each photo.
+        own: import path of a degradation that takes the place of the blurs, see
+            ops.degradation.degrade_by; "" for none.
         spoilings: degradations after the blur; every photo is scored with each of them.
-        seed: seed of drawn sigmas and of noise.
+        seed: seed of drawn sigmas, of noise and of `own`.
         max_photos: maximum number of photos from each set; None for all.
         save_images: whether to write every image.
     """
 
     sigmas: Sequence[float] | None = HEADLINE_SIGMAS
+    own: str = ""
     spoilings: Sequence[Spoiling] = SPOILINGS["paper"]
     seed: int = 0
     max_photos: int | None = None
@@ -94,7 +98,8 @@ def evaluate(
         methods: methods by name. If one has a method `prepare(height, width)`, as
             Restorer has, that is called first, so that times contain no compilation.
         photos: names and uint8 [H, W, 3]; of a pair also the input. Methods that take
-            the true sigma are not scored on pairs, where it is unknown.
+            the true sigma are not scored on pairs and on a user's own degradation,
+            where it is unknown.
         dataset: name of the set.
         scoring: which photos are scored, and with which degradations.
         output_dir: folder for files. It gets a before/after picture of the first photo at
@@ -147,13 +152,15 @@ class _Cell:
     """One degradation of a photo: the network's input, and the truth of "deblurred".
 
     Attributes:
-        sigma: blur; None for a pair, whose blur is unknown.
+        sigma: blur; None for a pair or a user's own degradation, where it is unknown.
         spoiling: degradation after the blur.
+        folder: name of the folder for the cell's images.
         is_example: whether the photo's before/after picture shows this degradation.
     """
 
     sigma: float | None
     spoiling: Spoiling
+    folder: str
     is_example: bool
     input: np.ndarray
     lr_sharp: np.ndarray
@@ -201,16 +208,20 @@ def _cells(
     max_sigma = max(scoring.sigmas or RANDOM_SIGMA_RANGE)
     if lr is not None:
         lr_sharp, _ = degrade_photo(hr, 0.0, max_sigma=max_sigma)
-        yield _Cell(None, Spoiling(), True, lr, lr_sharp)
+        yield _Cell(None, Spoiling(), "pairs", True, lr, lr_sharp)
         return
-    sigmas = scoring.sigmas or (random_sigma(scoring.seed, name),)
-    example = (middle(sigmas), scoring.spoilings[0])
-    for sigma in sigmas:
-        lr_sharp, lr_blur = degrade_photo(hr, sigma, max_sigma=max_sigma)
+    seed, sigmas = scoring.seed, scoring.sigmas or (random_sigma(scoring.seed, name),)
+    example = (scoring.own or middle(sigmas), scoring.spoilings[0])
+    for blur in [scoring.own] if scoring.own else sigmas:
+        sigma = None if isinstance(blur, str) else blur
+        lr_sharp, lr_blur = make_input(
+            hr, blur, max_sigma=max_sigma, seed=seed, name=name
+        )
         for spoiling in scoring.spoilings:
-            spoiled = spoil(lr_blur, spoiling, seed=scoring.seed, name=name)
-            is_example = (sigma, spoiling) == example
-            yield _Cell(sigma, spoiling, is_example, spoiled, lr_sharp)
+            spoiled = spoil(lr_blur, spoiling, seed=seed, name=name)
+            folder = _folder_name(sigma, spoiling)
+            is_example = (blur, spoiling) == example
+            yield _Cell(sigma, spoiling, folder, is_example, spoiled, lr_sharp)
 
 
 def _score(
@@ -289,14 +300,13 @@ def _save_images(
     """Writes an input and every image made from it, in a subfolder of its degradation."""
     for caption, image in _captioned(cell.input, results).items():
         name = f"{stem}_{caption.replace(' ', '_')}.png"
-        write_image(below(folder / _folder_name(cell.sigma, cell.spoiling), name), image)
+        write_image(below(folder / cell.folder, name), image)
 
 
 def _folder_name(sigma: float | None, spoiling: Spoiling) -> str:
-    if sigma is None:
-        return "pairs"
+    start = "own_degradation" if sigma is None else f"sigma_{sigma:.4g}"
     suffix = "" if spoiling == Spoiling() else f"_{spoiling}".replace(",", "")
-    return f"sigma_{sigma:.4g}{suffix.lower().replace(' ', '_')}"
+    return f"{start}{suffix.lower().replace(' ', '_')}"
 
 
 def validate(
@@ -304,6 +314,7 @@ def validate(
     photos: Sequence[Photo | Pair],
     *,
     sigmas: Sequence[float],
+    own: str = "",
     spoilings: Sequence[Spoiling] = SPOILINGS["paper"],
     num_examples: int = 0,
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
@@ -314,9 +325,10 @@ def validate(
     Args:
         method: method to score.
         photos: names and uint8 [H, W, 3]; of a pair also the input.
-        sigmas, spoilings: every combination of them is one degradation. Photos and
-            degradations are matched in order; the shorter list repeats until the longer
-            one ends. Pairs are scored once each, without degradation.
+        sigmas, own, spoilings: see Scoring. Every combination of them is one
+            degradation. Photos and degradations are matched in order; the shorter list
+            repeats until the longer one ends. Pairs are scored once each, without
+            degradation.
         num_examples: number of photos, from the first on, to return pictures of.
 
     Returns:
@@ -328,14 +340,16 @@ def validate(
     stems: set[str] = set()
     values: dict[str, list[float]] = defaultdict(list)
     exact: dict[str, None] = {}
-    degradations = list(itertools.product(spoilings, sigmas))
+    degradations = list(itertools.product(spoilings, [own] if own else sigmas))
     are_pairs = len(photos[0]) > 2
     count = len(photos) if are_pairs else max(len(photos), len(degradations))
     for i in range(count):
         name, photo, *given = photos[i % len(photos)]
         hr = cut_to_scale(photo)
-        spoiling, sigma = degradations[i % len(degradations)]
-        lr_sharp, lr_blur = degrade_photo(hr, sigma, max_sigma=max(sigmas))
+        spoiling, blur = degradations[i % len(degradations)]
+        lr_sharp, lr_blur = make_input(
+            hr, 0.0 if given else blur, max_sigma=max(sigmas), seed=0, name=name
+        )
         lr_blur = given[0] if given else spoil(lr_blur, spoiling, seed=0, name=name)
         outputs = method(lr_blur)
         scores = {}

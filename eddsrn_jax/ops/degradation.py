@@ -15,11 +15,13 @@ rounding, JPEG.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, MutableMapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from eddsrn_jax.errors import InputError
 from eddsrn_jax.ops.jpeg import UNIT, jpeg
 from eddsrn_jax.ops.resize import (
     PRECISION,
@@ -28,6 +30,57 @@ from eddsrn_jax.ops.resize import (
     resample_columns,
     resample_rows,
 )
+from eddsrn_jax.own_code import import_object
+
+# Users' own degradations by import path.
+OWN_DEGRADATIONS: MutableMapping[str, Callable[..., Any]] = {}
+
+
+def import_degradation(path: str) -> None:
+    """Adds a user's own degradation, a function of (key, image), to OWN_DEGRADATIONS.
+
+    Args:
+        path: import path that the user has named, see `import_object`. `degrade_by`
+            describes the function.
+
+    Raises:
+        InputError: the path cannot be imported, or is not that of a function.
+    """
+    degradation = import_object(path)
+    if not callable(degradation):
+        raise InputError(f"{path}: expected a function of (key, image)")
+    OWN_DEGRADATIONS[path] = degradation
+
+
+def degrade_by(path: str, key: jax.Array, lr_sharp: jax.Array) -> jax.Array:
+    """Applies a user's own degradation in place of the Gaussian blur.
+
+    Args:
+        path: import path in OWN_DEGRADATIONS. Its function maps a PRNG key and an image,
+            float32 [h, w, 3] in [0, 1], to the degraded image of the same shape. JAX
+            must be able to trace and vectorise it.
+        key: PRNG key, the only source of randomness.
+        lr_sharp: small sharp image.
+
+    Returns:
+        float32 of the same shape, neither clipped nor rounded.
+
+    Raises:
+        InputError: the function raises an error, or returns something else.
+    """
+    try:
+        degraded = OWN_DEGRADATIONS[path](key, lr_sharp)
+        shape, dtype = jnp.shape(degraded), jnp.result_type(degraded)
+    # A user's own function may raise anything.
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise InputError(f"{path}: cannot degrade an image ({reason})") from error
+    if shape != lr_sharp.shape or not jnp.issubdtype(dtype, jnp.floating):
+        raise InputError(
+            f"{path}: returned {dtype} {list(shape)} for an image of"
+            f" {list(lr_sharp.shape)}; expected float of the same shape, in [0, 1]"
+        )
+    return degraded.astype(jnp.float32)
 
 
 def augment(key: jax.Array, image: jax.Array) -> jax.Array:
@@ -197,6 +250,7 @@ def training_triple(
     max_noise: float = 0.0,
     jpeg_share: float = 0.0,
     jpeg_quality: tuple[int, int] = (100, 100),
+    own: str = "",
 ) -> dict[str, jax.Array]:
     """Makes a training example from a crop: augments, shrinks and degrades at random.
 
@@ -214,27 +268,26 @@ def training_triple(
         noise_share, max_noise: share with noise; largest level in grey levels.
         jpeg_share, jpeg_quality: share with JPEG compression; lowest and highest quality.
             Half of these have 4:2:0 chroma. The grid of blocks has a random position.
+        own: import path of a degradation that takes the place of the blur, see
+            `degrade_by`. Noise and JPEG compression may follow.
 
     Returns:
         float32 in [0, 1]: "hr" [H, H, 3], "lr_sharp" and "lr_blur" [H / scale, H / scale,
         3]. "lr_blur" is rounded to 8 bits.
     """
     augment_key, sigma_key = jax.random.split(key)
-    keys = [jax.random.fold_in(key, i) for i in range(4)]
-    shape_key, noise_key, jpeg_key, sharp_key = keys
-    low, high = sigma_range
-    sigma = jax.random.uniform(sigma_key, minval=low, maxval=high)
-    if sharp_share:
-        sigma = jnp.where(jax.random.bernoulli(sharp_key, float(sharp_share)), 0.0, sigma)
+    keys = [jax.random.fold_in(key, i) for i in range(5)]
+    shape_key, noise_key, jpeg_key, sharp_key, own_key = keys
     hr = augment(augment_key, hr)
     lr_sharp = _shrink(hr, scale=scale, size=hr.shape[:2])
-    blurred = _blur(lr_sharp, sigma, max_sigma=high, size=lr_sharp.shape[:2])
-    if anisotropic_share:
-        chosen, angle, ratio = jax.random.uniform(shape_key, (3,))
-        sigmas = (sigma, sigma * (0.3 + 0.7 * ratio))
-        kernel = blur_kernel(sigmas, jnp.pi * angle, max_sigma=high)
-        directional = blur_by_kernel(lr_sharp, kernel)
-        blurred = jnp.where(chosen < anisotropic_share, directional, blurred)
+    if own:
+        blurred = degrade_by(own, own_key, lr_sharp)
+    else:
+        keys = (sigma_key, shape_key)
+        blurred = _blur_at_random(keys, lr_sharp, sigma_range, anisotropic_share)
+    if sharp_share:
+        is_sharp = jax.random.bernoulli(sharp_key, float(sharp_share))
+        blurred = jnp.where(is_sharp, lr_sharp, blurred)
     if noise_share:
         blurred = _add_noise_at_random(noise_key, blurred, noise_share, max_noise)
     lr_blur = round_to_8_bits(blurred)
@@ -269,6 +322,25 @@ def paired_triple(
         "lr_sharp": _shrink(hr, scale=scale, size=hr.shape[:2]),
         "lr_blur": lr.astype(jnp.float32) / 255.0,
     }
+
+
+def _blur_at_random(
+    keys: tuple[jax.Array, jax.Array],
+    image: jax.Array,
+    sigma_range: tuple[float, float],
+    anisotropic_share: float,
+) -> jax.Array:
+    sigma_key, shape_key = keys
+    low, high = sigma_range
+    sigma = jax.random.uniform(sigma_key, minval=low, maxval=high)
+    blurred = _blur(image, sigma, max_sigma=high, size=image.shape[:2])
+    if not anisotropic_share:
+        return blurred
+    chosen, angle, ratio = jax.random.uniform(shape_key, (3,))
+    sigmas = (sigma, sigma * (0.3 + 0.7 * ratio))
+    kernel = blur_kernel(sigmas, jnp.pi * angle, max_sigma=high)
+    directional = blur_by_kernel(image, kernel)
+    return jnp.where(chosen < anisotropic_share, directional, blurred)
 
 
 def _add_noise_at_random(

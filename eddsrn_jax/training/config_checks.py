@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 
 from eddsrn_jax.config_values import Config, flatten
@@ -21,6 +22,11 @@ from eddsrn_jax.models import (
     import_network,
     make_network,
     network_fields,
+)
+from eddsrn_jax.ops.degradation import (
+    OWN_DEGRADATIONS,
+    degrade_by,
+    import_degradation,
 )
 from eddsrn_jax.own_code import is_import_path
 from eddsrn_jax.paths import printable
@@ -90,6 +96,10 @@ _QUALITIES = (
     lambda v: isinstance(v, tuple | list) and _are_counts(v, 2) and v[0] <= v[1] <= 100,
     "two whole numbers in [1, 100], low and high",
 )
+_OWN_DEGRADATION = (
+    lambda v: v == "" or (isinstance(v, str) and v in OWN_DEGRADATIONS),
+    "'', or the import path of your own, MODULE:NAME",
+)
 # The values of every config, except those of "model": a test of each, and for errors a
 # description of valid values.
 _VALUES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
@@ -122,6 +132,7 @@ _VALUES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "degradation.max_noise": _NUMBER,
     "degradation.jpeg_share": _PROBABILITY,
     "degradation.jpeg_quality": _QUALITIES,
+    "degradation.own": _OWN_DEGRADATION,
     "loss.sr": _one_or_own(LOSSES),
     "loss.deblurred": _one_or_own(LOSSES),
     "loss.alpha": _NUMBER,
@@ -150,6 +161,7 @@ OWN_CODE: Mapping[str, Callable[[str], None]] = {
     "network": import_network,
     "loss.sr": import_loss,
     "loss.deblurred": import_loss,
+    "degradation.own": import_degradation,
 }
 # Integer fields of networks that may be 0; 0 leaves out their layers.
 _NONE_IS_ZERO = ("deblur_features", "detail_features")
@@ -202,6 +214,13 @@ def check(config: Config) -> None:
     outputs = _output_shapes(config)
     fits = not config.adversarial.weight or "sr" in outputs
     require("adversarial.weight", fits, "0, because the network has no sr")
+    if own := config.degradation.own:
+        is_round = not values["degradation.anisotropic_share"]
+        expected = "0, because config.degradation.own takes the place of the blur"
+        require("degradation.anisotropic_share", is_round, expected)
+        # Traced alone, so that its errors come before any photo is read.
+        crop = jnp.zeros((side // SCALE, side // SCALE, 3))
+        jax.eval_shape(lambda: degrade_by(own, jax.random.key(0), crop))
     # Files of weights are read with this limit, which must not come as a surprise then.
     network = make_network(config.network, config.model)
     count = len(jax.tree.leaves(abstract_params(network)))

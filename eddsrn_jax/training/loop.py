@@ -165,8 +165,8 @@ def _final_scoring(config: Config) -> Scoring:
 
     The paper's protocol has its own sigmas, whichever ones the run is validated with.
     """
-    scoring = Scoring(max_photos=config.validation.max_photos)
-    name = config.validation.degradation
+    name, own = config.validation.degradation, config.degradation.own
+    scoring = Scoring(max_photos=config.validation.max_photos, own=own)
     if name == "paper":
         return scoring
     return dataclasses.replace(
@@ -258,6 +258,7 @@ def _make_validator(run: _Run, model: nn.Module, reporter: Reporter) -> Validato
         run.held_out.photos,
         reporter,
         sigmas=validation.sigmas,
+        own=run.config.degradation.own,
         degradation=validation.degradation,
     )
 

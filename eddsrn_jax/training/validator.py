@@ -33,6 +33,7 @@ class Validator:
         reporter: Reporter,
         *,
         sigmas: Sequence[float],
+        own: str,
         degradation: str,
     ):
         """Sets the network, the photos and their degradations.
@@ -41,11 +42,11 @@ class Validator:
             model: network to score.
             photos: see `scoring.validate`.
             reporter: reporter of the scores and pictures.
-            sigmas: see `scoring.validate`.
+            sigmas, own: see `scoring.validate`.
             degradation: name of a list of spoilings, "paper" or "photo".
         """
         self._model, self._photos, self._reporter = model, photos, reporter
-        self._sigmas, self._degradation = tuple(sigmas), degradation
+        self._sigmas, self._own, self._degradation = tuple(sigmas), own, degradation
 
     def __call__(self, step: int, params: Any) -> dict[str, float]:
         """Scores and reports a network's parameters after a step.
@@ -63,6 +64,7 @@ class Validator:
                 restorer,
                 self._photos,
                 sigmas=self._sigmas,
+                own=self._own,
                 spoilings=SPOILINGS[self._degradation],
                 num_examples=_PICTURES,
             )
@@ -81,7 +83,8 @@ class Validator:
     @functools.cached_property
     def _set(self) -> int:
         """A number that identifies the photos and degradations."""
-        number = zlib.crc32(repr((self._sigmas, self._degradation)).encode())
+        blurs = self._own or self._sigmas
+        number = zlib.crc32(repr((blurs, self._degradation)).encode())
         for name, *images in self._photos:
             for image in images:
                 number = zlib.crc32(f"{name}{image.shape}".encode(), number)
