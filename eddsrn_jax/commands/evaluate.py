@@ -108,6 +108,14 @@ _PEERS = flags.DEFINE_string(
     "Folder with published weights of other projects to score too: vdsr.npz, lapsrn.npz.",
     flag_values=FLAGS,
 )
+_RESULTS = flags.DEFINE_multi_string(
+    "results",
+    [],
+    "Name and folder of images that another program has restored, as NAME=DIR, to score"
+    " too; repeatable. DIR has the subfolders and names of the inputs that --save_images"
+    " writes, such as DIR/Set14/sigma_1/baboon_input.png.",
+    flag_values=FLAGS,
+)
 _SELF_ENSEMBLE = flags.DEFINE_boolean(
     "self_ensemble",
     False,
@@ -158,6 +166,19 @@ def parse_datasets(values: list[str]) -> dict[str, Path | str]:
     return datasets
 
 
+def parse_results(values: list[str]) -> dict[str, Path]:
+    """Parses values of the form NAME=DIR; returns the folders by name."""
+    results: dict[str, Path] = {}
+    for value in values:
+        name, equals, folder = value.partition("=")
+        if not (name and equals and folder) or printable(name) != name:
+            raise UsageError(f"--results={printable(value)}: expected NAME=DIR")
+        if name in results:
+            raise UsageError(f"--results={value}: other results are named {name}")
+        results[name] = local_path(folder, f"--results={name}")
+    return results
+
+
 def parse_sigmas(value: str) -> tuple[float, ...] | None:
     """Parses numbers separated by commas; returns None for 'random'."""
     if value == "random":
@@ -206,8 +227,10 @@ def main() -> None:
     chosen = [name for name, flag in origins.items() if flag.value]
     if len(chosen) > 1:
         raise UsageError(f"{' and '.join(chosen)}: give only one of them")
-    if _CONFIG.value and (_WIENER.value or _SELF_ENSEMBLE.value):
-        raise UsageError("--wiener and --self_ensemble cannot be used with --config")
+    if _CONFIG.value and (_WIENER.value or _SELF_ENSEMBLE.value or _RESULTS.value):
+        raise UsageError(
+            "--wiener, --self_ensemble and --results cannot be used with --config"
+        )
     if _FIGURE.value and not _CONFIG.value:
         raise UsageError(f"--figure={_FIGURE.value} needs --config")
     if _STEP.value is not None and not _WORKDIR.value:
@@ -217,6 +240,7 @@ def main() -> None:
             f"--degradation={_DEGRADATION.value} cannot be used with --config"
         )
     datasets = parse_datasets(_DATASETS.value)
+    results = parse_results(_RESULTS.value)
     own = _own_degradation()
     name = "paper" if own else _DEGRADATION.value
     given = _SIGMAS.value
@@ -260,6 +284,7 @@ def main() -> None:
             peers=_path(_PEERS),
             ensemble=_SELF_ENSEMBLE.value,
             wiener=_WIENER.value,
+            results=results,
         ),
         **options,
     )

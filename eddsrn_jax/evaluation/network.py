@@ -23,6 +23,7 @@ from eddsrn_jax.distributed import gather, require_equal
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.evaluation.baselines.bicubic import bicubic, untouched
 from eddsrn_jax.evaluation.baselines.ensemble import self_ensemble
+from eddsrn_jax.evaluation.baselines.saved_results import SavedResults
 from eddsrn_jax.evaluation.curves import write_score_curves
 from eddsrn_jax.evaluation.inputs import Spoiling
 from eddsrn_jax.evaluation.results import (
@@ -77,12 +78,15 @@ class Comparison:
         peers: folder with published weights of other networks, see `read_peers`.
         ensemble: whether to score the network's self-ensemble.
         wiener: whether to score the Wiener filter, which takes the true sigma.
+        results: folders of images that other programs have made, by name, see
+            SavedResults.
     """
 
     weights: Sequence[str] = ()
     peers: Path | str | None = None
     ensemble: bool = False
     wiener: bool = False
+    results: Mapping[str, Path] = dataclasses.field(default_factory=dict)
 
 
 # Bicubic interpolation alone.
@@ -342,12 +346,17 @@ def _methods(
         for name, peer in read_peers(local_path(comparison.peers, "--peers")).items():
             other = Restorer(peer.model, peer.params)
             methods.append((f"{name}, published weights", other))
+    for name, folder in comparison.results.items():
+        methods.append((name, SavedResults(folder, f"--results={name}")))
     names = [name for name, _ in methods]
     if names.count(network.name) > 1:
         raise InputError(
             f"the network's name, {network.name!r}, is that of another method; give"
-            " config.name another value"
+            " config.name or --results another one"
         )
+    for name in comparison.results:
+        if names.count(name) > 1:
+            raise InputError(f"--results={name}: another method has this name")
     return dict(methods)
 
 

@@ -22,8 +22,9 @@ from eddsrn_jax.paths import local_path
 class Row:
     """The scores of one output of one method on one photo at one degradation.
 
-    `noise` and `jpeg` are the fields of inputs.Spoiling. `sigma` is None for a pair of
-    photos, whose blur is unknown.
+    `noise` and `jpeg` are the fields of inputs.Spoiling. `sigma` is None if the blur is
+    unknown: for a pair of photos, and for a user's own degradation. `seconds` is not a
+    number for results that another program has saved.
     """
 
     dataset: str
@@ -99,7 +100,8 @@ def format_table(rows: Sequence[Row], *, by_sigma: bool = False) -> str:
             psnr, ssim = (mean[f"{m}_{channel}_crop{border}"] for m in ("psnr", "ssim"))
             cells.append(f"{psnr:.2f} / {ssim:.4f}")
         cells += [f"{mean['lpips']:.3f}"] if perceptual else []
-        table.append([*cells, f"{1e3 * mean['seconds']:.1f}"])
+        seconds = mean["seconds"]
+        table.append([*cells, "" if np.isnan(seconds) else f"{1e3 * seconds:.1f}"])
     return markdown(table)
 
 

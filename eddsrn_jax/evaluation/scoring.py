@@ -9,6 +9,7 @@ import concurrent.futures
 import dataclasses
 import itertools
 import logging
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -39,7 +40,9 @@ from eddsrn_jax.restoration.outputs import Restored
 _log = logging.getLogger(__name__)
 
 # Maps lr_blur, uint8 [h, w, 3], to uint8 images. It also takes sigma if its attribute
-# `takes_sigma` is true.
+# `takes_sigma` is true. If its attribute `takes_place` is true, it looks up images that
+# were made before: it also takes set, degradation and name, such as
+# "Set14/sigma_1/baboon", and has no time.
 Method = Callable[..., Restored]
 # Name and pixels, uint8 [H, W, 3].
 Photo = tuple[str, np.ndarray]
@@ -125,7 +128,8 @@ def evaluate(
             if (hr[:, :, :1] == hr).all():
                 _log.info("%s: gray photo, scored as three equal channels", name)
             for cell in _cells(scoring, name, hr, *given):
-                found = list(_apply(methods, cell.input, cell.sigma))
+                place = f"{dataset}/{cell.folder}/{stem}"
+                found = list(_apply(methods, cell, place))
                 results.append((cell, found))
                 if output_dir and scoring.save_images:
                     _save_images(below(output_dir, "images", dataset), stem, cell, found)
@@ -259,17 +263,19 @@ def middle(values: Sequence[float]) -> float:
     return sorted(values)[len(values) // 2]
 
 
-def _apply(
-    methods: Mapping[str, Method], lr_blur: np.ndarray, sigma: float | None
-) -> Iterator[_Result]:
+def _apply(methods: Mapping[str, Method], cell: _Cell, place: str) -> Iterator[_Result]:
+    lr_blur = cell.input
     for name, method in methods.items():
+        if getattr(method, "takes_place", False):
+            yield name, math.nan, method(lr_blur, place)
+            continue
         takes_sigma = getattr(method, "takes_sigma", False)
-        if takes_sigma and sigma is None:
+        if takes_sigma and cell.sigma is None:
             continue
         if prepare := getattr(method, "prepare", None):
             prepare(*lr_blur.shape[:2])
         start = time.perf_counter()
-        told = (sigma,) if takes_sigma else ()
+        told = (cell.sigma,) if takes_sigma else ()
         outputs = method(lr_blur, *told)
         yield name, time.perf_counter() - start, outputs
 
