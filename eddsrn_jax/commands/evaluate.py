@@ -108,6 +108,12 @@ _PEERS = flags.DEFINE_string(
     "Folder with published weights of other projects to score too: vdsr.npz, lapsrn.npz.",
     flag_values=FLAGS,
 )
+_COMPARE = flags.DEFINE_multi_string(
+    "compare",
+    [],
+    "Further weights to score, of the same kinds as --weights; repeatable.",
+    flag_values=FLAGS,
+)
 _RESULTS = flags.DEFINE_multi_string(
     "results",
     [],
@@ -227,10 +233,9 @@ def main() -> None:
     chosen = [name for name, flag in origins.items() if flag.value]
     if len(chosen) > 1:
         raise UsageError(f"{' and '.join(chosen)}: give only one of them")
-    if _CONFIG.value and (_WIENER.value or _SELF_ENSEMBLE.value or _RESULTS.value):
-        raise UsageError(
-            "--wiener, --self_ensemble and --results cannot be used with --config"
-        )
+    for flag in (_WIENER, _SELF_ENSEMBLE, _COMPARE, _RESULTS):
+        if _CONFIG.value and flag.value:
+            raise UsageError(f"--{flag.name} cannot be used with --config")
     if _FIGURE.value and not _CONFIG.value:
         raise UsageError(f"--figure={_FIGURE.value} needs --config")
     if _STEP.value is not None and not _WORKDIR.value:
@@ -272,15 +277,17 @@ def main() -> None:
     if _CONFIG.value:
         compare(_CONFIG.value, figure=_FIGURE.value, peers=_path(_PEERS), **options)
         return
-    photo = name == "photo"
-    scored = _WORKDIR.value or _WEIGHTS.value or "gaussian"
+    compared = list(_COMPARE.value)
+    scored = [_WORKDIR.value or _WEIGHTS.value or "gaussian", *compared]
+    if name == "photo" and "gaussian" not in scored:
+        compared.append("gaussian")
     evaluate_network(
         workdir=_path(_WORKDIR),
         step=_STEP.value,
         weights=_WEIGHTS.value,
         validation=_VALIDATION.value,
         comparison=Comparison(
-            weights=["gaussian"] if photo and scored != "gaussian" else [],
+            weights=compared,
             peers=_path(_PEERS),
             ensemble=_SELF_ENSEMBLE.value,
             wiener=_WIENER.value,

@@ -74,7 +74,7 @@ class Comparison:
     """Methods to score beside a network and its baseline, bicubic interpolation.
 
     Attributes:
-        weights: names of included weights.
+        weights: further weights, as `find_weights` takes them.
         peers: folder with published weights of other networks, see `read_peers`.
         ensemble: whether to score the network's self-ensemble.
         wiener: whether to score the Wiener filter, which takes the true sigma.
@@ -149,6 +149,8 @@ def evaluate_network(
             **candidate.origin,
             "dtype": dtype or candidate.network.model.dtype,
             "datasets": {name: str(path) for name, path in (datasets or {}).items()},
+            "weights compared": [str(given) for given in comparison.weights],
+            "results": {name: str(path) for name, path in comparison.results.items()},
         },
     )
     if jax.process_index() == 0:
@@ -339,9 +341,9 @@ def _methods(
         from eddsrn_jax.evaluation.baselines.wiener import Wiener
 
         methods.append(("Wiener, told sigma", Wiener()))
-    for name in comparison.weights:
-        other = Restorer.from_pretrained(weights=name, dtype=dtype)
-        methods.append((f"weights {name}", other))
+    for given in comparison.weights:
+        other = Restorer.from_pretrained(weights=given, dtype=dtype)
+        methods.append((f"weights {Path(given).name}", other))
     if comparison.peers:
         for name, peer in read_peers(local_path(comparison.peers, "--peers")).items():
             other = Restorer(peer.model, peer.params)
@@ -349,14 +351,12 @@ def _methods(
     for name, folder in comparison.results.items():
         methods.append((name, SavedResults(folder, f"--results={name}")))
     names = [name for name, _ in methods]
-    if names.count(network.name) > 1:
-        raise InputError(
-            f"the network's name, {network.name!r}, is that of another method; give"
-            " config.name or --results another one"
-        )
-    for name in comparison.results:
+    for name in names:
         if names.count(name) > 1:
-            raise InputError(f"--results={name}: another method has this name")
+            raise InputError(
+                f"two methods to score have the name {name!r}: the network's name is"
+                " config.name of its training, others are in --compare and --results"
+            )
     return dict(methods)
 
 

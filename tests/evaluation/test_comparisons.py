@@ -1,4 +1,4 @@
-"""Results of other programs, which evaluate.py scores from a folder of images."""
+"""What evaluate.py scores beside a network: other weights, other programs' images."""
 
 import json
 import shutil
@@ -106,8 +106,31 @@ def test_evaluate_scores_results_beside_a_network(call, photos, tmp_path):
     for flags, message in (
         ([results, results], "other results are named other"),
         (["--results=mine"], "--results=mine: expected NAME=DIR"),
-        ([f"--results=bicubic={tmp_path}"], "another method has this name"),
+        (
+            [f"--results=bicubic={tmp_path}"],
+            "two methods to score have the name 'bicubic'",
+        ),
         ([results, "--config=table1"], "--results cannot be used with --config"),
     ):
         code, _, err = call(*given, *flags, f"--output_dir={tmp_path / 'third'}")
         assert code in (1, 2) and message in err, err
+
+
+def test_evaluate_compares_weights(call, photos, tmp_path):
+    folder, output = tmp_path / "photos", tmp_path / "scores"
+    folder.mkdir()
+    Image.fromarray(photos[0][1]).save(folder / "a.png")
+    given = [
+        "evaluate",
+        f"--dataset=one={folder}",
+        "--sigmas=1",
+        f"--output_dir={output}",
+    ]
+    code, _, err = call(*given, "--weights=eddsrn-lite", "--compare=gaussian")
+    assert code == 0, err
+    results = json.loads((output / "results.json").read_text())
+    methods = {mean["method"] for mean in results["means"]}
+    assert methods == {"blurred input", "bicubic", "ED-DSRN lite", "weights gaussian"}
+    assert results["protocol"]["weights compared"] == ["gaussian"]
+    code, _, err = call(*given, "--compare=gaussian", "--compare=gaussian")
+    assert code == 1 and "two methods to score have the name 'weights gaussian'" in err
