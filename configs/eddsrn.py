@@ -141,7 +141,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     # The optimizer and its learning rate.
     config.optimizer = ml_collections.ConfigDict()
-    # "adam" or "muon".
+    # "adam", "muon", or the import path of a function of the learning rate, such as
+    # optax:lion, which gets neither b2 nor other values.
     config.optimizer.name = "adam"
     # "step_decay", "warmup_cosine" or "warmup_constant_decay".
     config.optimizer.schedule = "step_decay"

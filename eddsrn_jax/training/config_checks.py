@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
+import optax
 
 from eddsrn_jax.config_values import Config, flatten
 from eddsrn_jax.data.pairs import PAIRS
@@ -31,7 +32,13 @@ from eddsrn_jax.ops.degradation import (
 from eddsrn_jax.own_code import is_import_path
 from eddsrn_jax.paths import printable
 from eddsrn_jax.training.losses import LOSSES, import_loss
-from eddsrn_jax.training.optimizer import MAX_COUNT, OPTIMIZERS, SCHEDULES
+from eddsrn_jax.training.optimizer import (
+    MAX_COUNT,
+    OPTIMIZERS,
+    SCHEDULES,
+    import_optimizer,
+    make_optimizer,
+)
 
 
 def _is_whole(value: Any) -> bool:
@@ -141,7 +148,7 @@ _VALUES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "adversarial.feature_weight": _NUMBER,
     "adversarial.features": _COUNT,
     "adversarial.num_layers": _COUNT,
-    "optimizer.name": _one_of(OPTIMIZERS),
+    "optimizer.name": _one_or_own(OPTIMIZERS),
     "optimizer.schedule": _one_of(SCHEDULES),
     "optimizer.learning_rate": _POSITIVE,
     "optimizer.halve_every_epochs": _COUNT,
@@ -162,6 +169,7 @@ OWN_CODE: Mapping[str, Callable[[str], None]] = {
     "loss.sr": import_loss,
     "loss.deblurred": import_loss,
     "degradation.own": import_degradation,
+    "optimizer.name": import_optimizer,
 }
 # Integer fields of networks that may be 0; 0 leaves out their layers.
 _NONE_IS_ZERO = ("deblur_features", "detail_features")
@@ -223,8 +231,11 @@ def check(config: Config) -> None:
         jax.eval_shape(lambda: degrade_by(own, jax.random.key(0), crop))
     # Files of weights are read with this limit, which must not come as a surprise then.
     network = make_network(config.network, config.model)
-    count = len(jax.tree.leaves(abstract_params(network)))
+    params = abstract_params(network)
+    count = len(jax.tree.leaves(params))
     make_network(config.network, network_fields(network), num_arrays=count)
+    if is_import_path(config.optimizer.name):
+        _check_optimizer(config, params)
 
 
 def _output_shapes(config: Config) -> dict[str, tuple[int, ...]]:
@@ -263,6 +274,22 @@ def _output_shapes(config: Config) -> dict[str, tuple[int, ...]]:
                 f" {expected[name]}"
             )
     return shapes
+
+
+def _check_optimizer(config: Config, params: Any) -> None:
+    """Raises InputError if a user's own optimizer cannot update the parameters."""
+    optimizer, _ = make_optimizer(**config.optimizer, steps_per_epoch=1, total_steps=1)
+    try:
+        updates, _ = jax.eval_shape(
+            lambda x: optimizer.update(x, optimizer.init(x), x), params
+        )
+        jax.eval_shape(optax.apply_updates, params, updates)
+    # It may raise anything.
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise InputError(
+            f"{config.optimizer.name}: cannot update the network's parameters ({reason})"
+        ) from error
 
 
 def _check_model(config: Config, require: Callable[[str, bool, str], None]) -> None:

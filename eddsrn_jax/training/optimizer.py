@@ -1,10 +1,12 @@
 """Optimizers and learning-rate schedules; durations are in steps."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 import optax
 
+from eddsrn_jax.errors import InputError
+from eddsrn_jax.own_code import import_object
 from eddsrn_jax.training.muon import muon
 
 # Steps, sizes and counts are 32-bit integers in JAX's programs.
@@ -61,10 +63,45 @@ def warmup_constant_decay(
 
 
 # Functions of a learning rate and b2, by the names in configs.
-OPTIMIZERS: Mapping[str, Callable[..., optax.GradientTransformation]] = {
+OPTIMIZERS: MutableMapping[str, Callable[..., optax.GradientTransformation]] = {
     "adam": optax.adam,
     "muon": muon,
 }
+
+
+def import_optimizer(path: str) -> None:
+    """Adds an optimizer of optax or of the user's own to OPTIMIZERS.
+
+    Args:
+        path: import path that the user has named, see `import_object`. It is that of a
+            function of the learning rate, which is itself a function of the step, such
+            as "optax:lion". The function returns an optax.GradientTransformation, whose
+            `update` needs gradients, state and parameters only.
+
+    Raises:
+        InputError: the path cannot be imported, or is not that of a function.
+    """
+    make = import_object(path)
+    if not callable(make):
+        raise InputError(f"{path}: expected a function of the learning rate")
+
+    def own(rate: optax.Schedule, *, b2: float) -> optax.GradientTransformation:
+        try:
+            optimizer = make(rate)
+        # A user's own function may raise anything.
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+            raise InputError(
+                f"{path}: makes no optimizer from a learning rate ({reason})"
+            ) from error
+        if not isinstance(optimizer, optax.GradientTransformation):
+            raise InputError(
+                f"{path}: returned {type(optimizer).__name__}, expected an"
+                " optax.GradientTransformation"
+            )
+        return optimizer
+
+    OPTIMIZERS[path] = own
 
 
 def make_optimizer(
@@ -83,13 +120,13 @@ def make_optimizer(
     """Makes the optimizer and its schedule from a config's `optimizer` section.
 
     Args:
-        name: "adam" (the paper's) or "muon".
+        name: "adam" (the paper's), "muon", or an imported path.
         schedule: one of SCHEDULES; "step_decay" is the paper's.
         learning_rate: rate at the start, or after the warm-up.
         halve_every_epochs: epochs between halvings, for "step_decay".
         warmup_steps: steps of the warm-up, for the two schedules that have one.
         decay_steps: steps of the final decay, for "warmup_constant_decay".
-        b2: decay of Adam's second moment.
+        b2: decay of Adam's second moment; imported optimizers do not get it.
         clip_norm: largest global norm of the gradients; 0 does not clip.
         steps_per_epoch: steps in an epoch of the run.
         total_steps: steps of the whole run.
@@ -99,6 +136,7 @@ def make_optimizer(
 
     Raises:
         ValueError: the schedule is unknown.
+        InputError: an imported function makes no optimizer.
     """
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule={schedule!r}: expected one of {SCHEDULES}")
