@@ -80,12 +80,12 @@ def main() -> None:
             raise UsageError(
                 f"--sections={name}: expected names from {', '.join(measure)}"
             )
-    rows = []
+    # Before the measurements, so that a missing package costs no time.
+    where, rows = machine(), []
     for name in _SECTIONS.value:
         for row in measure[name]():
             rows.append(row)
             print(format_row(row), flush=True)
-    where = machine()
     _RESULTS.mkdir(exist_ok=True)
     slug = re.sub(r"\W+", "-", where["device"] if _on_gpu() else where["processor"])
     # Results of some sections must not replace the results of all.

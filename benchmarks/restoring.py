@@ -37,7 +37,10 @@ def networks() -> dict[str, tuple[nn.Module, Any]]:
         network = read_network(name)
         found[name] = (network.model, {"params": network.params})
     for name, model in (("paper-size", EDDSRN()), ("SRResNet", SRResNet())):
-        found[name] = (model, model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3))))
+        found[name] = (
+            model,
+            jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3))),
+        )
     return found
 
 

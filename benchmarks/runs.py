@@ -1,5 +1,6 @@
 """Measures runs of train.py: the time until their first step, and the wait for data."""
 
+import importlib.util
 import json
 import re
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.timing import user_environment
+from eddsrn_jax.data import STREAMING_LIBRARY
 
 # Steps between log rows, and steps until a run is stopped. The first row includes the
 # pipeline's start; the second one counts.
@@ -20,13 +22,18 @@ _LOG_EVERY, _STEPS = 20, 40
 def measure_runs(source: str, *, batch_size: int, side: int) -> Iterator[dict[str, Any]]:
     """Yields rows: seconds from command to first step, share of time waiting for data.
 
+    The pipeline "stream" is left out where its library is not installed.
+
     Args:
         source: photos to train on, as config.data.source.
         batch_size: crops in a step.
         side: side of a crop in pixels.
     """
+    pipelines = ["resident"]
+    if importlib.util.find_spec(STREAMING_LIBRARY):
+        pipelines.insert(0, "stream")
     for name, config in (("lite", "eddsrn_lite"), ("paper-size", "eddsrn")):
-        for pipeline in ("stream", "resident"):
+        for pipeline in pipelines:
             flags = [
                 f"--config=configs/{config}.py",
                 f"--config.data.source={source}",

@@ -42,23 +42,29 @@ def interleave(
 
 
 def user_environment() -> dict[str, str]:
-    """Returns this process's environment without its XLA flags, to launch commands in."""
-    return {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    """Returns an environment to launch commands in, which set these variables anew.
+
+    A user's own values of them are lost too.
+    """
+    own = ("XLA_FLAGS", "XLA_PYTHON_CLIENT_PREALLOCATE")
+    return {name: value for name, value in os.environ.items() if name not in own}
 
 
 def machine() -> dict[str, Any]:
     """Returns the hardware, versions, commit and date of a measurement."""
     packages = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True
-    )
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        commit = subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    except FileNotFoundError:
+        commit = "unknown"
     return {
         "processor": _processor_name(),
         "cores": os.cpu_count(),
         "device": jax.devices()[0].device_kind,
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in packages},
-        "commit": commit.stdout.strip(),
+        "commit": commit,
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "date": time.strftime("%Y-%m-%d"),
     }

@@ -12,12 +12,13 @@ which are quick to transfer.
 """
 
 import concurrent.futures
+import contextlib
 import functools
 import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -101,13 +102,16 @@ def train(photos: Path, out: Path) -> None:
     from eddsrn_jax.training.state import create_train_state
     from eddsrn_jax.training.step_metrics import StepMetrics
 
+    # First of all: JAX only warns, and takes the CPU, if it cannot use the GPU.
+    mesh = make_mesh()
+    device = f"{mesh.size} x {jax.devices()[0].device_kind}"
+    print(f"training on {device}", flush=True)
     config = _CONFIG.value
     config.data.source = f"folder:{photos}"
     config.data.pipeline = "resident"
     sampler, _ = open_data(config)
     print(f"opened {sampler.num_photos} photos in {time.monotonic() - start:.1f} s")
 
-    mesh = make_mesh()
     model = make_network(config.network, config.model)
     params, optimizer = _first_params(config, model), _make_optimizer(config)
     state = replicate(create_train_state(params, optimizer, ema=True), mesh)
@@ -119,11 +123,13 @@ def train(photos: Path, out: Path) -> None:
     state, _ = step_fn(state, next(batches))
     jax.block_until_ready(state)
     begun = time.monotonic()
-    device = jax.devices()[0].device_kind
-    print(f"{device}: first step after {begun - start:.1f} s")
+    print(f"first step after {begun - start:.1f} s", flush=True)
     finish = deadline - _RESERVE * (deadline - begun)
     step, halved = 1, False
-    with _Log(out / "log.jsonl", begun, config.batch_size) as log:
+    with (
+        _writing_at_the_end(lambda: write_pieces(out, model, state, config)),
+        _Log(out / "log.jsonl", begun, config.batch_size) as log,
+    ):
         while (now := time.monotonic()) < finish or step < 2:
             step += 1
             share = min((now - begun) / max(finish - begun, 1e-9), 1.0)
@@ -135,12 +141,25 @@ def train(photos: Path, out: Path) -> None:
             if share > 0.5 and not halved:
                 halved = True
                 write_pieces(out, model, state, config)
-    write_pieces(out, model, state, config)
     print(
         f"{step} steps, {metrics.skipped} skipped, in"
         f" {(time.monotonic() - start) / 60:.2f} minutes; the weights are in {out}, in"
         " pieces"
     )
+
+
+@contextlib.contextmanager
+def _writing_at_the_end(write: Callable[[], None]) -> Iterator[None]:
+    """Writes when the training ends, also if it diverges.
+
+    Steps that are not finite change nothing, so the last weights are good.
+    """
+    try:
+        yield
+    except FloatingPointError:
+        write()
+        raise
+    write()
 
 
 def _first_params(config: Any, model: Any) -> Any:

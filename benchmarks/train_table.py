@@ -3,11 +3,13 @@
     python -m benchmarks.train_table --train=DIR --valid=DIR --dataset=Set14=DIR
 
 The lite networks are trained one after the other with the same recipe and on the same
-crops. The folder benchmarks/table1 gets their weights, such as eddsrn-0.safetensors for
-seed 0, a subfolder for each run, the scores of all complete runs in scores.json, and the
-means over the seeds in scores.md. If the command is stopped and given again, the
-interrupted run continues, and runs that have scores are left out. Of the runs that are
-complete, the repository has the scores and, for seed 0, the weights.
+crops. The folder runs/table1 gets their weights, such as eddsrn-0.safetensors for seed 0,
+a subfolder for each run, the scores of all complete runs in scores.json, and the means
+over the seeds in a table for each set, such as scores-Set14.md. If the command is stopped
+and given again, the interrupted run continues, and runs that have scores are left out.
+
+The repository's own runs are in benchmarks/table1, without their subfolders.
+`--folder=benchmarks/table1` adds to them.
 """
 
 import dataclasses
@@ -23,6 +25,8 @@ from absl import flags
 
 from benchmarks.timing import user_environment
 from eddsrn_jax.commands.command_line import run_command
+from eddsrn_jax.commands.evaluate import parse_datasets
+from eddsrn_jax.data.folders import find_photos
 from eddsrn_jax.errors import InputError, UsageError
 from eddsrn_jax.files import make_folder, to_json, write_text
 from eddsrn_jax.paths import local_path
@@ -48,7 +52,7 @@ _DATASET = flags.DEFINE_string(
 )
 _FOLDER = flags.DEFINE_string(
     "folder",
-    "benchmarks/table1",
+    "runs/table1",
     "Folder for the runs, their weights and scores.",
     flag_values=FLAGS,
 )
@@ -168,6 +172,11 @@ def _weights(folder: Path, name: str, seed: int) -> Path:
     return folder / f"{name}-{seed}.safetensors"
 
 
+def training_steps(name: str, crops: int) -> int:
+    """Returns the steps of a network's training, see `training_flags`."""
+    return int(NETWORKS[name].share * crops) // _BATCH_SIZE
+
+
 def training_flags(name: str, *, seed: int, crops: int, folder: Path) -> list[str]:
     """Returns the flags of train.py for one run, without its photos.
 
@@ -179,12 +188,11 @@ def training_flags(name: str, *, seed: int, crops: int, folder: Path) -> list[st
     """
     network = NETWORKS[name]
     config, colon, size = network.config.partition(":")
-    steps = int(network.share * crops) // _BATCH_SIZE
     given = [
         f"--config=configs/{config}.py{colon}{size}",
         f"--workdir={folder / f'{name}-{seed}'}",
         f"--config.seed={seed}",
-        f"--config.total_steps={steps}",
+        f"--config.total_steps={training_steps(name, crops)}",
         f"--config.batch_size={_BATCH_SIZE}",
         *network.flags,
     ]
@@ -218,7 +226,7 @@ def train_all(
         The table of scores, a Markdown file.
     """
     set_name = dataset.partition("=")[0]
-    table, scores = folder / "scores.md", folder / "scores.json"
+    table, scores = folder / f"scores-{set_name}.md", folder / "scores.json"
     found = _saved_scores(scores)
     scored = {
         (row["network"], row["seed"]) for row in found if row["dataset"] == set_name
@@ -228,21 +236,25 @@ def train_all(
         if not weights.exists():
             given = training_flags(name, seed=seed, crops=crops, folder=folder)
             run("train.py", *given, *photos)
+            # A run that is told to stop saves its state and ends without an error.
+            last = training_steps(name, crops)
+            if not (workdir / "checkpoints" / str(last)).is_dir():
+                raise InputError(f"{workdir}: this run was stopped before step {last}")
             exported = (f"--workdir={workdir}", f"--out={weights}")
             run("-m", "eddsrn_jax", "export", *exported)
         evaluation = workdir / f"scores-{set_name}"
         if not (evaluation / "results.json").exists():
             scored_with = (f"--dataset={dataset}", f"--output_dir={evaluation}")
             run("evaluate.py", f"--weights={weights}", *scored_with)
-        # After each run, so that the table is there when the command is stopped. Another
+        # After each run, so that its scores are kept if the command is stopped. Another
         # command may have added runs in the meantime.
         own = {"network": name, "seed": seed, "dataset": set_name}
         found = [row for row in _saved_scores(scores) if own.items() - row.items()]
         found += [own | row for row in read_scores(evaluation / "results.json")]
         found.sort(key=_order)
         write_text(scores, to_json(found, indent=1) + "\n")
-    own_set = [row for row in found if row["dataset"] == set_name]
-    write_text(table, format_scores(own_set))
+        write_text(table, format_scores(found, set_name))
+    write_text(table, format_scores(found, set_name))
     return table
 
 
@@ -269,8 +281,8 @@ def record_settings(folder: Path, settings: Mapping[str, str]) -> None:
     for name, value in settings.items():
         if saved.get(name, value) != value:
             raise InputError(
-                f"--{name}={value}: the runs in {folder} have --{name}={saved[name]};"
-                " give another --folder"
+                f"--{name}={value}: {path} has --{name}={saved[name]}; give that value"
+                " or another --folder"
             )
     write_text(path, to_json({**saved, **settings}, indent=1) + "\n")
 
@@ -291,15 +303,18 @@ def read_scores(results: Path) -> list[dict[str, Any]]:
     ]
 
 
-def format_scores(found: Sequence[Mapping[str, Any]]) -> str:
+def format_scores(found: Sequence[Mapping[str, Any]], set_name: str) -> str:
     """Returns a Markdown table: the mean of the seeds, and their range.
 
     Args:
-        found: scores of the runs on one set, see `read_scores`, with "network" and
-            "seed".
+        found: scores of the runs, see `read_scores`, with "network", "seed" and
+            "dataset".
+        set_name: the set whose scores are shown.
     """
+    found = [row for row in found if row["dataset"] == set_name]
     lines = [
-        "Luminance PSNR in dB, border 4: mean over the seeds, and highest minus lowest.",
+        f"{set_name}, luminance PSNR in dB, border 4: mean over the seeds, and highest"
+        " minus lowest.",
         "",
         "| network | seeds | x4 SR | range | deblurred | range |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
@@ -336,8 +351,11 @@ def main() -> None:
     for name in names:
         if name not in NETWORKS:
             raise UsageError(f"--only={name}: expected names from {', '.join(NETWORKS)}")
-    if "=" not in _DATASET.value:
-        raise UsageError(f"--dataset={_DATASET.value}: expected NAME=DIR")
+    # A folder that is missing must not be recorded as the one of the runs, or be noticed
+    # after the first training.
+    (scored,) = parse_datasets([_DATASET.value]).values()
+    for photos in (_TRAIN.value, _VALID.value, scored):
+        find_photos(Path(photos))
     folder = local_path(_FOLDER.value, "--folder")
     make_folder(folder, "--folder")
     name, _, photos = _DATASET.value.partition("=")

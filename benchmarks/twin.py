@@ -3,6 +3,7 @@
 Images are float [N, 3, h, w] in [0, 1] in channels-last memory, h and w multiples of 8.
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
@@ -324,6 +325,13 @@ def _turned(x: torch.Tensor, transpose: int, rows: int, columns: int) -> torch.T
     return x.flip([axis for axis, flip in ((0, rows), (1, columns)) if flip])
 
 
+@functools.cache
+def _shrink_matrix(side: int, device: torch.device) -> torch.Tensor:
+    """Returns the matrix that shrinks `side` samples, on a device."""
+    matrix = downscale_matrix(side, side, SCALE)
+    return torch.from_numpy(np.array(matrix)).to(device)
+
+
 def degrade(
     hr: torch.Tensor, sigma: torch.Tensor, *, max_sigma: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -338,8 +346,7 @@ def degrade(
         The small sharp images and the small blurred ones, [N, H / 4, H / 4, 3].
     """
     side = hr.shape[1]
-    shrink = torch.from_numpy(np.array(downscale_matrix(side, side, SCALE)))
-    shrink = shrink.to(hr.device)
+    shrink = _shrink_matrix(side, hr.device)
     tall = torch.einsum("ij,njkc->nikc", shrink, hr).clamp(0, 1)
     sharp = torch.einsum("lk,nikc->nilc", shrink, tall).clamp(0, 1)
     radius = math.ceil(2 * max_sigma)

@@ -2,16 +2,20 @@
 
 import os
 
-# Set before JAX is imported: eight virtual devices, and an optimisation level at which
-# programs compile twice as fast. Commands that tests launch run without these flags.
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-)
+# Set before JAX is imported.
 os.environ["JAX_PLATFORMS"] = os.environ.get("EDDSRN_TEST_PLATFORM", "cpu")
-if os.environ["JAX_PLATFORMS"] != "cpu":
+if os.environ["JAX_PLATFORMS"] == "cpu":
+    # Eight virtual devices, and an optimisation level at which programs compile twice as
+    # fast. Commands that tests launch run without these flags.
+    os.environ["XLA_FLAGS"] = (
+        os.environ.get("XLA_FLAGS", "")
+        + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    )
+else:
     # GPUs would compute float32 with the 10 bits of TF32.
     os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"
+    # Workers and the commands that they launch share a GPU's memory.
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
 # Tests and the commands that they launch share their compiled programs.
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 

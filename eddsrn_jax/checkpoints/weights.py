@@ -34,6 +34,7 @@ from eddsrn_jax.models import (
     network_fields,
     network_name,
 )
+from eddsrn_jax.paths import printable
 
 # Suffix of the name of an 8-bit kernel's scales, one for each output channel.
 _SCALE = ":scale"
@@ -300,7 +301,8 @@ def describe_network(
     except _MALFORMED as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"{origin}: its network cannot be built: {reason}") from error
-    return Network(model, shapes, name, step, (low, high))
+    # The name goes to terminals and into tables.
+    return Network(model, shapes, printable(name).replace("|", " "), step, (low, high))
 
 
 def with_params(network: Network, params: Any, *, origin: str) -> Network:

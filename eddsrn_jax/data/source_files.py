@@ -157,6 +157,7 @@ def tfds_source(name: str, split: str, *, data_dir: str, download: bool) -> Sour
 
     Raises:
         InputError: the dataset is unknown, or it is not prepared.
+        ModuleNotFoundError: TensorFlow is not installed.
     """
     import_tensorflow()
     import tensorflow_datasets as tfds

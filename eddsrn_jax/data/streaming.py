@@ -1,6 +1,6 @@
 """The tf.data pipeline, which cuts the crops of coming steps while the device works.
 
-On Python 3.14, for which TensorFlow has no build, grain takes its place.
+Where there is no TensorFlow, as on Python 3.14, grain takes its place.
 """
 
 import atexit

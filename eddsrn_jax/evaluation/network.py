@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 
+from eddsrn_jax import __version__
 from eddsrn_jax.checkpoints.found_weights import find_weights
 from eddsrn_jax.checkpoints.manager import Checkpoints
 from eddsrn_jax.checkpoints.torch_weights import read_peers
@@ -22,7 +23,7 @@ from eddsrn_jax.data.sources import Source, folder_source
 from eddsrn_jax.distributed import gather, require_equal
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.evaluation.baselines.bicubic import bicubic, untouched
-from eddsrn_jax.evaluation.baselines.ensemble import self_ensemble
+from eddsrn_jax.evaluation.baselines.ensemble import SelfEnsemble
 from eddsrn_jax.evaluation.baselines.saved_results import SavedResults
 from eddsrn_jax.evaluation.curves import write_score_curves
 from eddsrn_jax.evaluation.inputs import Spoiling
@@ -48,6 +49,10 @@ from eddsrn_jax.paths import local_path, printable, workdir_path
 from eddsrn_jax.restoration.restorer import Restorer
 
 _log = logging.getLogger(__name__)
+
+
+# Packages that compute inputs, results or scores; an evaluation records their versions.
+_PACKAGES = ("jax", "jaxlib", "flax", "numpy", "scipy", "scikit-image", "pillow")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,10 +143,11 @@ def evaluate_network(
     elif validation and workdir and candidate.config:
         sources[:0] = _held_out(candidate.config, workdir, required=not sources)
     check_sets(sources)
+    methods = _methods(candidate.network, comparison, dtype=dtype)
     # An unwritable folder should fail here, not after all the scoring.
     output_dir = open_output(output_dir, candidate.folder)
     rows = score_sources(
-        _methods(candidate.network, comparison, dtype=dtype),
+        methods,
         sources,
         output_dir,
         scoring=scoring,
@@ -149,7 +155,9 @@ def evaluate_network(
             **candidate.origin,
             "dtype": dtype or candidate.network.model.dtype,
             "datasets": {name: str(path) for name, path in (datasets or {}).items()},
-            "weights compared": [str(given) for given in comparison.weights],
+            "weights compared": {
+                str(given): checksum(find_weights(given)) for given in comparison.weights
+            },
             "results": {name: str(path) for name, path in comparison.results.items()},
         },
     )
@@ -163,7 +171,9 @@ def _print_results(
 ) -> None:
     """Prints the table of scores and the paths of the files with results."""
     spoiled = any(spoiling != Spoiling() for spoiling in scoring.spoilings)
-    print(format_gains(rows) if spoiled else format_table(rows))
+    # The table of gains is about x4 images, which not every network makes.
+    has_gains = len({row.method for row in rows if row.output == "sr"}) > 1
+    print(format_gains(rows) if spoiled and has_gains else format_table(rows))
     scores = printable(output_dir / "results.json")
     print(f"\n{printable(title)}; scores in {scores}")
     for name in dict.fromkeys(row.dataset for row in rows):
@@ -280,8 +290,8 @@ def _conditions(scoring: Scoring) -> dict[str, Any]:
         "max_photos": scoring.max_photos,
         "device": jax.devices()[0].device_kind,
         "versions": {
-            name: importlib.metadata.version(name)
-            for name in ("jax", "jaxlib", "flax", "numpy", "scikit-image")
+            "eddsrn_jax": __version__,
+            **{name: importlib.metadata.version(name) for name in _PACKAGES},
         },
     }
 
@@ -315,13 +325,17 @@ def _open_weights(name: Path | str | None) -> _Candidate:
     name = name or "gaussian"
     path = find_weights(name)
     network = read_network(path)
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     return _Candidate(
         network,
-        {"weights": str(path), "sha256": sha256, "step": network.step},
+        {"weights": str(path), "sha256": checksum(path), "step": network.step},
         f"{path}, step {network.step}",
         Path("evaluation", Path(name).name.removesuffix(path.suffix)),
     )
+
+
+def checksum(path: Path) -> str:
+    """Returns the SHA-256 of a file, in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _methods(
@@ -335,7 +349,7 @@ def _methods(
         methods.append(("blurred input", untouched))
     methods += [("bicubic", bicubic), (network.name, restorer)]
     if comparison.ensemble:
-        methods.append((f"{network.name}, x8 ensemble", self_ensemble(restorer)))
+        methods.append((f"{network.name}, x8 ensemble", SelfEnsemble(restorer)))
     if comparison.wiener:
         # Importing SciPy's transforms takes a while.
         from eddsrn_jax.evaluation.baselines.wiener import Wiener
@@ -346,8 +360,8 @@ def _methods(
         methods.append((f"weights {Path(given).name}", other))
     if comparison.peers:
         for name, peer in read_peers(local_path(comparison.peers, "--peers")).items():
-            other = Restorer(peer.model, peer.params)
-            methods.append((f"{name}, published weights", other))
+            other = peer.model.clone(dtype=dtype) if dtype else peer.model
+            methods.append((f"{name}, published weights", Restorer(other, peer.params)))
     for name, folder in comparison.results.items():
         methods.append((name, SavedResults(folder, f"--results={name}")))
     names = [name for name, _ in methods]
@@ -374,7 +388,8 @@ def read_photos(source: Source) -> Iterator[Photo | Pair]:
 def _held_out(config: Config, workdir: Path, *, required: bool) -> list[Source]:
     try:
         return [open_validation(**photo_places(config), workdir=workdir)]
-    except InputError as error:
+    # The second one if the photos are those of tensorflow-datasets, and it is missing.
+    except (InputError, ModuleNotFoundError) as error:
         if required:
             raise
         _log.warning("the run's validation set is left out: %s", error)

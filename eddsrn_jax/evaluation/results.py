@@ -50,7 +50,7 @@ def means(rows: Sequence[Row], *, by_sigma: bool) -> list[dict[str, Any]]:
         One dict for each set, output and method, and each degradation if `by_sigma` is
         set, in the order of the rows. Its keys are "dataset", "output", "method",
         "sigma", "noise", "jpeg" (these three are None for a mean over degradations, and
-        sigma also for pairs),
+        sigma also where the blur is unknown),
         "images" (number), "seconds" (median) and the scores.
     """
     groups: dict[tuple, list[Row]] = defaultdict(list)

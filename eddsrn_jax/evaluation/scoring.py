@@ -124,6 +124,8 @@ def evaluate(
             stem = _new_stem(name, stems)
             if number % share[1] != share[0] or _is_too_small(name, photo):
                 continue
+            if given and number == share[0]:
+                _warn_of_pairs(dataset, methods, scoring)
             hr, results, num_bytes = cut_to_scale(photo), [], 0
             if (hr[:, :, :1] == hr).all():
                 _log.info("%s: gray photo, scored as three equal channels", name)
@@ -144,6 +146,20 @@ def evaluate(
             rows += _score(dataset, name, hr, results)
             has_example = True
     return rows
+
+
+def _warn_of_pairs(dataset: str, methods: Mapping[str, Method], scoring: Scoring) -> None:
+    """Warns of what has no effect on pairs."""
+    chosen = (scoring.sigmas, scoring.own, scoring.spoilings)
+    without = [] if chosen == (PAPER.sigmas, "", PAPER.spoilings) else ["degradation"]
+    without += [name for name, x in methods.items() if getattr(x, "takes_sigma", False)]
+    if without:
+        _log.warning(
+            "%s: these are pairs, whose inputs are scored as they are; their sigma is"
+            " unknown. Without effect on them: %s",
+            dataset,
+            ", ".join(without),
+        )
 
 
 def example_path(output_dir: Path, dataset: str) -> Path:

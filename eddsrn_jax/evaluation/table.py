@@ -26,6 +26,7 @@ from eddsrn_jax.evaluation.figure import check_size, draw_figure
 from eddsrn_jax.evaluation.inputs import random_sigma
 from eddsrn_jax.evaluation.network import (
     check_sets,
+    checksum,
     open_folders,
     score_sources,
 )
@@ -104,7 +105,12 @@ def compare(
         sources,
         output_dir,
         scoring=scoring,
-        origin={"config": config.to_dict(), "dtype": dtype or "each network's own"},
+        origin={
+            "config": config.to_dict(),
+            "dtype": dtype or "each network's own",
+            "datasets": {name: str(path) for name, path in datasets.items()},
+            "sha256": _checksums(config),
+        },
     )
     if jax.process_index() == 0:
         found = means(rows, by_sigma=False)
@@ -124,6 +130,13 @@ def compare(
         print(f"figure: {printable(path)}")
     wait_for_others()
     return entries
+
+
+def _checksums(config: Config) -> dict[str, str]:
+    """Returns the checksums of the weights files of a table, by row."""
+    rows = {name: row for name, row in config.rows.items() if "weights" in row}
+    files = {name: local_path(row.weights, name) for name, row in rows.items()}
+    return {name: checksum(file) for name, file in files.items() if file.is_file()}
 
 
 def _open_photo(place: str) -> np.ndarray:
@@ -195,6 +208,11 @@ def _check_table(config: Config) -> None:
         )
     if values and not isinstance(values.get("name"), str):
         raise InputError(f"config.name={values.get('name')!r}: expected text")
+    if values and (values["name"] in ("", "results") or "/" in values["name"]):
+        raise InputError(
+            f"config.name={values['name']!r}: expected the name of the table's files, and"
+            " results.json is that of the scores"
+        )
     expected = "a table has rows, such as configs/table1.py"
     if not isinstance(values.get("rows"), dict):
         raise InputError(f"config.rows={values.get('rows')!r}: {expected}")

@@ -63,11 +63,14 @@ def degrade_by(path: str, key: jax.Array, lr_sharp: jax.Array) -> jax.Array:
         lr_sharp: small sharp image.
 
     Returns:
-        float32 of the same shape, neither clipped nor rounded.
+        float32 of the same shape. The caller clips and rounds it.
 
     Raises:
-        InputError: the function raises an error, or returns something else.
+        InputError: the path is not imported, or the function raises an error or returns
+            something else.
     """
+    if path not in OWN_DEGRADATIONS:
+        raise InputError(f"{path} is not imported; call import_degradation first")
     try:
         degraded = OWN_DEGRADATIONS[path](key, lr_sharp)
         shape, dtype = jnp.shape(degraded), jnp.result_type(degraded)
@@ -78,7 +81,7 @@ def degrade_by(path: str, key: jax.Array, lr_sharp: jax.Array) -> jax.Array:
     if shape != lr_sharp.shape or not jnp.issubdtype(dtype, jnp.floating):
         raise InputError(
             f"{path}: returned {dtype} {list(shape)} for an image of"
-            f" {list(lr_sharp.shape)}; expected float of the same shape, in [0, 1]"
+            f" {list(lr_sharp.shape)}; expected floats of the same shape"
         )
     return degraded.astype(jnp.float32)
 
@@ -281,7 +284,8 @@ def training_triple(
     hr = augment(augment_key, hr)
     lr_sharp = _shrink(hr, scale=scale, size=hr.shape[:2])
     if own:
-        blurred = degrade_by(own, own_key, lr_sharp)
+        # The noise of values below 0 would not be a number.
+        blurred = jnp.clip(degrade_by(own, own_key, lr_sharp), 0.0, 1.0)
     else:
         keys = (sigma_key, shape_key)
         blurred = _blur_at_random(keys, lr_sharp, sigma_range, anisotropic_share)

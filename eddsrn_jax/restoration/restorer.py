@@ -29,7 +29,13 @@ from eddsrn_jax.restoration.blocks import Block, gray, is_gray, make_block
 from eddsrn_jax.restoration.onnx_graph import write_onnx
 from eddsrn_jax.restoration.outputs import Restored
 from eddsrn_jax.restoration.tile_network import restore_window
-from eddsrn_jax.restoration.tiles import LARGEST_WINDOW, Planner, Tile, cut
+from eddsrn_jax.restoration.tiles import (
+    LARGEST_WINDOW,
+    MOST_FITTED,
+    Planner,
+    Tile,
+    cut,
+)
 from eddsrn_jax.restoration.transparency import fill_hidden
 
 _log = logging.getLogger(__name__)
@@ -87,7 +93,11 @@ class Restorer:
             memory = _MEMORY_SHARE * device_memory(device)
             fitting = int((memory / activation_bytes_per_pixel(model)) ** 0.5) // 64 * 64
             largest_window = max(min(fitting, LARGEST_WINDOW), 2 * halo + STRIDE)
-        self._planner = Planner(halo=halo, largest=largest_window)
+        # A GPU restores a photo in less time than it takes to compile a program.
+        most_fitted = MOST_FITTED if device.platform == "cpu" else 0
+        self._planner = Planner(
+            halo=halo, largest=largest_window, most_fitted=most_fitted
+        )
         self._prepared: set[tuple[int, int]] = set()
 
     @classmethod
@@ -142,7 +152,7 @@ class Restorer:
         Without this call, a size gets a program of its own at its third photo. Until then
         its photos use the programs that all sizes share. A program restores windows, see
         tiles.py. Once 32 sizes of windows have their own programs, photos that need
-        another size use the shared ones.
+        another size use the shared ones. On GPUs and TPUs all photos use these.
         """
         size = (height, width)
         if size not in self._prepared:

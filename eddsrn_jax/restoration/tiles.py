@@ -41,7 +41,7 @@ _RECURRING = 3
 # In a run of at most this many sizes, every size gets a program of its own at once.
 _FEW_SIZES = 2
 # The number of such programs is limited, as each takes some 12 MB.
-_MOST_FITTED = 32
+MOST_FITTED = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,12 +181,13 @@ class Planner:
         largest: side of the largest square window.
     """
 
-    def __init__(self, *, halo: int, largest: int):
+    def __init__(self, *, halo: int, largest: int, most_fitted: int = MOST_FITTED):
         """Starts with the windows that photos of all sizes share.
 
         Args:
             halo: width of a window's halo in pixels, a multiple of STRIDE.
             largest: side of the largest square window in pixels, a multiple of STRIDE.
+            most_fitted: highest number of fitted windows.
 
         Raises:
             UsageError: `largest` is not a multiple of STRIDE, or is below
@@ -199,7 +200,7 @@ class Planner:
             )
         self.fitted: set[Size] = set()
         self.largest = largest
-        self._halo = halo
+        self._halo, self._most_fitted = halo, most_fitted
         # Number of photos of each size so far.
         self._seen: collections.Counter[Size] = collections.Counter()
 
@@ -225,8 +226,8 @@ class Planner:
                 self.fit(size)
 
     def fit(self, size: Size) -> None:
-        """Fits a window to a size of photos, unless there are 32 fitted ones already."""
-        if len(self.fitted) < _MOST_FITTED:
+        """Fits a window to a size of photos, unless there are `most_fitted` already."""
+        if len(self.fitted) < self._most_fitted:
             self.fitted.add(self._fitted_window(size))
 
     def _fitted_window(self, size: Size) -> Size:

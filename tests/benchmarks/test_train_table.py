@@ -5,6 +5,7 @@ import sys
 import pytest
 from absl import flags as absl_flags
 
+from benchmarks import train_table
 from benchmarks.train_table import (
     NETWORKS,
     format_scores,
@@ -16,6 +17,7 @@ from benchmarks.train_table import (
     training_flags,
 )
 from configs import table1
+from eddsrn_jax.commands.command_line import execute
 from eddsrn_jax.commands.config_flag import define_config_flag
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.training.config_checks import check
@@ -88,8 +90,12 @@ def test_the_table_has_the_mean_and_the_range_of_the_seeds(tmp_path):
         write_scores(tmp_path / "results.json", **values)
         rows = read_scores(tmp_path / "results.json")
         assert [row["output"] for row in rows] == [*values]
-        found += [{"network": name, "seed": seed, **row} for row in rows]
-    assert format_scores(found).splitlines()[-2:] == [
+        run = {"network": name, "seed": seed, "dataset": "mine"}
+        found += [{**run, **row} for row in rows]
+    others = [{**row, "dataset": "other"} for row in found[:1]]
+    table = format_scores(others + found, "mine").splitlines()
+    assert table[0].startswith("mine, ")
+    assert table[-2:] == [
         "| eddsrn | 2 | 23.25 | 0.50 | 28.05 | 0.10 |",
         "| deblur_cnn | 1 |  |  | 25.00 |  |",
     ]
@@ -115,18 +121,21 @@ def test_runs_with_other_settings_need_another_folder(tmp_path):
     record_settings(tmp_path, {"crops": "16", "dataset=a": "photos"})
     record_settings(tmp_path, {"crops": "16", "dataset=b": "others"})
     for name, value in (("crops", "32"), ("dataset=a", "others")):
-        with pytest.raises(InputError, match=f"--{name}={value}: the runs in .* have --"):
+        with pytest.raises(InputError, match=f"--{name}={value}: .*settings.json has --"):
             record_settings(tmp_path, {name: value})
 
 
 def test_a_repeated_command_leaves_out_what_is_done(tmp_path):
-    calls, stop_at = [], None
+    calls, stop_at, is_stopped = [], None, True
 
     def run(*arguments):
         assert len(calls) != stop_at
         calls.append(arguments)
         values = dict(x.partition("=")[::2] for x in arguments if x.startswith("--"))
-        if "export" in arguments:
+        if arguments[0] == "train.py" and not is_stopped:
+            folder = tmp_path / values["--workdir"] / "checkpoints"
+            (folder / values["--config.total_steps"]).mkdir(parents=True)
+        elif "export" in arguments:
             (tmp_path / values["--out"]).write_bytes(b"")
         elif arguments[0] == "evaluate.py":
             write_scores(tmp_path / values["--output_dir"] / "results.json", sr=20.0)
@@ -147,6 +156,10 @@ def test_a_repeated_command_leaves_out_what_is_done(tmp_path):
         rows = json.loads((tmp_path / "scores.json").read_text())
         return [(row["network"], row["seed"], row["dataset"]) for row in rows]
 
+    # The first training is told to stop. It ends without an error, but is incomplete.
+    with pytest.raises(InputError, match="edsr-0: this run was stopped before step 2"):
+        train()
+    is_stopped = False
     # Stopped before the first network is scored.
     stop_at = 2
     with pytest.raises(AssertionError):
@@ -171,3 +184,27 @@ def test_a_repeated_command_leaves_out_what_is_done(tmp_path):
     assert train("other").read_text().count("20.00") == 2
     assert [arguments[0] for arguments in calls] == ["evaluate.py"] * 2
     assert len(read()) == 4
+
+
+def test_a_wrong_folder_is_refused_before_it_is_recorded(
+    photo_folder, tmp_path, monkeypatch, capsys
+):
+    right = {
+        "train": str(photo_folder),
+        "valid": str(photo_folder),
+        "dataset": f"mine={photo_folder}",
+        "folder": str(tmp_path / "runs"),
+    }
+    for name, value in (
+        ("train", "/absent"),
+        ("valid", "/absent"),
+        ("dataset", "mine=/absent"),
+        ("dataset", "mine"),
+        ("dataset", "a/b=/absent"),
+        ("only", ""),
+    ):
+        given = [f"--{k}={v}" for k, v in (right | {name: value}).items()]
+        monkeypatch.setattr(sys, "argv", ["train_table", *given])
+        assert execute(train_table.main, train_table.FLAGS) in (1, 2)
+        assert value.rpartition("=")[2] in capsys.readouterr().err
+        assert not (tmp_path / "runs").exists()

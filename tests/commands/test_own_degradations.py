@@ -34,6 +34,9 @@ not_a_function = 3
 def darker(key, image):
     return image * jax.random.uniform(key, minval=0.25, maxval=0.75)
 
+def negative(key, image):
+    return image - 1.5
+
 def half(key, image):
     return image / 2
 
@@ -107,6 +110,18 @@ def test_its_key_is_the_crops_own(photo, own):
     assert min(factors) > 0.24 and max(factors) < 0.76
 
 
+def test_values_out_of_range_are_clipped_before_noise(photo, own):
+    options = {"sigma_range": (1.0, 2.0), "noise_share": 1.0, "max_noise": 20.0}
+    keys = jax.random.split(jax.random.key(0), 60)
+    path = own("negative")
+
+    def make(key):
+        return training_triple(key, photo[:64, :64], scale=4, own=path, **options)
+
+    # Noise that grows with brightness has no level below black.
+    assert jnp.isfinite(jax.jit(jax.vmap(make))(keys)["lr_blur"]).all()
+
+
 def test_sharp_crops_noise_and_jpeg_go_with_it(photo, own):
     options = {"sigma_range": (1.0, 2.0), "own": own("half")}
     sharp = triple(photo, 1, **options, sharp_share=1.0)
@@ -123,7 +138,7 @@ def test_sharp_crops_noise_and_jpeg_go_with_it(photo, own):
     "name, message",
     [
         ("one_row_less", r"returned float32 \[15, 16, 3\] for an image of \[16, 16, 3\]"),
-        ("levels", r"returned uint8 \[16, 16, 3\] .*expected float of the same shape"),
+        ("levels", r"returned uint8 \[16, 16, 3\] .*expected floats of the same shape"),
         ("text", r"cannot degrade an image \(TypeError: "),
         ("failing", r"cannot degrade an image \(KeyError: 'kernel'\)"),
     ],

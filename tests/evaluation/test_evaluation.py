@@ -9,7 +9,7 @@ from PIL import Image
 from eddsrn_jax.data.sources import folder_source
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.evaluation.baselines.bicubic import bicubic, untouched
-from eddsrn_jax.evaluation.baselines.ensemble import self_ensemble
+from eddsrn_jax.evaluation.baselines.ensemble import SelfEnsemble
 from eddsrn_jax.evaluation.inputs import (
     SPOILINGS,
     Spoiling,
@@ -361,7 +361,7 @@ def test_the_ensemble_is_the_mean_over_turned_and_mirrored_copies(photo):
         rows = np.linspace(1, 0, len(pixels), dtype=np.float32)[:, None, None]
         return Restored(sr=pixels.repeat(4, 0).repeat(4, 1), deblurred=pixels * rows)
 
-    found = self_ensemble(ramp)(image)
+    found = SelfEnsemble(ramp)(image)
     np.testing.assert_array_equal(found.sr, image.repeat(4, 0).repeat(4, 1))
     # The copies are darkened from all four sides, so their mean is half as bright.
     np.testing.assert_allclose(found.deblurred, image / 2, atol=0.51)
@@ -376,3 +376,24 @@ def test_before_after_enlarges_small_images_to_the_same_detail():
     assert sheet.shape == (40 + 16, 2 * 40 + 4, 3)
     np.testing.assert_array_equal(sheet[16:, :40], sheet[16:, 44:])
     Image.fromarray(sheet)
+
+
+def test_the_ensemble_is_prepared_for_both_orientations():
+    class Method:
+        def __init__(self):
+            self.prepared, self.seen = [], []
+
+        def prepare(self, height, width):
+            self.prepared.append((height, width))
+
+        def __call__(self, image):
+            self.seen.append(image.shape[:2])
+            return Restored(deblurred=image)
+
+    method = Method()
+    ensemble = SelfEnsemble(method)
+    ensemble.prepare(8, 12)
+    assert method.prepared == [(8, 12), (12, 8)]
+    assert {*method.seen} == {(8, 12), (12, 8)}
+    ensemble.prepare(8, 12)
+    assert len(method.prepared) == 2

@@ -105,3 +105,16 @@ def test_a_value_without_two_folders_is_refused(value, call):
         f"error: --dataset=mine={value}: expected pairs:LR_DIR,HR_DIR, the folder of the"
         " small photos and that of the sharp ones"
     )
+
+
+def test_what_has_no_effect_on_pairs_is_named(pairs, caplog):
+    (source,) = open_folders({"mine": pairs})
+    evaluate(METHODS, read_photos(source), dataset="mine")
+    assert not caplog.messages
+    methods = {**METHODS, "Wiener": ToldSigma()}
+    scoring = Scoring(sigmas=(1.0,))
+    evaluate(methods, read_photos(source), dataset="mine", scoring=scoring)
+    assert [x for x in caplog.messages if "Without effect" in x] == [
+        "mine: these are pairs, whose inputs are scored as they are; their sigma is"
+        " unknown. Without effect on them: degradation, Wiener"
+    ]

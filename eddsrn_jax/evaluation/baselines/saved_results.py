@@ -14,8 +14,9 @@ from eddsrn_jax.restoration.outputs import Restored
 class SavedResults:
     """Reads the result of each input from a folder.
 
-    The folder has the subfolders and names of the inputs that an evaluation saves, such
-    as Set14/sigma_1.5/baboon_input.png, or baboon.png for short.
+    The folder has the subfolders of the inputs that an evaluation saves. The result of
+    Set14/sigma_1.5/baboon_input.png has that name, or else Set14/sigma_1.5/baboon.png. If
+    both exist, the first one may be the input itself, and the second one is taken.
     """
 
     takes_place = True
@@ -49,12 +50,12 @@ class SavedResults:
         Raises:
             InputError: there is no such file, it cannot be read, or it has another size.
         """
-        paths = [self._folder / f"{place}{ending}.png" for ending in ("_input", "")]
+        paths = [self._folder / f"{place}{ending}.png" for ending in ("", "_input")]
         path = next((path for path in paths if path.is_file()), None)
         if path is None:
             raise InputError(
-                f"{self._flag}: there is neither {printable(paths[0])} nor"
-                f" {printable(paths[1].name)}; --save_images writes the inputs under such"
+                f"{self._flag}: there is neither {printable(paths[1])} nor"
+                f" {printable(paths[0].name)}; --save_images writes the inputs under such"
                 " names"
             )
         image = read_image(path)
