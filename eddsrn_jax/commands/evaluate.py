@@ -144,8 +144,9 @@ _SAVE_IMAGES = flags.DEFINE_boolean(
 _OUTPUT_DIR = flags.DEFINE_string(
     "output_dir",
     None,
-    "Folder for results and images. Default: WORKDIR/evaluation/STEP, or evaluation/NAME"
-    " for weights and tables.",
+    "Folder for results and images, which replace those of the same name. Default:"
+    " WORKDIR/evaluation/STEP, or evaluation/NAME for weights and tables, followed by -2,"
+    " -3 and so on if that folder exists.",
     flag_values=FLAGS,
 )
 

@@ -17,7 +17,7 @@ from eddsrn_jax.files import make_folder
 from eddsrn_jax.paths import local_path, printable, workdir_path
 
 FLAGS = flags.FlagValues()
-define_network_flags(FLAGS)
+define_network_flags(FLAGS, default="Either these or --workdir are needed.")
 _STEP = flags.DEFINE_integer(
     "step",
     None,

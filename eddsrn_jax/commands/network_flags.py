@@ -10,8 +10,15 @@ WEIGHTS = (
 )
 
 
-def define_network_flags(flag_values: flags.FlagValues) -> None:
-    """Adds --workdir and --weights; a command takes one of them."""
+def define_network_flags(
+    flag_values: flags.FlagValues, *, default: str = "Default: photo."
+) -> None:
+    """Adds --workdir and --weights; a command takes one of them.
+
+    Args:
+        flag_values: flags of the command.
+        default: sentence of the help text on what happens without both.
+    """
     flags.DEFINE_string(
         "workdir",
         None,
@@ -21,7 +28,7 @@ def define_network_flags(flag_values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "weights",
         None,
-        f"Weights to use: {WEIGHTS}. Default: photo.",
+        f"Weights to use: {WEIGHTS}. {default}",
         flag_values=flag_values,
     )
     define_own_network_flag(flag_values)

@@ -115,7 +115,7 @@ _DTYPE = flags.DEFINE_enum(
     "dtype",
     None,
     ["float32", "bfloat16", "float16"],
-    "Type to compute in. bfloat16 is fast on GPUs, on TPUs, and on CPUs with AMX or"
+    "Type to compute in. bfloat16 is made for GPUs, TPUs, and CPUs with AMX or"
     " AVX-512 BF16. Default: the network's own.",
     flag_values=FLAGS,
 )

@@ -126,3 +126,11 @@ def test_expected_sizes_get_fitted_windows_if_they_are_few_or_recur():
     # Programs that all sizes share may exist now, so another run fits no windows.
     many.expect([(90, 80)])
     assert many.fitted == {(104, 128)}
+
+
+def test_without_fitted_windows_all_sizes_share_theirs():
+    planner = Planner(halo=HALO, largest=768, most_fitted=0)
+    planner.expect([(339, 511)])
+    planner.fit((339, 511))
+    assert [planner.plan((339, 511))[0] for _ in range(4)] == 4 * [(384, 512)]
+    assert not planner.fitted
