@@ -115,6 +115,7 @@ def _initialize(
             coordinator,
             num_processes,
             process_id,
+            local_device_ids=_local_devices(),
             heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT,
             shutdown_timeout_seconds=_HEARTBEAT_TIMEOUT,
         )
@@ -166,6 +167,20 @@ def _several_by_environment() -> bool:
     counts = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
     by_launcher = any(int(os.environ.get(name, 1)) > 1 for name in counts)
     return by_launcher or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+
+
+def _local_devices() -> list[int] | None:
+    """Returns the GPUs that this process may use, by number, as JAX takes them.
+
+    By default, srun and mpirun let JAX take one GPU for each process. The only process
+    of a machine takes all of them. An empty list means all, None JAX's own choice.
+    """
+    if "JAX_LOCAL_DEVICE_IDS" in os.environ:
+        return None
+    tasks, nodes = (os.environ.get(f"SLURM_STEP_NUM_{x}", "") for x in ("TASKS", "NODES"))
+    by_srun = tasks != "" and tasks == nodes
+    by_mpirun = os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1"
+    return [] if by_srun or by_mpirun else None
 
 
 def require_equal(value: Any, difference: str) -> None:
