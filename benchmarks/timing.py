@@ -42,9 +42,10 @@ def interleave(
 
 
 def user_environment() -> dict[str, str]:
-    """Returns an environment to launch commands in, which set these variables anew.
+    """Returns this process's environment without the variables that each command sets.
 
-    A user's own values of them are lost too.
+    These are XLA_FLAGS and XLA_PYTHON_CLIENT_PREALLOCATE. A user's own values of them are
+    lost too.
     """
     own = ("XLA_FLAGS", "XLA_PYTHON_CLIENT_PREALLOCATE")
     return {name: value for name, value in os.environ.items() if name not in own}

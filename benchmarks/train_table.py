@@ -354,8 +354,11 @@ def main() -> None:
     # A folder that is missing must not be recorded as the one of the runs, or be noticed
     # after the first training.
     (scored,) = parse_datasets([_DATASET.value]).values()
-    for photos in (_TRAIN.value, _VALID.value, scored):
-        find_photos(Path(photos))
+    if isinstance(scored, str):
+        raise UsageError(f"--dataset={_DATASET.value}: expected NAME=DIR")
+    for flag in (_TRAIN, _VALID):
+        find_photos(local_path(flag.value, f"--{flag.name}"))
+    find_photos(scored)
     folder = local_path(_FOLDER.value, "--folder")
     make_folder(folder, "--folder")
     name, _, photos = _DATASET.value.partition("=")

@@ -78,7 +78,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.on_error = "skip"
     # Folder for decoded photos (DIV2K: 6.6 GB). Empty: ~/.cache/eddsrn_jax/packs.
     config.data.cache_dir = ""
-    # "stream": the host cuts the crops, with tf.data, or with grain on Python 3.14.
+    # "stream": the host cuts the crops, with tf.data, or with grain where TensorFlow
+    # is not installed.
     # "resident": the devices cut them, from all photos in device memory.
     config.data.pipeline = "stream"
     # Side of a crop in pixels of the photo, a multiple of 4.
@@ -141,8 +142,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     # The optimizer and its learning rate.
     config.optimizer = ml_collections.ConfigDict()
-    # "adam", "muon", or the import path of a function of the learning rate, such as
-    # optax:lion, which gets neither b2 nor other values.
+    # "adam", "muon", or the import path of a function of the learning rate alone, such as
+    # optax:lion, on which b2 has no effect.
     config.optimizer.name = "adam"
     # "step_decay", "warmup_cosine" or "warmup_constant_decay".
     config.optimizer.schedule = "step_decay"

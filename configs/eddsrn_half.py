@@ -77,7 +77,7 @@ def get_config(size: str = "small") -> ml_collections.ConfigDict:
         config.data.pipeline = "resident"
         config.optimizer.b2 = 0.99
         config.optimizer.decay_steps = 20_000
-        # A GPU trains a thousand steps in the time of one validation.
+        # A GPU should train a thousand steps in about the time of one validation.
         config.validation.every_steps = 10_000
         config.checkpoint.every_steps = 10_000
     return config.lock()

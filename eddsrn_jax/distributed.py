@@ -115,7 +115,7 @@ def _initialize(
             coordinator,
             num_processes,
             process_id,
-            local_device_ids=_local_devices(),
+            local_device_ids=None if coordinator else _local_devices(),
             heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT,
             shutdown_timeout_seconds=_HEARTBEAT_TIMEOUT,
         )
@@ -178,9 +178,10 @@ def _local_devices() -> list[int] | None:
     if "JAX_LOCAL_DEVICE_IDS" in os.environ:
         return None
     tasks, nodes = (os.environ.get(f"SLURM_STEP_NUM_{x}", "") for x in ("TASKS", "NODES"))
-    by_srun = tasks != "" and tasks == nodes
-    by_mpirun = os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1"
-    return [] if by_srun or by_mpirun else None
+    # mpirun may have been started in a shell of srun; JAX looks for it first, too.
+    by_mpirun = os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE")
+    alone = by_mpirun == "1" if by_mpirun else tasks != "" and tasks == nodes
+    return [] if alone else None
 
 
 def require_equal(value: Any, difference: str) -> None:

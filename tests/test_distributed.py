@@ -17,6 +17,7 @@ TWO_BY_SRUN = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "1"}
         (TWO_BY_SRUN, None),
         ({"OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, []),
         ({"OMPI_COMM_WORLD_LOCAL_SIZE": "2"}, None),
+        (ALONE_BY_SRUN | {"OMPI_COMM_WORLD_LOCAL_SIZE": "4"}, None),
         (ALONE_BY_SRUN | {"JAX_LOCAL_DEVICE_IDS": "1"}, None),
     ],
 )

@@ -59,6 +59,6 @@ def find_weights(name: Path | str | None) -> Path:
     if not (path / WEIGHTS_FILE).is_file():
         raise InputError(
             f"--weights={name}: has no {WEIGHTS_FILE}; the folder of a training run is"
-            " given as --workdir"
+            " given as --workdir, or exported to a file (eddsrn export)"
         )
     return path / WEIGHTS_FILE

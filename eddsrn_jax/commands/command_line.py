@@ -237,7 +237,7 @@ def _parse_flags(main: Callable[..., Any], flag_values: flags.FlagValues) -> lis
             # A variable of a shell that is not set, for example. Some values of a config
             # may be empty.
             given = flag_values[name].present and not name.startswith("config.")
-            if given and value in ("", []):
+            if given and (value in ("", []) or (isinstance(value, list) and "" in value)):
                 raise flags.Error(f"flag --{name}=: expected a value, got none")
         return arguments
     except InputError:

@@ -180,6 +180,8 @@ def parse_results(values: list[str]) -> dict[str, Path]:
         name, equals, folder = value.partition("=")
         if not (name and equals and folder) or printable(name) != name:
             raise UsageError(f"--results={printable(value)}: expected NAME=DIR")
+        if any(x in name for x in "/\\|"):
+            raise UsageError(f"--results={value}: {name!r} is used in tables and files")
         if name in results:
             raise UsageError(f"--results={value}: other results are named {name}")
         results[name] = local_path(folder, f"--results={name}")

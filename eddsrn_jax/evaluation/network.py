@@ -162,20 +162,21 @@ def evaluate_network(
         },
     )
     if jax.process_index() == 0:
-        _print_results(rows, scoring, output_dir, candidate.title)
+        _print_results(rows, scoring, output_dir, candidate)
     return rows
 
 
 def _print_results(
-    rows: Sequence[Row], scoring: Scoring, output_dir: Path, title: str
+    rows: Sequence[Row], scoring: Scoring, output_dir: Path, candidate: _Candidate
 ) -> None:
     """Prints the table of scores and the paths of the files with results."""
     spoiled = any(spoiling != Spoiling() for spoiling in scoring.spoilings)
     # The table of gains is about x4 images, which not every network makes.
-    has_gains = len({row.method for row in rows if row.output == "sr"}) > 1
+    made = {row.output for row in rows if row.method == candidate.network.name}
+    has_gains = "sr" in made
     print(format_gains(rows) if spoiled and has_gains else format_table(rows))
     scores = printable(output_dir / "results.json")
-    print(f"\n{printable(title)}; scores in {scores}")
+    print(f"\n{printable(candidate.title)}; scores in {scores}")
     for name in dict.fromkeys(row.dataset for row in rows):
         if (example := example_path(output_dir, name)).exists():
             print(f"before/after picture: {printable(example)}")
@@ -268,6 +269,7 @@ def _require_same(
         "methods": [*methods],
         "scoring": repr(scoring),
         **{name: origin.get(name) for name in ("step", "sha256")},
+        "weights compared": [*origin.get("weights compared", {}).values()],
         "sets": [source.name for source in sources],
     }
     if jax.process_count() > 1:
@@ -357,7 +359,7 @@ def _methods(
         methods.append(("Wiener, told sigma", Wiener()))
     for given in comparison.weights:
         other = Restorer.from_pretrained(weights=given, dtype=dtype)
-        methods.append((f"weights {Path(given).name}", other))
+        methods.append((f"weights {printable(given).replace('|', ' ')}", other))
     if comparison.peers:
         for name, peer in read_peers(local_path(comparison.peers, "--peers")).items():
             other = peer.model.clone(dtype=dtype) if dtype else peer.model
@@ -368,8 +370,8 @@ def _methods(
     for name in names:
         if names.count(name) > 1:
             raise InputError(
-                f"two methods to score have the name {name!r}: the network's name is"
-                " config.name of its training, others are in --compare and --results"
+                f"two methods to score have the name {name!r}: the network's name is that"
+                " of its config, and --compare and --results give others"
             )
     return dict(methods)
 

@@ -223,11 +223,16 @@ def write_results(
         fields = [*by_image[0], "protocol"]
         writer = csv.DictWriter(file, fields, extrasaction="ignore")
         writer.writeheader()
-        writer.writerows(by_image)
+        writer.writerows(map(_without_nan, by_image))
         overall = [{**mean, "sigma": "mean"} for mean in results["means"]]
         for mean in results["means_by_sigma"] + overall:
             mean = {**mean, "image": "mean", "protocol": to_json(protocol)}
-            writer.writerow(mean)
+            writer.writerow(_without_nan(mean))
+
+
+def _without_nan(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Replaces the time of a method that has none by an empty cell."""
+    return {k: "" if isinstance(v, float) and np.isnan(v) else v for k, v in row.items()}
 
 
 def before_after(images: Mapping[str, np.ndarray], *, side: int = 320) -> np.ndarray:

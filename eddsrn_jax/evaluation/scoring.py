@@ -116,7 +116,7 @@ def evaluate(
     """
     rows: list[Row] = []
     stems: set[str] = set()
-    has_example = share[0] > 0
+    has_example, are_known = share[0] > 0, False
     photos = itertools.islice(photos, scoring.max_photos)
     with Progress(f"scoring {dataset}") as bar:
         for number, (name, photo, *given) in enumerate(photos):
@@ -124,8 +124,9 @@ def evaluate(
             stem = _new_stem(name, stems)
             if number % share[1] != share[0] or _is_too_small(name, photo):
                 continue
-            if given and number == share[0]:
+            if given and not are_known:
                 _warn_of_pairs(dataset, methods, scoring)
+                are_known = True
             hr, results, num_bytes = cut_to_scale(photo), [], 0
             if (hr[:, :, :1] == hr).all():
                 _log.info("%s: gray photo, scored as three equal channels", name)

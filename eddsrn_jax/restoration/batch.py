@@ -340,7 +340,7 @@ def _warn_of_blur(job: Job, trained: tuple[float, float]) -> None:
     if side:
         harm = {
             "sharper": "the result may be oversharpened (a lower --strength helps)",
-            "blurrier": "some blur will remain (reduce the photo to half its size first)",
+            "blurrier": "some blur will remain (less if the photo is reduced first)",
         }
         low, high = trained
         job.warn(

@@ -93,7 +93,7 @@ class Restorer:
             memory = _MEMORY_SHARE * device_memory(device)
             fitting = int((memory / activation_bytes_per_pixel(model)) ** 0.5) // 64 * 64
             largest_window = max(min(fitting, LARGEST_WINDOW), 2 * halo + STRIDE)
-        # A GPU restores a photo in less time than it takes to compile a program.
+        # A GPU should restore a photo in less time than compiling a program takes.
         most_fitted = MOST_FITTED if device.platform == "cpu" else 0
         self._planner = Planner(
             halo=halo, largest=largest_window, most_fitted=most_fitted

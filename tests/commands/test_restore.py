@@ -142,7 +142,7 @@ def test_ctrl_c_stops_early_and_leaves_only_complete_files(weights, photo, tmp_p
         ([], 2, "no photos: expected files or folders, see --help"),
         ([""], 2, "no photos"),
         (["--outputs=sr,sharp", "x"], 2, "--outputs=sr,sharp: expected sr, deblurred or"),
-        (["--outputs=", "x"], 2, "--outputs=: expected sr"),
+        (["--outputs=", "x"], 2, "flag --outputs=: expected a value"),
         (["--strength=1.5", "x"], 2, "flag --strength=1.5: 1.5 is not a number in the"),
         (["--format=gif", "x"], 2, "flag --format=gif: value should be one of <png|jpg|"),
         (

@@ -57,7 +57,7 @@ def offences(tree):
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_source_evaluates_unpickles_or_calls_a_shell(path):
-    # Two functions run configs, networks and losses that the user has named.
+    # Two functions run configs and other code that the user has named.
     own_code = path == ROOT / "eddsrn_jax" / "own_code.py"
     expected = ["importlib.import_module", "loader.exec_module"] if own_code else []
     assert sorted(offences(ast.parse(path.read_text()))) == expected

@@ -35,6 +35,12 @@ def score(photos, scoring, **methods):
     return evaluate(methods, photos, dataset="two", scoring=scoring)
 
 
+def copy_inputs(folder):
+    """Gives the inputs the names of results too."""
+    for path in folder.rglob("*_input.png"):
+        shutil.copy(path, path.with_name(path.name.replace("_input", "")))
+
+
 @pytest.mark.parametrize("ending", ["_input.png", ".png"])
 def test_saved_images_score_like_the_method_that_made_them(
     photos, inputs, tmp_path, ending
@@ -66,6 +72,7 @@ def test_saved_images_score_like_the_method_that_made_them(
 
 def test_images_of_the_inputs_size_are_deblurred_ones(photos, inputs):
     folder, scoring = inputs
+    copy_inputs(folder)
     rows = score(photos, scoring, saved=SavedResults(folder, "--results=saved"))
     expected = score(photos, scoring, none=untouched)
     assert {row.output for row in rows} == {"deblurred"}
@@ -75,12 +82,17 @@ def test_images_of_the_inputs_size_are_deblurred_ones(photos, inputs):
 def test_a_missing_or_wrong_image_is_named(photos, inputs, tmp_path):
     folder, scoring = inputs
     saved = SavedResults(folder, "--results=mine")
-    wrong = folder / "two" / "sigma_2" / "b" / "c_input.png"
+    expected = "a_input.png is the input itself, and there is no a.png"
+    with pytest.raises(InputError, match=expected):
+        score(photos, scoring, mine=saved)
+    copy_inputs(folder)
+    wrong = folder / "two" / "sigma_2" / "b" / "c.png"
     Image.new("RGB", (24, 21)).save(wrong)
-    expected = r"c_input.png is 24 x 21 pixels; expected 96 x 80 .* or 24 x 20 for the"
+    expected = r"c.png is 24 x 21 pixels; expected 96 x 80 .* or 24 x 20 for the"
     with pytest.raises(InputError, match=expected):
         score(photos, scoring, mine=saved)
     wrong.unlink()
+    wrong.with_name("c_input.png").unlink()
     expected = "--results=mine: there is neither .*c_input.png nor c.png; --save_images"
     with pytest.raises(InputError, match=expected):
         score(photos, scoring, mine=saved)

@@ -29,13 +29,16 @@ class SelfEnsemble:
         self._prepared: set[tuple[int, int]] = set()
 
     def prepare(self, height: int, width: int) -> None:
-        """Compiles the method's programs for a size, upright and on its side."""
+        """Compiles the method's programs for a size, upright and on its side.
+
+        The method's own preparation fits its windows to both, but its programs are for
+        8-bit photos; a first call compiles those for floating-point ones.
+        """
         if (height, width) in self._prepared:
             return
         if prepare := getattr(self._method, "prepare", None):
             prepare(height, width)
             prepare(width, height)
-        # The method gets other types of pixels than those that it prepares for.
         self(np.zeros((height, width, 3), np.uint8))
         self._prepared |= {(height, width), (width, height)}
 

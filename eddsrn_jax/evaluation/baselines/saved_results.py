@@ -59,6 +59,11 @@ class SavedResults:
                 " names"
             )
         image = read_image(path)
+        if path == paths[1] and np.array_equal(image, lr_blur):
+            raise InputError(
+                f"{self._flag}: {printable(path)} is the input itself, and there is no"
+                f" {printable(paths[0].name)}"
+            )
         height, width, _ = lr_blur.shape
         if image.shape[:2] == (SCALE * height, SCALE * width):
             return Restored(sr=image)
