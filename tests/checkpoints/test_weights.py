@@ -68,6 +68,13 @@ def test_loads_weights_from_a_file_or_a_workdir(finished, photo, tmp_path):
     assert 0 < np.abs(rounded.sr - restorer(image).sr.astype(int)).max() < 8
 
 
+def test_the_name_of_a_network_is_safe_for_terminals_and_tables(tmp_path):
+    params = jax.device_get(init_params(MODEL, jax.random.key(0)))
+    path = tmp_path / "w.safetensors"
+    write_network(path, Network(MODEL, params, "a\x1b[2J|b\n", 1, (1.0, 2.0)))
+    assert read_network(path).name == "a\\x1b[2J b\\n"
+
+
 def test_int8_weights_halve_file_size_with_small_errors(tmp_path, photo):
     network = read_network("eddsrn-lite")
     sizes = {}

@@ -17,6 +17,7 @@ from eddsrn_jax.evaluation.baselines.cascade import Cascade
 from eddsrn_jax.evaluation.baselines.dark_channel import DarkChannel
 from eddsrn_jax.evaluation.baselines.wiener import Wiener
 from eddsrn_jax.evaluation.figure import draw_figure
+from eddsrn_jax.evaluation.inputs import Spoiling
 from eddsrn_jax.evaluation.network import Comparison, evaluate_network
 from eddsrn_jax.evaluation.results import open_output
 from eddsrn_jax.evaluation.scoring import Scoring
@@ -95,6 +96,34 @@ def test_compare_lists_all_rows_their_costs_and_missing_inputs(compared, photos)
     assert deblur.parameters == count_parameters(abstract_params(MODELS["deblur"]))
     assert both.parameters == deblur.parameters + enlarge.parameters
     assert both.flops == deblur.flops + enlarge.flops
+
+
+def test_the_scores_of_a_table_name_its_sets_and_weights(compared, photos):
+    _, out = compared
+    protocol = json.loads((out / "results.json").read_text())["protocol"]
+    assert protocol["datasets"] == {"cats": str(photos)}
+    assert {"joint", "deblur"} <= protocol["sha256"].keys()
+    assert "absent" not in protocol["sha256"]
+
+
+def test_gains_are_printed_only_of_a_network_with_an_x4_image(config, photos, capsys):
+    for row, header in (("deblur", "| output "), ("joint", "| sigma |")):
+        evaluate_network(
+            weights=Path(config.rows[row].weights),
+            datasets={"cats": photos},
+            scoring=Scoring(sigmas=(1.0,), spoilings=(Spoiling(noise=5.0),)),
+            output_dir=photos.parent / row,
+        )
+        assert header in capsys.readouterr().out
+
+
+def test_a_refused_evaluation_makes_no_folder(photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="absent"):
+        evaluate_network(
+            datasets={"cats": photos}, comparison=Comparison(peers=tmp_path / "absent")
+        )
+    assert not any(tmp_path.iterdir())
 
 
 def test_compare_gives_the_scores_of_evaluate_network(compared, config, photos, tmp_path):
@@ -201,6 +230,8 @@ def test_read_entries_rejects_unknown_methods(config):
     "change, message",
     [
         ({"name": None}, "config.name=None: expected text"),
+        ({"name": "results"}, "config.name='results': expected the name of the table's"),
+        ({"name": "a/b"}, "config.name='a/b': expected the name of the table's files"),
         (
             {"rows": {"a": "text"}, "order": ("a",)},
             "config.rows.a='text': expected",
@@ -229,7 +260,7 @@ def test_read_entries_rejects_unknown_methods(config):
             "config.rows: two rows have the title 'A'",
         ),
     ],
-    ids=["name", "row", "parts", "titles"],
+    ids=["name", "name of the scores", "folder in the name", "row", "parts", "titles"],
 )
 def test_read_entries_rejects_malformed_tables(change, message):
     table = ml_collections.ConfigDict({"name": "mine"} | change)
