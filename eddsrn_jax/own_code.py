@@ -5,12 +5,14 @@ untrusted. Therefore only paths that the user has named are imported: in a confi
 which is code itself, in a flag, or in a call.
 """
 
+import contextlib
 import importlib
 import importlib.machinery
 import importlib.util
 import os
 import sys
 import types
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,14 +76,47 @@ def import_object(path: str) -> Any:
             raise InputError(
                 f"{path}: no module {error.name} in {here}, and none is installed"
             ) from error
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-        raise InputError(
-            f"{path}: {module_name} cannot be imported ({reason})"
-        ) from error
+        with explaining(f"{path}: {module_name} cannot be imported"):
+            raise
     if not hasattr(module, name):
         place = getattr(module, "__file__", None) or module_name
         raise InputError(f"{path}: {place} has no {name}")
     return getattr(module, name)
+
+
+def import_function(path: str, arguments: str) -> Callable[..., Any]:
+    """Imports a function, see `import_object`.
+
+    Args:
+        path: import path that the user has named.
+        arguments: the arguments that the function should take, for messages.
+
+    Raises:
+        InputError: see `import_object`; or the path is not that of a function.
+    """
+    function = import_object(path)
+    if not callable(function):
+        raise InputError(f"{path}: expected a function of {arguments}")
+    return function
+
+
+@contextlib.contextmanager
+def explaining(problem: str) -> Iterator[None]:
+    """Turns the errors of a user's own code, which may be any, into InputErrors.
+
+    Args:
+        problem: beginning of the message, which the error's own first line follows.
+
+    Raises:
+        InputError: the block raises an error.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise InputError(f"{problem} ({reason})") from error
 
 
 def _let_code_import(configs: Path) -> None:

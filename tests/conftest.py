@@ -42,7 +42,11 @@ from eddsrn_jax.evaluation.inputs import degrade_photo
 from eddsrn_jax.files import locked
 from eddsrn_jax.images import read_image
 from eddsrn_jax.images.pictures import read_header, read_picture
+from eddsrn_jax.models import NETWORKS
+from eddsrn_jax.ops.degradation import OWN_DEGRADATIONS
 from eddsrn_jax.training.loop import train_and_evaluate
+from eddsrn_jax.training.losses import LOSSES
+from eddsrn_jax.training.optimizer import OPTIMIZERS
 
 # Some tests send Ctrl-C to processes. A shell makes its background commands ignore it,
 # and their child processes inherit that, so the default is restored here.
@@ -194,3 +198,24 @@ def call(monkeypatch, capsys, caplog):
         return code, out, "".join(f"{message}\n" for message in messages) + err
 
     return run
+
+
+@pytest.fixture
+def write_module(tmp_path, monkeypatch):
+    """Returns a function that writes a user's module into the current folder.
+
+    The function takes the module's code and returns its name. What a test imports by path
+    is forgotten after it.
+    """
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.chdir(tmp_path)
+
+    def write(code):
+        name = f"own_code_of_{tmp_path.name}"
+        (tmp_path / f"{name}.py").write_text(code)
+        return name
+
+    yield write
+    for names in (NETWORKS, LOSSES, OPTIMIZERS, OWN_DEGRADATIONS):
+        for path in [path for path in names if ":" in path]:
+            del names[path]

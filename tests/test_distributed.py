@@ -4,7 +4,8 @@ import pytest
 
 from eddsrn_jax.distributed import _local_devices
 
-# What srun and mpirun set for one process on each of two machines, and for two on one.
+# srun sets these variables if it starts one process on each of two machines, and if it
+# starts two processes on one machine.
 ALONE_BY_SRUN = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "2"}
 TWO_BY_SRUN = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "1"}
 

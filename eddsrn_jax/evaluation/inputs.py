@@ -119,18 +119,15 @@ def degrade_photo(
     return lr_sharp, lr_blur
 
 
-def make_input(
-    hr: np.ndarray, blur: float | str, *, max_sigma: float, seed: int, name: str
+def degrade_photo_by(
+    path: str, hr: np.ndarray, *, seed: int, name: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Shrinks a photo and blurs it, or applies a user's own degradation.
+    """Shrinks a photo and applies a user's own degradation; compiles for each size.
 
     Args:
+        path: import path of the degradation, see `degrade_by`.
         hr: uint8 [H, W, 3], H and W multiples of 4.
-        blur: sigma, see `degrade_photo`; or the import path of a degradation, see
-            `degrade_by`, which is compiled for each size of photos.
-        max_sigma: see `degrade_photo`.
-        seed: seed of the user's degradation. Equal seeds and names give equal random
-            numbers.
+        seed: seed of the degradation. Equal seeds and names give equal random numbers.
         name: name of the photo.
 
     Returns:
@@ -140,9 +137,6 @@ def make_input(
         InputError: see `degrade_by`; or the degradation returned a value that is not
             finite.
     """
-    if not isinstance(blur, str):
-        return degrade_photo(hr, blur, max_sigma=max_sigma)
-    path = blur
     key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
     lr_sharp, lr_blur, is_finite = jax.device_get(_degrade_by(hr, key, path=path))
     if not is_finite:

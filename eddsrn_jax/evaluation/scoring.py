@@ -25,7 +25,7 @@ from eddsrn_jax.evaluation.inputs import (
     Spoiling,
     cut_to_scale,
     degrade_photo,
-    make_input,
+    degrade_photo_by,
     random_sigma,
     spoil,
 )
@@ -232,16 +232,16 @@ def _cells(
         yield _Cell(None, Spoiling(), "pairs", True, lr, lr_sharp)
         return
     seed, sigmas = scoring.seed, scoring.sigmas or (random_sigma(scoring.seed, name),)
-    example = (scoring.own or middle(sigmas), scoring.spoilings[0])
-    for blur in [scoring.own] if scoring.own else sigmas:
-        sigma = None if isinstance(blur, str) else blur
-        lr_sharp, lr_blur = make_input(
-            hr, blur, max_sigma=max_sigma, seed=seed, name=name
-        )
+    example = (None if scoring.own else middle(sigmas), scoring.spoilings[0])
+    for sigma in [None] if scoring.own else sigmas:
+        if sigma is None:
+            lr_sharp, lr_blur = degrade_photo_by(scoring.own, hr, seed=seed, name=name)
+        else:
+            lr_sharp, lr_blur = degrade_photo(hr, sigma, max_sigma=max_sigma)
         for spoiling in scoring.spoilings:
             spoiled = spoil(lr_blur, spoiling, seed=seed, name=name)
             folder = _folder_name(sigma, spoiling)
-            is_example = (blur, spoiling) == example
+            is_example = (sigma, spoiling) == example
             yield _Cell(sigma, spoiling, folder, is_example, spoiled, lr_sharp)
 
 
@@ -363,16 +363,18 @@ def validate(
     stems: set[str] = set()
     values: dict[str, list[float]] = defaultdict(list)
     exact: dict[str, None] = {}
-    degradations = list(itertools.product(spoilings, [own] if own else sigmas))
+    # A user's own degradation takes the place of all sigmas.
+    degradations = list(itertools.product(spoilings, sigmas[:1] if own else sigmas))
     are_pairs = len(photos[0]) > 2
     count = len(photos) if are_pairs else max(len(photos), len(degradations))
     for i in range(count):
         name, photo, *given = photos[i % len(photos)]
         hr = cut_to_scale(photo)
-        spoiling, blur = degradations[i % len(degradations)]
-        lr_sharp, lr_blur = make_input(
-            hr, 0.0 if given else blur, max_sigma=max(sigmas), seed=0, name=name
-        )
+        spoiling, sigma = degradations[i % len(degradations)]
+        if own and not given:
+            lr_sharp, lr_blur = degrade_photo_by(own, hr, seed=0, name=name)
+        else:
+            lr_sharp, lr_blur = degrade_photo(hr, sigma, max_sigma=max(sigmas))
         lr_blur = given[0] if given else spoil(lr_blur, spoiling, seed=0, name=name)
         outputs = method(lr_blur)
         scores = {}

@@ -30,7 +30,7 @@ from eddsrn_jax.ops.resize import (
     resample_columns,
     resample_rows,
 )
-from eddsrn_jax.own_code import import_object
+from eddsrn_jax.own_code import explaining, import_function
 
 # Users' own degradations by import path.
 OWN_DEGRADATIONS: MutableMapping[str, Callable[..., Any]] = {}
@@ -46,10 +46,7 @@ def import_degradation(path: str) -> None:
     Raises:
         InputError: the path cannot be imported, or is not that of a function.
     """
-    degradation = import_object(path)
-    if not callable(degradation):
-        raise InputError(f"{path}: expected a function of (key, image)")
-    OWN_DEGRADATIONS[path] = degradation
+    OWN_DEGRADATIONS[path] = import_function(path, "(key, image)")
 
 
 def degrade_by(path: str, key: jax.Array, lr_sharp: jax.Array) -> jax.Array:
@@ -71,13 +68,9 @@ def degrade_by(path: str, key: jax.Array, lr_sharp: jax.Array) -> jax.Array:
     """
     if path not in OWN_DEGRADATIONS:
         raise InputError(f"{path} is not imported; call import_degradation first")
-    try:
+    with explaining(f"{path}: cannot degrade an image"):
         degraded = OWN_DEGRADATIONS[path](key, lr_sharp)
         shape, dtype = jnp.shape(degraded), jnp.result_type(degraded)
-    # A user's own function may raise anything.
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-        raise InputError(f"{path}: cannot degrade an image ({reason})") from error
     if shape != lr_sharp.shape or not jnp.issubdtype(dtype, jnp.floating):
         raise InputError(
             f"{path}: returned {dtype} {list(shape)} for an image of"

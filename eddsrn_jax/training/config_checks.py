@@ -29,7 +29,7 @@ from eddsrn_jax.ops.degradation import (
     degrade_by,
     import_degradation,
 )
-from eddsrn_jax.own_code import is_import_path
+from eddsrn_jax.own_code import explaining, is_import_path
 from eddsrn_jax.paths import printable
 from eddsrn_jax.training.losses import LOSSES, import_loss
 from eddsrn_jax.training.optimizer import (
@@ -248,15 +248,10 @@ def _output_shapes(config: Config) -> dict[str, tuple[int, ...]]:
     # Tracing places shapes on a device, whose absence is no fault of the network.
     find_devices()
     model = make_network(config.network, config.model)
-    try:
+    with explaining(
+        f"config.model: {config.network} cannot be computed with these values"
+    ):
         shapes = {name: x.shape for name, x in abstract_outputs(model).items()}
-    # A user's own network may raise anything.
-    except Exception as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(
-            f"config.model: {config.network} cannot be computed with these values"
-            f" ({type(error).__name__}: {reason})"
-        ) from error
     expected = {
         "sr": (1, SCALE * STRIDE, SCALE * STRIDE, 3),
         "deblurred": (1, STRIDE, STRIDE, 3),
@@ -279,17 +274,11 @@ def _output_shapes(config: Config) -> dict[str, tuple[int, ...]]:
 def _check_optimizer(config: Config, params: Any) -> None:
     """Raises InputError if a user's own optimizer cannot update the parameters."""
     optimizer, _ = make_optimizer(**config.optimizer, steps_per_epoch=1, total_steps=1)
-    try:
+    with explaining(f"{config.optimizer.name}: cannot update the network's parameters"):
         updates, _ = jax.eval_shape(
             lambda x: optimizer.update(x, optimizer.init(x), x), params
         )
         jax.eval_shape(optax.apply_updates, params, updates)
-    # It may raise anything.
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-        raise InputError(
-            f"{config.optimizer.name}: cannot update the network's parameters ({reason})"
-        ) from error
 
 
 def _check_model(config: Config, require: Callable[[str, bool, str], None]) -> None:

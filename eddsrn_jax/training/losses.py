@@ -8,10 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from eddsrn_jax.errors import InputError
 from eddsrn_jax.ops.color import luminance
 from eddsrn_jax.ops.resize import bicubic_downscale
-from eddsrn_jax.own_code import import_object
+from eddsrn_jax.own_code import import_function
 
 # Added to each crop's error. Without it, flat crops would outweigh all others, because
 # their errors are close to 0.
@@ -59,10 +58,7 @@ def import_loss(path: str) -> None:
     Raises:
         InputError: the path cannot be imported, or is not that of a function.
     """
-    loss = import_object(path)
-    if not callable(loss):
-        raise InputError(f"{path}: expected a function of (pred, target)")
-    LOSSES[path] = loss
+    LOSSES[path] = import_function(path, "(pred, target)")
 
 
 def joint_loss(

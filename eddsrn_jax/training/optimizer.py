@@ -6,7 +6,7 @@ from typing import Any
 import optax
 
 from eddsrn_jax.errors import InputError
-from eddsrn_jax.own_code import import_object
+from eddsrn_jax.own_code import explaining, import_function
 from eddsrn_jax.training.muon import muon
 
 # Steps, sizes and counts are 32-bit integers in JAX's programs.
@@ -81,19 +81,11 @@ def import_optimizer(path: str) -> None:
     Raises:
         InputError: the path cannot be imported, or is not that of a function.
     """
-    make = import_object(path)
-    if not callable(make):
-        raise InputError(f"{path}: expected a function of the learning rate")
+    make = import_function(path, "the learning rate")
 
     def own(rate: optax.Schedule, *, b2: float) -> optax.GradientTransformation:
-        try:
+        with explaining(f"{path}: makes no optimizer from a learning rate"):
             optimizer = make(rate)
-        # A user's own function may raise anything.
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-            raise InputError(
-                f"{path}: makes no optimizer from a learning rate ({reason})"
-            ) from error
         if not isinstance(optimizer, optax.GradientTransformation):
             raise InputError(
                 f"{path}: returned {type(optimizer).__name__}, expected an"

@@ -1,7 +1,6 @@
-"""Degradations of one's own, which training and evaluation take by import path."""
+"""Tests that training and evaluation take a user's own degradation by import path."""
 
 import json
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -58,14 +57,9 @@ def endless(key, image):
 
 
 @pytest.fixture
-def module(tmp_path, monkeypatch):
-    """Writes a module to the current folder; returns its name. Forgets it afterwards."""
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    name = f"own_degradations_of_{tmp_path.name}"
-    (tmp_path / f"{name}.py").write_text(MODULE)
-    monkeypatch.chdir(tmp_path)
-    yield name
-    OWN_DEGRADATIONS.clear()
+def module(write_module):
+    """Writes the module; returns its name."""
+    return write_module(MODULE)
 
 
 @pytest.fixture

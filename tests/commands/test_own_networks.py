@@ -17,7 +17,7 @@ from eddsrn_jax.checkpoints.weights import Network, read_network, write_network
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.models import NETWORKS, import_network, init_params, make_network
 from eddsrn_jax.training import config_checks, loop
-from eddsrn_jax.training.losses import LOSSES, import_loss, joint_loss
+from eddsrn_jax.training.losses import import_loss, joint_loss
 from eddsrn_jax.training.state import create_train_state
 
 PATH = "tiny:TwoOutputs"
@@ -83,25 +83,14 @@ def doubled(pred, target):
 """
 
 
-@pytest.fixture(autouse=True)
-def only_included_names(monkeypatch):
-    """Forgets after each test the networks and losses that it has imported."""
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    for names in (NETWORKS, LOSSES):
-        assert not any(":" in path for path in names)
-    yield
-    for names in (NETWORKS, LOSSES):
-        for path in [path for path in names if ":" in path]:
-            del names[path]
+# It also forgets what a test has imported.
+pytestmark = pytest.mark.usefixtures("write_module")
 
 
 @pytest.fixture
-def module(tmp_path, monkeypatch):
-    """Writes a module of networks and losses to the current folder; returns its name."""
-    name = f"own_networks_of_{tmp_path.name}"
-    (tmp_path / f"{name}.py").write_text(MODULE)
-    monkeypatch.chdir(tmp_path)
-    return name
+def module(write_module):
+    """Writes the module; returns its name."""
+    return write_module(MODULE)
 
 
 def test_a_module_in_the_current_folder_is_imported(module):

@@ -1,4 +1,4 @@
-"""What evaluate.py scores beside a network: other weights, other programs' images."""
+"""Tests that evaluate.py scores other weights and other programs' images too."""
 
 import json
 import shutil

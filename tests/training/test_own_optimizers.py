@@ -1,6 +1,4 @@
-"""Optimizers of one's own, which training takes by import path."""
-
-import sys
+"""Tests that training takes a user's own optimizer by import path."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +12,7 @@ from eddsrn_jax.config_values import flatten
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.training.config_checks import check
 from eddsrn_jax.training.loop import train_and_evaluate
-from eddsrn_jax.training.optimizer import OPTIMIZERS, import_optimizer, make_optimizer
+from eddsrn_jax.training.optimizer import import_optimizer, make_optimizer
 
 MODULE = """
 import jax.numpy as jnp
@@ -39,15 +37,9 @@ def one_value(learning_rate):
 
 
 @pytest.fixture
-def module(tmp_path, monkeypatch):
-    """Writes a module to the current folder; returns its name. Forgets it afterwards."""
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    name = f"own_optimizers_of_{tmp_path.name}"
-    (tmp_path / f"{name}.py").write_text(MODULE)
-    monkeypatch.chdir(tmp_path)
-    yield name
-    for path in [path for path in OPTIMIZERS if ":" in path]:
-        del OPTIMIZERS[path]
+def module(write_module):
+    """Writes the module; returns its name."""
+    return write_module(MODULE)
 
 
 def make(tmp_path, name, **changes):
