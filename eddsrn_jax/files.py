@@ -1,6 +1,7 @@
 """Atomic writes, strict JSON, errors that name the file, locks on folders."""
 
 import contextlib
+import hashlib
 import json
 import logging
 import math
@@ -68,6 +69,12 @@ def write_text(path: Path, text: str) -> None:
         return
     with written_beside(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def sha256_of(path: Path) -> str:
+    """Returns the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def to_json(tree: Any, **options: Any) -> str:

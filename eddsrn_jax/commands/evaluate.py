@@ -256,8 +256,9 @@ def main() -> None:
     connect_by_flags(FLAGS)
     import_own_networks(FLAGS)
     # Imported here, so that --help and wrong flags are answered immediately.
+    from eddsrn_jax.evaluation.comparison import Comparison
     from eddsrn_jax.evaluation.inputs import SPOILINGS
-    from eddsrn_jax.evaluation.network import Comparison, evaluate_network
+    from eddsrn_jax.evaluation.network import evaluate_network
     from eddsrn_jax.evaluation.scoring import Scoring
     from eddsrn_jax.evaluation.table import compare
     from eddsrn_jax.ops.degradation import import_degradation

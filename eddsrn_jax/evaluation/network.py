@@ -1,7 +1,6 @@
 """Evaluation of a trained network: data sets, baselines, tables, result files."""
 
 import dataclasses
-import hashlib
 import importlib.metadata
 import itertools
 import logging
@@ -14,7 +13,6 @@ import jax
 from eddsrn_jax import __version__
 from eddsrn_jax.checkpoints.found_weights import find_weights
 from eddsrn_jax.checkpoints.manager import Checkpoints
-from eddsrn_jax.checkpoints.torch_weights import read_peers
 from eddsrn_jax.checkpoints.weights import Network, read_network
 from eddsrn_jax.config_values import Config
 from eddsrn_jax.data.pairs import PAIRS, pairs_source
@@ -22,9 +20,7 @@ from eddsrn_jax.data.photo_record import open_validation, photo_places
 from eddsrn_jax.data.sources import Source, folder_source
 from eddsrn_jax.distributed import gather, require_equal
 from eddsrn_jax.errors import InputError
-from eddsrn_jax.evaluation.baselines.bicubic import bicubic, untouched
-from eddsrn_jax.evaluation.baselines.ensemble import SelfEnsemble
-from eddsrn_jax.evaluation.baselines.saved_results import SavedResults
+from eddsrn_jax.evaluation.comparison import BASELINE, Comparison, make_methods
 from eddsrn_jax.evaluation.curves import write_score_curves
 from eddsrn_jax.evaluation.inputs import Spoiling
 from eddsrn_jax.evaluation.results import (
@@ -43,10 +39,9 @@ from eddsrn_jax.evaluation.scoring import (
     evaluate,
     example_path,
 )
+from eddsrn_jax.files import sha256_of
 from eddsrn_jax.machine import find_devices
-from eddsrn_jax.models import abstract_outputs
-from eddsrn_jax.paths import local_path, printable, workdir_path
-from eddsrn_jax.restoration.restorer import Restorer
+from eddsrn_jax.paths import printable, workdir_path
 
 _log = logging.getLogger(__name__)
 
@@ -72,30 +67,6 @@ class _Candidate:
     title: str
     folder: Path
     config: Config | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Comparison:
-    """Methods to score beside a network and its baseline, bicubic interpolation.
-
-    Attributes:
-        weights: further weights, as `find_weights` takes them.
-        peers: folder with published weights of other networks, see `read_peers`.
-        ensemble: whether to score the network's self-ensemble.
-        wiener: whether to score the Wiener filter, which takes the true sigma.
-        results: folders of images that other programs have made, by name, see
-            SavedResults.
-    """
-
-    weights: Sequence[str] = ()
-    peers: Path | str | None = None
-    ensemble: bool = False
-    wiener: bool = False
-    results: Mapping[str, Path] = dataclasses.field(default_factory=dict)
-
-
-# Bicubic interpolation alone.
-BASELINE = Comparison()
 
 
 def evaluate_network(
@@ -143,7 +114,7 @@ def evaluate_network(
     elif validation and workdir and candidate.config:
         sources[:0] = _held_out(candidate.config, workdir, required=not sources)
     check_sets(sources)
-    methods = _methods(candidate.network, comparison, dtype=dtype)
+    methods = make_methods(candidate.network, comparison, dtype=dtype)
     # An unwritable folder should fail here, not after all the scoring.
     output_dir = open_output(output_dir, candidate.folder)
     rows = score_sources(
@@ -156,7 +127,7 @@ def evaluate_network(
             "dtype": dtype or candidate.network.model.dtype,
             "datasets": {name: str(path) for name, path in (datasets or {}).items()},
             "weights compared": {
-                str(given): checksum(find_weights(given)) for given in comparison.weights
+                str(given): sha256_of(find_weights(given)) for given in comparison.weights
             },
             "results": {name: str(path) for name, path in comparison.results.items()},
         },
@@ -329,51 +300,10 @@ def _open_weights(name: Path | str | None) -> _Candidate:
     network = read_network(path)
     return _Candidate(
         network,
-        {"weights": str(path), "sha256": checksum(path), "step": network.step},
+        {"weights": str(path), "sha256": sha256_of(path), "step": network.step},
         f"{path}, step {network.step}",
         Path("evaluation", Path(name).name.removesuffix(path.suffix)),
     )
-
-
-def checksum(path: Path) -> str:
-    """Returns the SHA-256 of a file, in hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _methods(
-    network: Network, comparison: Comparison, *, dtype: str | None
-) -> dict[str, Method]:
-    """Returns the methods to score by name: baselines, the network, the others."""
-    model = network.model.clone(dtype=dtype) if dtype else network.model
-    restorer = Restorer(model, network.params)
-    methods: list[tuple[str, Method]] = []
-    if "deblurred" in abstract_outputs(model):
-        methods.append(("blurred input", untouched))
-    methods += [("bicubic", bicubic), (network.name, restorer)]
-    if comparison.ensemble:
-        methods.append((f"{network.name}, x8 ensemble", SelfEnsemble(restorer)))
-    if comparison.wiener:
-        # Importing SciPy's transforms takes a while.
-        from eddsrn_jax.evaluation.baselines.wiener import Wiener
-
-        methods.append(("Wiener, told sigma", Wiener()))
-    for given in comparison.weights:
-        other = Restorer.from_pretrained(weights=given, dtype=dtype)
-        methods.append((f"weights {printable(given).replace('|', ' ')}", other))
-    if comparison.peers:
-        for name, peer in read_peers(local_path(comparison.peers, "--peers")).items():
-            other = peer.model.clone(dtype=dtype) if dtype else peer.model
-            methods.append((f"{name}, published weights", Restorer(other, peer.params)))
-    for name, folder in comparison.results.items():
-        methods.append((name, SavedResults(folder, f"--results={name}")))
-    names = [name for name, _ in methods]
-    for name in names:
-        if names.count(name) > 1:
-            raise InputError(
-                f"two methods to score have the name {name!r}: the network's name is that"
-                " of its config, and --compare and --results give others"
-            )
-    return dict(methods)
 
 
 def read_photos(source: Source) -> Iterator[Photo | Pair]:

@@ -11,7 +11,6 @@ import itertools
 import logging
 import math
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -29,7 +28,7 @@ from eddsrn_jax.evaluation.inputs import (
     random_sigma,
     spoil,
 )
-from eddsrn_jax.evaluation.metrics import MAX_PSNR, MIN_SIDE, psnr_y, score
+from eddsrn_jax.evaluation.metrics import MAX_PSNR, MIN_SIDE, score
 from eddsrn_jax.evaluation.results import Row, before_after
 from eddsrn_jax.images import write_image
 from eddsrn_jax.machine import machine_memory, usable_cores
@@ -121,7 +120,7 @@ def evaluate(
     with Progress(f"scoring {dataset}") as bar:
         for number, (name, photo, *given) in enumerate(photos):
             bar.update()
-            stem = _new_stem(name, stems)
+            stem = new_stem(name, stems)
             if number % share[1] != share[0] or _is_too_small(name, photo):
                 continue
             if given and not are_known:
@@ -193,7 +192,7 @@ def _num_bytes(cell: _Cell, found: Sequence[_Result]) -> int:
     return sum(image.nbytes for image in (cell.input, cell.lr_sharp, *outputs))
 
 
-def _new_stem(name: str, stems: set[str]) -> str:
+def new_stem(name: str, stems: set[str]) -> str:
     """Returns a name for a photo's images that is not in the set, and adds it.
 
     That is the photo's name without its extension, or with it, or with a number. Names in
@@ -330,71 +329,3 @@ def _folder_name(sigma: float | None, spoiling: Spoiling) -> str:
     start = "own_degradation" if sigma is None else f"sigma_{sigma:.4g}"
     suffix = "" if spoiling == Spoiling() else f"_{spoiling}".replace(",", "")
     return f"{start}{suffix.lower().replace(' ', '_')}"
-
-
-def validate(
-    method: Method,
-    photos: Sequence[Photo | Pair],
-    *,
-    sigmas: Sequence[float],
-    own: str = "",
-    spoilings: Sequence[Spoiling] = SPOILINGS["paper"],
-    num_examples: int = 0,
-) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Returns a method's mean luminance PSNR at border 4, for validation in training.
-
-    This is a short form of `evaluate`.
-
-    Args:
-        method: method to score.
-        photos: names and uint8 [H, W, 3]; of a pair also the input.
-        sigmas, own, spoilings: see Scoring. Every combination of them is one
-            degradation. Photos and degradations are matched in order; the shorter list
-            repeats until the longer one ends. Pairs are scored once each, without
-            degradation.
-        num_examples: number of photos, from the first on, to return pictures of.
-
-    Returns:
-        Mean scores by name, and pictures by photo. The scores are "psnr_y_crop4" if the
-        method returns "sr", and "deblurred_psnr_y_crop4" if it returns "deblurred". Each
-        picture shows input, outputs and truth side by side.
-    """
-    examples: dict[str, np.ndarray] = {}
-    stems: set[str] = set()
-    values: dict[str, list[float]] = defaultdict(list)
-    exact: dict[str, None] = {}
-    # A user's own degradation takes the place of all sigmas.
-    degradations = list(itertools.product(spoilings, sigmas[:1] if own else sigmas))
-    are_pairs = len(photos[0]) > 2
-    count = len(photos) if are_pairs else max(len(photos), len(degradations))
-    for i in range(count):
-        name, photo, *given = photos[i % len(photos)]
-        hr = cut_to_scale(photo)
-        spoiling, sigma = degradations[i % len(degradations)]
-        if own and not given:
-            lr_sharp, lr_blur = degrade_photo_by(own, hr, seed=0, name=name)
-        else:
-            lr_sharp, lr_blur = degrade_photo(hr, sigma, max_sigma=max(sigmas))
-        lr_blur = given[0] if given else spoil(lr_blur, spoiling, seed=0, name=name)
-        outputs = method(lr_blur)
-        scores = {}
-        if outputs.sr is not None:
-            scores["psnr_y_crop4"] = psnr_y(outputs.sr, hr, border=4)
-        if outputs.deblurred is not None:
-            scores["deblurred_psnr_y_crop4"] = psnr_y(
-                outputs.deblurred, lr_sharp, border=4
-            )
-        for key, value in scores.items():
-            values[key].append(value)
-        if MAX_PSNR in scores.values():
-            exact[name] = None
-        if i < min(num_examples, len(photos)):
-            panels = {"input": lr_blur, **dict(outputs.items()), "truth": hr}
-            examples[_new_stem(name, stems)] = before_after(panels)
-    if exact:
-        _log.info(
-            "restored exactly, so a PSNR of %g dB is counted: %s",
-            MAX_PSNR,
-            ", ".join(exact),
-        )
-    return {name: float(np.mean(value)) for name, value in values.items()}, examples

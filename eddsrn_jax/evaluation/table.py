@@ -26,13 +26,12 @@ from eddsrn_jax.evaluation.figure import check_size, draw_figure
 from eddsrn_jax.evaluation.inputs import random_sigma
 from eddsrn_jax.evaluation.network import (
     check_sets,
-    checksum,
     open_folders,
     score_sources,
 )
 from eddsrn_jax.evaluation.results import OUTPUT_TITLES, markdown, means, open_output
 from eddsrn_jax.evaluation.scoring import PAPER, Method, Scoring, middle
-from eddsrn_jax.files import to_json, write_text, written_beside
+from eddsrn_jax.files import sha256_of, to_json, write_text, written_beside
 from eddsrn_jax.images import read_image, write_image
 from eddsrn_jax.machine import find_devices
 from eddsrn_jax.models import abstract_params
@@ -136,7 +135,7 @@ def _checksums(config: Config) -> dict[str, str]:
     """Returns the checksums of the weights files of a table, by row."""
     rows = {name: row for name, row in config.rows.items() if "weights" in row}
     files = {name: local_path(row.weights, name) for name, row in rows.items()}
-    return {name: checksum(file) for name, file in files.items() if file.is_file()}
+    return {name: sha256_of(file) for name, file in files.items() if file.is_file()}
 
 
 def _open_photo(place: str) -> np.ndarray:

@@ -12,7 +12,8 @@ import numpy as np
 
 from eddsrn_jax.checkpoints.ranking import VALIDATION_SET
 from eddsrn_jax.evaluation.inputs import SPOILINGS
-from eddsrn_jax.evaluation.scoring import Pair, Photo, validate
+from eddsrn_jax.evaluation.scoring import Pair, Photo
+from eddsrn_jax.evaluation.validation import validate
 from eddsrn_jax.restoration.restorer import Restorer
 from eddsrn_jax.training.progress import Reporter
 from eddsrn_jax.training.step_metrics import ADVICE
@@ -40,9 +41,9 @@ class Validator:
 
         Args:
             model: network to score.
-            photos: see `scoring.validate`.
+            photos: see `validate`.
             reporter: reporter of the scores and pictures.
-            sigmas, own: see `scoring.validate`.
+            sigmas, own: see `validate`.
             degradation: name of a list of spoilings, "paper" or "photo".
         """
         self._model, self._photos, self._reporter = model, photos, reporter

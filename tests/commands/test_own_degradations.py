@@ -12,7 +12,8 @@ from tiny import tiny_config
 from eddsrn_jax.config_values import from_json
 from eddsrn_jax.errors import InputError
 from eddsrn_jax.evaluation.inputs import Spoiling
-from eddsrn_jax.evaluation.scoring import Scoring, evaluate, validate
+from eddsrn_jax.evaluation.scoring import Scoring, evaluate
+from eddsrn_jax.evaluation.validation import validate
 from eddsrn_jax.ops.degradation import (
     OWN_DEGRADATIONS,
     import_degradation,

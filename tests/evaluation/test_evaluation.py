@@ -28,7 +28,8 @@ from eddsrn_jax.evaluation.results import (
     means,
     write_results,
 )
-from eddsrn_jax.evaluation.scoring import Scoring, evaluate, validate
+from eddsrn_jax.evaluation.scoring import Scoring, evaluate
+from eddsrn_jax.evaluation.validation import validate
 from eddsrn_jax.images import read_image
 from eddsrn_jax.restoration.outputs import Restored
 

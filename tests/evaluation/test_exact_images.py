@@ -12,7 +12,8 @@ from eddsrn_jax.evaluation.baselines.bicubic import bicubic, untouched
 from eddsrn_jax.evaluation.metrics import psnr, psnr_y
 from eddsrn_jax.evaluation.network import evaluate_network
 from eddsrn_jax.evaluation.results import format_gains, format_table, means
-from eddsrn_jax.evaluation.scoring import Scoring, evaluate, validate
+from eddsrn_jax.evaluation.scoring import Scoring, evaluate
+from eddsrn_jax.evaluation.validation import validate
 from eddsrn_jax.files import to_json
 
 BLACK, WHITE = (np.full((96, 96, 3), level, np.uint8) for level in (0, 255))

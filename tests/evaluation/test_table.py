@@ -16,9 +16,10 @@ from eddsrn_jax.evaluation.baselines.bicubic import bicubic
 from eddsrn_jax.evaluation.baselines.cascade import Cascade
 from eddsrn_jax.evaluation.baselines.dark_channel import DarkChannel
 from eddsrn_jax.evaluation.baselines.wiener import Wiener
+from eddsrn_jax.evaluation.comparison import Comparison
 from eddsrn_jax.evaluation.figure import draw_figure
 from eddsrn_jax.evaluation.inputs import Spoiling
-from eddsrn_jax.evaluation.network import Comparison, evaluate_network
+from eddsrn_jax.evaluation.network import evaluate_network
 from eddsrn_jax.evaluation.results import open_output
 from eddsrn_jax.evaluation.scoring import Scoring
 from eddsrn_jax.evaluation.table import compare, read_entries

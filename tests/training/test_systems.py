@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from eddsrn_jax.checkpoints.manager import BEST_METRICS, read_run
-from eddsrn_jax.evaluation.scoring import validate
+from eddsrn_jax.evaluation.validation import validate
 from eddsrn_jax.models import init_params, make_network
 from eddsrn_jax.restoration.restorer import Restorer
 from eddsrn_jax.training.loop import train_and_evaluate
